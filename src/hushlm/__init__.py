@@ -1,0 +1,1 @@
+"""Hush: language models that can be served without seeing the prompt."""

@@ -1,0 +1,172 @@
+"""Settings of a run: shapes, data, training. Validated once, where they enter; plain values everywhere else.
+
+Any field can be set in a YAML file (`--config run.yaml`) or by a dotted option (`--training.learning_rate 1e-3`).
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from hushlm.architectures import Architecture, parse
+
+__all__ = ["DataConfig", "EntropyConfig", "ModelShape", "RunConfig", "TrainingConfig"]
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of a decoder-only model.
+
+    Attributes:
+        layers: blocks L.
+        heads: attention heads H per block; must divide width.
+        width: residual stream width D.
+        context: longest sequence T.
+        vocabulary: token ids V.
+        ffn_multiple: FFN width F over D.
+    """
+
+    layers: int = Field(6, ge=1, le=1000)
+    heads: int = Field(4, ge=1, le=1000)
+    width: int = Field(64, ge=1, le=100_000)
+    context: int = Field(128, ge=1, le=1_000_000)
+    vocabulary: int = Field(256, ge=2, le=10_000_000)
+    ffn_multiple: int = Field(4, ge=1, le=64)
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"{self.heads} heads do not divide a width of {self.width}: choose a width that is a multiple of the heads.")
+
+    @property
+    def head_width(self) -> int:
+        """E = D / H."""
+        return self.width // self.heads
+
+    @property
+    def ffn_width(self) -> int:
+        """F."""
+        return self.width * self.ffn_multiple
+
+    @property
+    def log_context_nats(self) -> float:
+        """log T, the paper's maximum attention entropy."""
+        return math.log(self.context)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is read, and how it becomes tokens.
+
+    Attributes:
+        corpus: "stdlib" (the interpreter's own standard library, without tests), or a folder of text files.
+        suffixes: file endings read from a folder.
+        tokenizer: "bytes", "bpe:SIZE" (a byte-level BPE trained on the training split), or a `tokenizer.json`.
+        validation_share: share of the files held out for validation, and the same again for test; chosen by a hash of each file's path.
+        cache: folder of the token store; one sub-folder per corpus and tokenizer.
+    """
+
+    corpus: str = "stdlib"
+    suffixes: tuple[str, ...] = (".py", ".txt", ".md")
+    tokenizer: str = "bytes"
+    validation_share: float = Field(0.05, gt=0, lt=0.5)
+    cache: Path = Path("runs/data")
+
+
+@dataclass(frozen=True)
+class EntropyConfig:
+    """The entropy regulariser (Algorithm 1 of the paper) and the temperature's start.
+
+    Attributes:
+        weight: lambda, the regulariser's weight in the loss.
+        weight_end_fraction: the weight falls linearly to 0 at this fraction of the steps; None keeps it constant.
+        tolerance: gamma; deviations up to gamma log T cost nothing.
+        initial_threshold: theta at the start, as a share of log T, for every head.
+        initial_temperature: t at the start.
+        reduction: "algorithm" (a head's entropy averaged over batch and positions, then the penalty) or "listing"
+            (the penalty on every row, summed over batch and positions).
+    """
+
+    weight: float = Field(0.1, ge=0)
+    weight_end_fraction: float | None = Field(0.7, gt=0, le=1)
+    tolerance: float = Field(0.2, ge=0, le=1)
+    initial_threshold: float = Field(0.5, ge=0, le=1)
+    initial_temperature: float = Field(0.5, gt=0)
+    reduction: Literal["algorithm", "listing"] = "algorithm"
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Optimisation.
+
+    Attributes:
+        steps: optimiser steps.
+        batch: sequences a step.
+        learning_rate: peak of a linear warm-up and cosine decay to `final_learning_rate_fraction`.
+        warmup_steps: steps of the warm-up.
+        final_learning_rate_fraction: learning rate at the last step over its peak.
+        weight_decay: AdamW's, on matrices only.
+        betas: AdamW's.
+        clip_norm: gradient norm above which the gradient is scaled down; None switches clipping off.
+        init_std: standard deviation of the weights at width 64 and above scales as sqrt(768 / D) * init_std.
+        seed: of weights and data order.
+        evaluate_every: steps between validations.
+        evaluation_batches: batches a validation.
+        watch_every: steps between entropy records.
+        threads: of the linear algebra; 0 leaves the library's choice.
+    """
+
+    steps: int = Field(1200, ge=1)
+    batch: int = Field(8, ge=1)
+    learning_rate: float = Field(5e-3, gt=0)
+    warmup_steps: int = Field(40, ge=0)
+    final_learning_rate_fraction: float = Field(0.1, ge=0, le=1)
+    weight_decay: float = Field(0.1, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip_norm: float | None = Field(1.0, gt=0)
+    init_std: float = Field(0.02, gt=0)
+    seed: int = Field(0, ge=0)
+    evaluate_every: int = Field(200, ge=1)
+    evaluation_batches: int = Field(32, ge=1)
+    watch_every: int = Field(10, ge=1)
+    threads: int = Field(0, ge=0)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a training run; saved, resolved, beside the checkpoint.
+
+    Attributes:
+        architecture: a name, for example "EReg(SM(t)+ScFuFFN)".
+        shape: sizes; `shape.vocabulary` is replaced by the tokenizer's.
+        data: corpus and tokenizer.
+        training: optimisation.
+        entropy: the regulariser and the temperature's start.
+        output: folder of the checkpoint.
+    """
+
+    architecture: str = "EReg(SM(t)+ScFuFFN)"
+    shape: ModelShape = ModelShape()
+    data: DataConfig = DataConfig()
+    training: TrainingConfig = TrainingConfig()
+    entropy: EntropyConfig = EntropyConfig()
+    output: Path = Path("runs/train")
+
+    def __post_init__(self) -> None:
+        parse(self.architecture)
+
+    @property
+    def parsed_architecture(self) -> Architecture:
+        return parse(self.architecture)
+
+    def to_dict(self) -> dict:
+        """Plain JSON values, the inverse of `from_dict`."""
+        return TypeAdapter(RunConfig).dump_python(self, mode="json")
+
+    @staticmethod
+    def from_dict(values: dict) -> RunConfig:
+        """Raises: ValueError naming the first field that is wrong."""
+        return TypeAdapter(RunConfig).validate_python(values)
