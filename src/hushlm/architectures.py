@@ -104,7 +104,7 @@ class Architecture:
 
     def __post_init__(self) -> None:
         if self.kernel_order is not None and self.kernel_order not in KERNEL_ORDERS:
-            raise ValueError(f"SM{self.kernel_order}: the attention kernel's order must be one of {KERNEL_ORDERS}, or absent for exact softmax.")
+            raise ValueError(f"SM{self.kernel_order}: the kernel's order must be one of {KERNEL_ORDERS}, or absent for exact softmax.")
         static = self.norm in (Norm.WEIGHT, Norm.SPECTRAL)
         if static and self.norm_layers not in STATIC_NORM_LAYERS:
             raise ValueError(f"{self.norm.value}({self.norm_layers}): the linear layers must be one of {', '.join(STATIC_NORM_LAYERS)}.")

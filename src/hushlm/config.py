@@ -30,12 +30,12 @@ class ModelShape:
         ffn_multiple: FFN width F over D.
     """
 
-    layers: int = Field(6, ge=1, le=1000)
-    heads: int = Field(4, ge=1, le=1000)
-    width: int = Field(64, ge=1, le=100_000)
-    context: int = Field(128, ge=1, le=1_000_000)
-    vocabulary: int = Field(256, ge=2, le=10_000_000)
-    ffn_multiple: int = Field(4, ge=1, le=64)
+    layers: int = Field(default=6, ge=1, le=1000)
+    heads: int = Field(default=4, ge=1, le=1000)
+    width: int = Field(default=64, ge=1, le=100_000)
+    context: int = Field(default=128, ge=1, le=1_000_000)
+    vocabulary: int = Field(default=256, ge=2, le=10_000_000)
+    ffn_multiple: int = Field(default=4, ge=1, le=64)
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -72,7 +72,7 @@ class DataConfig:
     corpus: str = "stdlib"
     suffixes: tuple[str, ...] = (".py", ".txt", ".md")
     tokenizer: str = "bytes"
-    validation_share: float = Field(0.05, gt=0, lt=0.5)
+    validation_share: float = Field(default=0.05, gt=0, lt=0.5)
     cache: Path = Path("runs/data")
 
 
@@ -90,11 +90,11 @@ class EntropyConfig:
             (the penalty on every row, summed over batch and positions).
     """
 
-    weight: float = Field(0.1, ge=0)
-    weight_end_fraction: float | None = Field(0.7, gt=0, le=1)
-    tolerance: float = Field(0.2, ge=0, le=1)
-    initial_threshold: float = Field(0.5, ge=0, le=1)
-    initial_temperature: float = Field(0.5, gt=0)
+    weight: float = Field(default=0.1, ge=0)
+    weight_end_fraction: float | None = Field(default=0.7, gt=0, le=1)
+    tolerance: float = Field(default=0.2, ge=0, le=1)
+    initial_threshold: float = Field(default=0.5, ge=0, le=1)
+    initial_temperature: float = Field(default=0.5, gt=0)
     reduction: Literal["algorithm", "listing"] = "algorithm"
 
 
@@ -119,20 +119,20 @@ class TrainingConfig:
         threads: of the linear algebra; 0 leaves the library's choice.
     """
 
-    steps: int = Field(1200, ge=1)
-    batch: int = Field(8, ge=1)
-    learning_rate: float = Field(5e-3, gt=0)
-    warmup_steps: int = Field(40, ge=0)
-    final_learning_rate_fraction: float = Field(0.1, ge=0, le=1)
-    weight_decay: float = Field(0.1, ge=0)
+    steps: int = Field(default=1200, ge=1)
+    batch: int = Field(default=8, ge=1)
+    learning_rate: float = Field(default=5e-3, gt=0)
+    warmup_steps: int = Field(default=40, ge=0)
+    final_learning_rate_fraction: float = Field(default=0.1, ge=0, le=1)
+    weight_decay: float = Field(default=0.1, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
-    clip_norm: float | None = Field(1.0, gt=0)
-    init_std: float = Field(0.02, gt=0)
-    seed: int = Field(0, ge=0)
-    evaluate_every: int = Field(200, ge=1)
-    evaluation_batches: int = Field(32, ge=1)
-    watch_every: int = Field(10, ge=1)
-    threads: int = Field(0, ge=0)
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    init_std: float = Field(default=0.02, gt=0)
+    seed: int = Field(default=0, ge=0)
+    evaluate_every: int = Field(default=200, ge=1)
+    evaluation_batches: int = Field(default=32, ge=1)
+    watch_every: int = Field(default=10, ge=1)
+    threads: int = Field(default=0, ge=0)
 
 
 @dataclass(frozen=True)

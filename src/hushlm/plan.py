@@ -1,0 +1,353 @@
+"""The private computation of an architecture, as a list of steps with shapes. No weights, no numerics.
+
+`cost` prices the steps and `private` runs them, one compiled program a step, so that what is predicted and what is counted
+are the same list. Everything in a plan is public: both parties derive it from the architecture, the shape and the number of tokens.
+
+Legend: rows = query tokens computed in this pass, keys = tokens attended to (rows plus those in the key-value cache).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hushlm.architectures import Architecture, FeedForward, Temperature
+from hushlm.config import ModelShape
+
+__all__ = [
+    "HUSH",
+    "PUBLISHED",
+    "Activate",
+    "Divide",
+    "Embed",
+    "Kernel",
+    "Mix",
+    "Normalise",
+    "Operation",
+    "Plan",
+    "Project",
+    "Reveal",
+    "Rewrites",
+    "ScaleRows",
+    "Scores",
+    "Step",
+    "decode_plan",
+    "prefill_plan",
+    "row_blocks",
+]
+
+
+@dataclass(frozen=True)
+class Rewrites:
+    """How the program is written. Every one keeps the function of the checkpoint, up to fixed point and the stated GELU error.
+
+    Attributes:
+        absorb_ffns: linear FFNs without LayerNorm before them vanish into the neighbouring maps (a moving basis of the residual stream).
+        explicit_ffns: layers whose linear FFN is computed all the same, because absorbing it would be ill-conditioned.
+        last_row_only: in the last layer, queries, FFN and head are computed for the row to be predicted, not for all.
+        causal_blocks: row blocks of the lower triangle for the row maximum and the exponential; 1 computes the whole square.
+        divide_late: normalise after the product with V (T x E products a head instead of T x T).
+        fold_affine: LayerNorm's gain and bias folded into the next linear map.
+        column_chunk: columns of a server-private matrix in one product; bounds the server's memory while it is encoded.
+        one_product_decode: all heads of a single row share one product, against a block-diagonal query.
+        exponential: "built-in" (the engine's, with cheap squarings) or "written-out" (repeated x * x, as its examples do).
+        gelu: "even-polynomial" (x/2 + P(x^2) inside |x| < 3, |x|/2 outside) or "tanh".
+    """
+
+    absorb_ffns: bool = True
+    explicit_ffns: tuple[int, ...] = ()
+    last_row_only: bool = True
+    causal_blocks: int = 4
+    divide_late: bool = True
+    fold_affine: bool = True
+    column_chunk: int = 768
+    one_product_decode: bool = True
+    exponential: Literal["built-in", "written-out"] = "built-in"
+    gelu: Literal["even-polynomial", "tanh"] = "even-polynomial"
+
+
+HUSH = Rewrites()
+PUBLISHED = Rewrites(
+    absorb_ffns=False,
+    last_row_only=False,
+    causal_blocks=1,
+    divide_late=False,
+    fold_affine=False,
+    one_product_decode=False,
+    exponential="written-out",
+    gelu="tanh",
+)
+"""The engine's plain forms, as its own transformer examples write them."""
+
+
+@dataclass(frozen=True)
+class Embed:
+    """Client's one-hot rows times the server's table, plus the server's positions: (rows, vocabulary) -> (rows, width)."""
+
+    rows: int
+    vocabulary: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Normalise:
+    """(x - mean) / sqrt(variance + eps) of each row; with `affine`, times a gain plus a bias of the server's."""
+
+    rows: int
+    width: int
+    affine: bool
+
+
+@dataclass(frozen=True)
+class Project:
+    """Shared (rows, inner) times the server's (inner, outer), plus the server's bias; `column_chunk` columns a product."""
+
+    rows: int
+    inner: int
+    outer: int
+    column_chunk: int
+
+
+@dataclass(frozen=True)
+class ScaleRows:
+    """Elementwise product of the shared queries (rows, width) with the server's inverse temperatures."""
+
+    rows: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Q K^T of two shared tensors, a product a head, or one for all heads (`joined`)."""
+
+    heads: int
+    rows: int
+    keys: int
+    head_width: int
+    joined: bool
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Unnormalised attention weights max(0, 1 + z/2^n)^(2^n), z = score - row maximum, and their row sums.
+
+    Attributes:
+        squarings: n.
+        bounded: the kernel has bounded support (SMn); otherwise it stands for exp, and z is clipped where exp is negligible.
+        causal: rows and keys are the same tokens; otherwise every key is allowed to every row, up to a public mask.
+        blocks: see `row_blocks`.
+        written_out: squarings as x * x.
+    """
+
+    heads: int
+    rows: int
+    keys: int
+    squarings: int
+    bounded: bool
+    causal: bool
+    blocks: int
+    written_out: bool
+
+    @property
+    def elements(self) -> int:
+        """Scores that go through maximum and exponential, of all heads."""
+        return self.heads * sum((stop - start) * keys for start, stop, keys in row_blocks(self))
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Attention weights times V, both shared; `joined` as in `Scores`."""
+
+    heads: int
+    rows: int
+    keys: int
+    head_width: int
+    joined: bool
+
+
+@dataclass(frozen=True)
+class Divide:
+    """Reciprocal of heads x rows sums, and its product with `width` entries of each."""
+
+    heads: int
+    rows: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Activate:
+    """Elementwise FFN activation of (rows, width)."""
+
+    rows: int
+    width: int
+    kind: Literal["relu", "gelu-even-polynomial", "gelu-tanh"]
+
+
+@dataclass(frozen=True)
+class Reveal:
+    """What the client learns of `vocabulary` logits: the arg max, the `top` largest with their ids, or all of them.
+
+    Only the server's output share moves; arg max and top-k are computed on shares before.
+    """
+
+    vocabulary: int
+    kind: Literal["token", "topk", "logits"]
+    top: int = 1
+
+
+Operation = Embed | Normalise | Project | ScaleRows | Scores | Kernel | Mix | Divide | Activate | Reveal
+
+
+@dataclass(frozen=True)
+class Step:
+    """One compiled program.
+
+    Attributes:
+        name: what it computes, unique within a layer; steps of equal operations share one compilation.
+        layer: 0-based block, or None outside the blocks.
+        operation: with its sizes.
+    """
+
+    name: str
+    layer: int | None
+    operation: Operation
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One forward pass.
+
+    Attributes:
+        rows: new tokens.
+        keys: tokens attended to, the new ones included.
+        steps: in order.
+    """
+
+    architecture: Architecture
+    shape: ModelShape
+    rewrites: Rewrites
+    rows: int
+    keys: int
+    steps: tuple[Step, ...]
+
+
+def row_blocks(kernel: Kernel) -> list[tuple[int, int, int]]:
+    """(first row, row after the last, keys) of each block; later keys are masked for all its rows and left out."""
+    if not kernel.causal or kernel.blocks == 1:
+        return [(0, kernel.rows, kernel.keys)]
+    size = -(-kernel.rows // kernel.blocks)
+    starts = range(0, kernel.rows, size)
+    return [(start, min(start + size, kernel.rows), min(start + size, kernel.keys)) for start in starts]
+
+
+def prefill_plan(
+    architecture: Architecture, shape: ModelShape, tokens: int, reveal: Reveal | None = None, rewrites: Rewrites = HUSH
+) -> Plan:
+    """The pass over a prompt of `tokens` (padded) tokens that predicts the next one.
+
+    Args:
+        reveal: what is opened at the end; the token by default.
+
+    Raises:
+        ValueError: if `tokens` is not between 1 and the context.
+    """
+    _check_length(tokens, shape)
+    return _plan(architecture, shape, tokens, tokens, reveal, rewrites)
+
+
+def decode_plan(architecture: Architecture, shape: ModelShape, keys: int, reveal: Reveal | None = None, rewrites: Rewrites = HUSH) -> Plan:
+    """The pass over one further token, with up to `keys` - 1 tokens in the key-value cache.
+
+    Raises:
+        ValueError: if `keys` is not between 1 and the context.
+    """
+    _check_length(keys, shape)
+    return _plan(architecture, shape, 1, keys, reveal, rewrites)
+
+
+def _check_length(tokens: int, shape: ModelShape) -> None:
+    if not 1 <= tokens <= shape.context:
+        raise ValueError(f"{tokens} tokens do not fit a context of {shape.context}: give between 1 and {shape.context}.")
+
+
+def _plan(architecture: Architecture, shape: ModelShape, rows: int, keys: int, reveal: Reveal | None, rewrites: Rewrites) -> Plan:
+    width, vocabulary = shape.width, shape.vocabulary
+    steps = [Step("embedding", None, Embed(rows, vocabulary, width))]
+    for layer in range(shape.layers):
+        narrowed = rewrites.last_row_only and layer == shape.layers - 1
+        steps += _attention_steps(architecture, shape, rewrites, layer, rows, keys, 1 if narrowed else rows)
+        steps += _ffn_steps(architecture, shape, rewrites, layer, 1 if narrowed else rows)
+    last = 1 if rewrites.last_row_only else rows
+    if architecture.has_layer_norm:
+        steps.append(Step("final_norm", None, Normalise(last, width, not rewrites.fold_affine)))
+    steps.append(Step("head", None, Project(last, width, vocabulary, rewrites.column_chunk)))
+    steps.append(Step("reveal", None, reveal or Reveal(vocabulary, "token")))
+    return Plan(architecture, shape, rewrites, rows, keys, tuple(steps))
+
+
+def _attention_steps(
+    architecture: Architecture, shape: ModelShape, rewrites: Rewrites, layer: int, rows: int, keys: int, queries: int
+) -> list[Step]:
+    """Attention of one block; `queries` of its rows are asked for."""
+    heads, width, head_width = shape.heads, shape.width, shape.head_width
+    joined = rewrites.one_product_decode and queries == 1
+    named: list[tuple[str, Operation]] = []
+    if architecture.has_layer_norm:
+        named.append(("norm_attention", Normalise(rows, width, not rewrites.fold_affine)))
+    if queries == rows:
+        named.append(("query_key_value", Project(rows, width, 3 * width, rewrites.column_chunk)))
+    else:
+        named += [
+            ("query", Project(queries, width, width, rewrites.column_chunk)),
+            ("key_value", Project(rows, width, 2 * width, rewrites.column_chunk)),
+        ]
+    if architecture.temperature is Temperature.PER_HEAD_AND_POSITION:
+        named.append(("temperature", ScaleRows(queries, width)))
+    kernel = Kernel(
+        heads,
+        queries,
+        keys,
+        architecture.squarings,
+        bounded=architecture.kernel_order is not None,
+        causal=queries == keys,
+        blocks=rewrites.causal_blocks,
+        written_out=rewrites.exponential == "written-out",
+    )
+    divide = ("divide", Divide(heads, queries, head_width if rewrites.divide_late else keys))
+    mix = ("mix", Mix(heads, queries, keys, head_width, joined))
+    named += [("scores", Scores(heads, queries, keys, head_width, joined)), ("kernel", kernel)]
+    named += [mix, divide] if rewrites.divide_late else [divide, mix]
+    named.append(("attention_output", Project(queries, width, width, rewrites.column_chunk)))
+    return [Step(name, layer, operation) for name, operation in named]
+
+
+def _ffn_steps(architecture: Architecture, shape: ModelShape, rewrites: Rewrites, layer: int, rows: int) -> list[Step]:
+    if not architecture.has_ffn(layer, shape.layers):
+        return []
+    width, hidden = shape.width, shape.ffn_width
+    named: list[tuple[str, Operation]] = []
+    if architecture.has_layer_norm:
+        named.append(("norm_ffn", Normalise(rows, width, not rewrites.fold_affine)))
+    match architecture.feed_forward:
+        case FeedForward.GELU:
+            kind: Literal["relu", "gelu-even-polynomial", "gelu-tanh"] = "gelu-tanh" if rewrites.gelu == "tanh" else "gelu-even-polynomial"
+        case FeedForward.RELU:
+            kind = "relu"
+        case FeedForward.IDENTITY | FeedForward.SCALED | FeedForward.SCALED_FUSED:
+            if rewrites.absorb_ffns and not architecture.has_layer_norm and layer not in rewrites.explicit_ffns:
+                return []
+            if rewrites.absorb_ffns or architecture.feed_forward is FeedForward.SCALED_FUSED:
+                # Nothing nonlinear inside: one D x D product.
+                named.append(("ffn", Project(rows, width, width, rewrites.column_chunk)))
+            else:
+                named += [
+                    ("ffn_expand", Project(rows, width, hidden, rewrites.column_chunk)),
+                    ("ffn_contract", Project(rows, hidden, width, rewrites.column_chunk)),
+                ]
+            return [Step(name, layer, operation) for name, operation in named]
+    named += [
+        ("ffn_expand", Project(rows, width, hidden, rewrites.column_chunk)),
+        ("ffn_activation", Activate(rows, hidden, kind)),
+        ("ffn_contract", Project(rows, hidden, width, rewrites.column_chunk)),
+    ]
+    return [Step(name, layer, operation) for name, operation in named]

@@ -1,0 +1,374 @@
+"""The two-party engine: the only file that imports the MPC library (SecretFlow-SPU, Cheetah protocol).
+
+One OS process is one party. An input is encoded as *private* by its owner; the other party installs a placeholder of the
+same shape, so nothing is sent at infeed and no dealer exists. Programs are compiled by both parties from shapes alone.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "Channel",
+    "Engine",
+    "EngineSettings",
+    "Executable",
+    "OperationTraffic",
+    "Party",
+    "TlsFiles",
+    "Traffic",
+    "compile_program",
+    "engine_version",
+]
+
+
+class Party(enum.IntEnum):
+    """Rank of a party on the engine's link."""
+
+    CLIENT = 0
+    SERVER = 1
+
+    @property
+    def other(self) -> Party:
+        return Party(1 - self)
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """PEM files of one party for mutual TLS: its certificate, its private key, and the CA that signs both parties."""
+
+    certificate: Path
+    private_key: Path
+    authority: Path
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What both parties must agree on for shares to mean the same (compared in the handshake).
+
+    Attributes:
+        exponential_squarings: n of the built-in exponential (1 + z/2^n)^(2^n).
+        fraction_bits: of fixed-point numbers in a ring of 64 bits.
+        pack_products: pack matrix products into fewer ciphertexts: a twentieth of the bytes for about 1.6 times the server's CPU time.
+        one_bit_error: allow an error of one unit in the last place after a product, for cheaper truncation.
+        simulate: run the same programs in the clear, in one process, with the same fixed-point arithmetic.
+    """
+
+    exponential_squarings: int = 6
+    fraction_bits: int = 18
+    pack_products: bool = True
+    one_bit_error: bool = True
+    simulate: bool = False
+
+    def to_json(self) -> str:
+        protocol: dict[str, Any] = {"protocol": "REF2K" if self.simulate else "CHEETAH"}
+        if not self.simulate:
+            protocol |= {
+                # Without this flag the engine ignores owners and one process would hold both shares.
+                "experimental_enable_colocated_optimization": True,
+                "enable_hal_profile": True,
+                "enable_pphlo_profile": True,
+                "cheetah_2pc_config": {
+                    "ot_kind": "EMP_Ferret",
+                    "enable_mul_lsb_error": self.one_bit_error,
+                    "disable_matmul_pack": not self.pack_products,
+                },
+            }
+        return json.dumps(
+            protocol | {"field": "FM64", "fxp_fraction_bits": self.fraction_bits, "fxp_exp_iters": self.exponential_squarings}
+        )
+
+
+@dataclass(frozen=True)
+class OperationTraffic:
+    """What one kind of engine operation moved at this party. Operations nest: never add up different levels."""
+
+    calls: int
+    seconds: float
+    sent_bytes: int
+    received_bytes: int
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Exact payload counters of one execution at this party, from the engine itself (TCP and TLS framing not included).
+
+    Attributes:
+        sent_bytes, received_bytes: payload of the engine's links.
+        sent_messages, received_messages: send and receive actions.
+        seconds: wall time of the execution.
+        operations: by the compiled program's operation, e.g. "pphlo.dot".
+    """
+
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    sent_messages: int = 0
+    received_messages: int = 0
+    seconds: float = 0.0
+    operations: dict[str, OperationTraffic] = field(default_factory=dict)
+
+    @property
+    def total_bytes(self) -> int:
+        """Both directions."""
+        return self.sent_bytes + self.received_bytes
+
+    def __add__(self, other: Traffic) -> Traffic:
+        operations = dict(self.operations)
+        for name, b in other.operations.items():
+            a = operations.get(name, OperationTraffic(0, 0.0, 0, 0))
+            operations[name] = OperationTraffic(
+                a.calls + b.calls, a.seconds + b.seconds, a.sent_bytes + b.sent_bytes, a.received_bytes + b.received_bytes
+            )
+        return Traffic(
+            self.sent_bytes + other.sent_bytes,
+            self.received_bytes + other.received_bytes,
+            self.sent_messages + other.sent_messages,
+            self.received_messages + other.received_messages,
+            self.seconds + other.seconds,
+            operations,
+        )
+
+
+def _engine() -> tuple[Any, Any]:
+    """The engine's package and its native library.
+
+    Raises:
+        ValueError: in one sentence, where the engine is not installed.
+    """
+    try:
+        import spu
+        from spu import libspu
+    except ImportError as error:
+        raise ValueError(f"Private inference needs the two-party engine: pip install 'hushlm[private]' ({error}).") from error
+    return spu, libspu
+
+
+def engine_version() -> str:
+    """Name, version and protocol, e.g. "Cheetah (SPU 0.9.5)"."""
+    from importlib.metadata import version
+
+    _engine()
+    return f"Cheetah (SPU {version('spu')})"
+
+
+@dataclass(frozen=True)
+class Executable:
+    """A compiled program; the same one runs on other variables through `renamed`."""
+
+    native: Any
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def renamed(self, inputs: Sequence[str], outputs: Sequence[str]) -> Executable:
+        """The same code on other variables (weights of another layer, say): nothing is compiled again."""
+        assert (len(inputs), len(outputs)) == (len(self.inputs), len(self.outputs))
+        _, libspu = _engine()
+        native = libspu.Executable(name=self.native.name, input_names=list(inputs), output_names=list(outputs), code=self.native.code)
+        return Executable(native, tuple(inputs), tuple(outputs))
+
+
+def compile_program(function: Callable[..., Any], shapes: Sequence[tuple[int, ...]], outputs: int, name: str) -> Executable:
+    """Compile a JAX function of secret float32 arrays.
+
+    Args:
+        function: takes one array per shape, returns one array or a tuple of `outputs` arrays.
+        shapes: of the arguments; every party compiles from these alone.
+        outputs: how many arrays it returns.
+        name: for profiles.
+    """
+    _, libspu = _engine()
+    import jax
+    from spu.utils import frontend
+
+    def named(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    named.__name__ = name
+    inputs = [f"in{i}" for i in range(len(shapes))]
+    outs = [f"out{i}" for i in range(outputs)]
+    native, _ = frontend.compile(
+        frontend.Kind.JAX,
+        named,
+        [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes],
+        {},
+        inputs,
+        [libspu.Visibility.VIS_SECRET] * len(shapes),
+        lambda flat: outs,
+    )
+    return Executable(native, tuple(inputs), tuple(outs))
+
+
+class Channel:
+    """The engine's link between the two parties, over TCP, with mutual TLS unless `tls` is None.
+
+    Args:
+        party: this process's rank.
+        addresses: HOST:PORT of the client's and of the server's listener.
+        tls: this party's PEM files.
+        timeout_seconds: for a message from the peer; a killed or stalled peer is noticed after this long.
+        connect_seconds: how long to wait for the peer's listener.
+
+    Raises:
+        ConnectionError: if the peer does not answer, or is not who it should be.
+    """
+
+    def __init__(
+        self,
+        party: Party,
+        addresses: tuple[str, str],
+        tls: TlsFiles | None,
+        timeout_seconds: float = 600.0,
+        connect_seconds: float = 30.0,
+    ) -> None:
+        _, libspu = _engine()
+        description = libspu.link.Desc()
+        description.recv_timeout_ms = int(timeout_seconds * 1000)
+        description.http_timeout_ms = int(timeout_seconds * 1000)
+        description.http_max_payload_size = 32 * 1024 * 1024
+        description.connect_retry_interval_ms = 100
+        description.connect_retry_times = max(1, int(connect_seconds * 10))
+        for rank, address in zip(Party, addresses, strict=True):
+            description.add_party(f"party{int(rank)}", address)
+        if tls is not None:
+            description.enable_ssl = True
+            for options in (description.client_ssl_opts, description.server_ssl_opts):
+                options.cert.certificate_path = str(tls.certificate)
+                options.cert.private_key_path = str(tls.private_key)
+                options.verify.ca_file_path = str(tls.authority)
+                options.verify.verify_depth = 1
+        try:
+            self.context = libspu.link.create_brpc(description, int(party))
+        except RuntimeError as error:
+            raise ConnectionError(
+                f"The engine's link to {addresses[party.other]} could not be opened within {connect_seconds:.0f} s: "
+                "check that the peer runs, that the port is free, and that both certificates come from the same authority."
+            ) from error
+
+    def close(self) -> None:
+        """Wait for outstanding messages, then close the link."""
+        self.context.stop_link()
+
+
+_LINK = re.compile(r"Link details: total send bytes (\d+), recv bytes (\d+), send actions (\d+), recv actions (\d+)")
+_LEVEL = re.compile(r"(HLO|HAL|MPC) profiling: total time")
+_OPERATION = re.compile(r"- (\S+), executed (\d+) times, duration ([\d.e+-]+)s, send bytes (\d+) recv bytes (\d+)")
+
+
+def _read_traffic(text: str, seconds: float) -> Traffic:
+    """Counters of the last execution in an engine's log: there is no getter for them."""
+    level, operations, totals = "", {}, (0, 0, 0, 0)
+    for line in text.splitlines():
+        if found := _LEVEL.search(line):
+            level = found[1]
+        elif (found := _OPERATION.search(line)) and level == "HLO":
+            operations[found[1]] = OperationTraffic(int(found[2]), float(found[3]), int(found[4]), int(found[5]))
+        elif found := _LINK.search(line):
+            totals = (int(found[1]), int(found[2]), int(found[3]), int(found[4]))
+    return Traffic(*totals, seconds, operations)
+
+
+class Engine:
+    """One party's runtime: variables, executions, and opening a value to one party.
+
+    Args:
+        party: this process's rank; with `settings.simulate` there is no peer and the rank only matters to `reveal`.
+        settings: the same at both parties.
+        channel: the link; None only with `settings.simulate`.
+    """
+
+    def __init__(self, party: Party, settings: EngineSettings, channel: Channel | None) -> None:
+        spu, libspu = _engine()
+        assert (channel is None) == settings.simulate
+        self.party, self.settings, self.channel = party, settings, channel
+        config = libspu.RuntimeConfig()
+        if not config.ParseFromJsonString(settings.to_json()):
+            raise RuntimeError(f"The engine does not accept these settings: {settings.to_json()}")
+        self._log = self._capture_log(libspu)
+        if channel is None:
+            description = libspu.link.Desc()
+            description.add_party("only", "only")
+            context, parties = libspu.link.create_mem(description, 0), 1
+        else:
+            context, parties = channel.context, 2
+        self._io = spu.Io(parties, config)
+        self._runtime = spu.Runtime(context, config)
+        self._libspu = libspu
+
+    @staticmethod
+    def _capture_log(libspu: Any) -> Path:
+        """Send the engine's log, where its byte counters are, to a file of this process instead of the console."""
+        options = libspu.logging.LogOptions()
+        options.enable_console_logger = False
+        handle, path = tempfile.mkstemp(prefix="hushlm-engine-", suffix=".log")
+        os.close(handle)
+        options.system_log_path = path
+        libspu.logging.setup_logging(options)
+        return Path(path)
+
+    def put(self, name: str, owner: Party, shape: tuple[int, ...], value: np.ndarray | None) -> None:
+        """Install a private input. Nothing is sent.
+
+        Args:
+            name: variable.
+            owner: who knows the value.
+            shape: known to both.
+            value: float array of that shape at its owner, None at the other party.
+        """
+        owned = self.settings.simulate or owner == self.party
+        assert owned == (value is not None), f"{name}: only its owner has a value"
+        array = np.ascontiguousarray(value, dtype=np.float32) if value is not None else np.zeros(shape, np.float32)
+        assert array.shape == tuple(shape), (name, array.shape, shape)
+        rank = -1 if self.settings.simulate else int(owner)
+        shares = self._io.make_shares(array, self._libspu.Visibility.VIS_SECRET, rank)
+        self._runtime.set_var(name, shares[0 if self.settings.simulate else int(self.party)])
+
+    def delete(self, name: str) -> None:
+        """Forget a variable."""
+        self._runtime.del_var(name)
+
+    def run(self, executable: Executable) -> Traffic:
+        """Execute on variables present under the executable's input names; the results become variables."""
+        offset = self._log.stat().st_size
+        start = time.perf_counter()
+        self._runtime.run(executable.native)
+        seconds = time.perf_counter() - start
+        if self.settings.simulate:
+            return Traffic(seconds=seconds)
+        with self._log.open() as log:
+            log.seek(offset)
+            return _read_traffic(log.read(), seconds)
+
+    def reveal(self, name: str, to: Party) -> np.ndarray | None:
+        """Open a variable to one party: only the other party's share moves.
+
+        Returns:
+            The array at `to`, None at the other party.
+        """
+        share = self._runtime.get_var(name)
+        if self.settings.simulate:
+            return self._io.reconstruct([share])
+        assert self.channel is not None
+        context = self.channel.context
+        if self.party != to:
+            parts = [share.meta, *share.share_chunks]
+            context.send(int(to), json.dumps([len(part) for part in parts]))
+            for part in parts:
+                context.send(int(to), part)
+            return None
+        lengths = json.loads(context.recv(int(to.other)))
+        parts = [context.recv(int(to.other)) for _ in lengths]
+        received = self._libspu.Share()
+        received.meta, received.share_chunks = parts[0], parts[1:]
+        both = [share, received] if to == Party.CLIENT else [received, share]
+        return self._io.reconstruct(both)
