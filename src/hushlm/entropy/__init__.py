@@ -1,0 +1,1 @@
+"""Attention with exact row entropies, the entropy regulariser, and what head entropies say about a model."""

@@ -1,0 +1,38 @@
+"""What a kernel is, and the causal mask they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["MASKED_SCORE", "Kernel", "causal_bias"]
+
+MASKED_SCORE = -1e30
+"""Score of a key that must not be seen. Finite, so that a probability of 0 times it is 0 and not NaN."""
+
+
+def _always(q_BHTE: Tensor, order: int | None) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One implementation.
+
+    Attributes:
+        name: as given to `entropy_attention(kernel=...)`.
+        run: (q_BHTE scaled, k_BHSE, v_BHSE, order, causal) -> (output_BHTE, entropy_nats_BHT), differentiable.
+        supports: (q_BHTE, order) -> whether `run` can take them, by device, type and order.
+    """
+
+    name: str
+    run: Callable[[Tensor, Tensor, Tensor, int | None, bool], tuple[Tensor, Tensor]]
+    supports: Callable[[Tensor, int | None], bool] = _always
+
+
+def causal_bias(queries: int, keys: int, like: Tensor) -> Tensor:
+    """(queries, keys): 0 where the key may be seen, MASKED_SCORE where not; the last query sees every key."""
+    return torch.full((queries, keys), MASKED_SCORE, dtype=like.dtype, device=like.device).triu_(keys - queries + 1)

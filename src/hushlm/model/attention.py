@@ -1,0 +1,92 @@
+"""Causal multi-head self-attention with row entropies.
+
+Legend: B batch, T query tokens, S key tokens, H heads, D width, E head width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hushlm.architectures import Architecture, Temperature
+from hushlm.config import ModelShape
+from hushlm.entropy.attention import entropy_attention
+
+__all__ = ["MINIMUM_TEMPERATURE", "Attention", "KeyValueCache"]
+
+MINIMUM_TEMPERATURE = 1e-3
+"""Floor of the temperature in use: at or below 0 attention has no meaning, and an optimiser step may take the parameter there."""
+
+
+@dataclass
+class KeyValueCache:
+    """Keys and values of the positions seen so far, for one layer; empty at first, and grown by `Attention.forward`."""
+
+    k_BHSE: Tensor | None = None  # noqa: N815
+    v_BHSE: Tensor | None = None  # noqa: N815
+
+    @property
+    def positions(self) -> int:
+        return 0 if self.k_BHSE is None else self.k_BHSE.shape[2]
+
+    def extend(self, k_BHTE: Tensor, v_BHTE: Tensor) -> tuple[Tensor, Tensor]:
+        """All keys and values including these."""
+        if self.k_BHSE is not None and self.v_BHSE is not None:
+            k_BHTE, v_BHTE = torch.cat((self.k_BHSE, k_BHTE), dim=2), torch.cat((self.v_BHSE, v_BHTE), dim=2)
+        self.k_BHSE, self.v_BHSE = k_BHTE, v_BHTE
+        return k_BHTE, v_BHTE
+
+
+class Attention(nn.Module):
+    """Attention(x) = W_o concat_h softmax(q_h k_h^T / (t_h sqrt(E))) v_h, or with the MPC-native kernel in place of softmax.
+
+    `temperature` is the parameter t itself, as in the paper, of shape (H, context) or (H,), and absent where the architecture has none.
+    The forward pass uses max(t, MINIMUM_TEMPERATURE) but hands the gradient to t as if there were no floor, so that a t pushed
+    below it can come back.
+    """
+
+    def __init__(self, architecture: Architecture, shape: ModelShape, initial_temperature: float) -> None:
+        super().__init__()
+        self.order = architecture.kernel_order
+        self.heads = shape.heads
+        self.query = nn.Linear(shape.width, shape.width)
+        self.key = nn.Linear(shape.width, shape.width)
+        self.value = nn.Linear(shape.width, shape.width)
+        self.output = nn.Linear(shape.width, shape.width)
+        self.temperature: nn.Parameter | None = None
+        if architecture.temperature is not Temperature.NONE:
+            per_position = architecture.temperature is Temperature.PER_HEAD_AND_POSITION
+            size = (shape.heads, shape.context) if per_position else (shape.heads,)
+            self.temperature = nn.Parameter(torch.full(size, initial_temperature))
+
+    @property
+    def nonlinear_operations(self) -> tuple[str, ...]:
+        """Maximum, exponential and reciprocal for "softmax"; maximum, ReLU, n squarings and reciprocal for "power_n"."""
+        return ("softmax",) if self.order is None else (f"power_{self.order}",)
+
+    def effective_temperature(self) -> Tensor | None:
+        """The temperature in use, (H, context) or (H,), at least MINIMUM_TEMPERATURE; None where there is none (1)."""
+        if self.temperature is None:
+            return None
+        return self.temperature + (self.temperature.clamp_min(MINIMUM_TEMPERATURE) - self.temperature).detach()
+
+    def forward(self, x_BTD: Tensor, cache: KeyValueCache | None = None) -> tuple[Tensor, Tensor]:
+        """Attention over x and, with a cache, everything before it.
+
+        Returns:
+            y_BTD without the residual, and entropy_nats_BHT.
+        """
+        q_BHTE, k_BHSE, v_BHSE = (
+            linear(x_BTD).unflatten(-1, (self.heads, -1)).transpose(1, 2) for linear in (self.query, self.key, self.value)
+        )
+        past = 0
+        if cache is not None:
+            past = cache.positions
+            k_BHSE, v_BHSE = cache.extend(k_BHSE, v_BHSE)
+        temperature = self.effective_temperature()
+        if temperature is not None and temperature.ndim == 2:
+            temperature = temperature[:, past : past + x_BTD.shape[1]]
+        y_BHTE, entropy_nats_BHT = entropy_attention(q_BHTE, k_BHSE, v_BHSE, temperature=temperature, order=self.order)
+        return self.output(y_BHTE.transpose(1, 2).flatten(2)), entropy_nats_BHT

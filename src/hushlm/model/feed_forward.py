@@ -1,0 +1,100 @@
+"""Feed-forward networks, one leaf module a kind. Each takes the residual stream after attention and returns the stream after itself.
+
+Legend: B batch, T tokens, D width, F FFN width. x is the residual stream, n its normalised form (x itself without LayerNorm).
+A new kind is a leaf here, a member of `architectures.FeedForward` and a case in `feed_forward`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, assert_never
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hushlm.architectures import FeedForward
+from hushlm.config import ModelShape
+
+__all__ = ["FusedScaledFFN", "GeluFFN", "IdentityFFN", "ReluFFN", "ScaledFFN", "feed_forward"]
+
+
+class _TwoLayers(nn.Module):
+    """`expand` D -> F and `contract` F -> D, with biases."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.expand = nn.Linear(shape.width, shape.ffn_width)
+        self.contract = nn.Linear(shape.ffn_width, shape.width)
+
+
+class GeluFFN(_TwoLayers):
+    """x + W_out GELU(W_in n + b_in) + b_out. GELU is GPT-2's, everywhere: u/2 (1 + tanh(sqrt(2/pi) (u + 0.044715 u^3)))."""
+
+    nonlinear_operations: ClassVar[tuple[str, ...]] = ("gelu",)
+
+    def forward(self, x_BTD: Tensor, n_BTD: Tensor) -> Tensor:
+        return x_BTD + self.contract(functional.gelu(self.expand(n_BTD), approximate="tanh"))
+
+
+class ReluFFN(_TwoLayers):
+    """x + W_out max(0, W_in n + b_in) + b_out."""
+
+    nonlinear_operations: ClassVar[tuple[str, ...]] = ("relu",)
+
+    def forward(self, x_BTD: Tensor, n_BTD: Tensor) -> Tensor:
+        return x_BTD + self.contract(functional.relu(self.expand(n_BTD)))
+
+
+class IdentityFFN(_TwoLayers):
+    """x + W_out (W_in n + b_in) + b_out: no activation, so linear in n."""
+
+    nonlinear_operations: ClassVar[tuple[str, ...]] = ()
+
+    def forward(self, x_BTD: Tensor, n_BTD: Tensor) -> Tensor:
+        return x_BTD + self.contract(self.expand(n_BTD))
+
+
+class ScaledFFN(_TwoLayers):
+    """ScFFN: beta x + (1/alpha) (W_out (W_in x + b_in) + b_out). beta takes the place of the residual connection, it does not join it."""
+
+    nonlinear_operations: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__(shape)
+        self.alpha = nn.Parameter(torch.ones(()))
+        self.beta = nn.Parameter(torch.ones(()))
+
+    def forward(self, x_BTD: Tensor, n_BTD: Tensor) -> Tensor:
+        return self.beta * x_BTD + self.contract(self.expand(n_BTD)) / self.alpha
+
+
+class FusedScaledFFN(nn.Module):
+    """ScFuFFN: beta x + (1/alpha) (W x + b), one D x D matrix in place of W_out W_in."""
+
+    nonlinear_operations: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.fused = nn.Linear(shape.width, shape.width)
+        self.alpha = nn.Parameter(torch.ones(()))
+        self.beta = nn.Parameter(torch.ones(()))
+
+    def forward(self, x_BTD: Tensor, n_BTD: Tensor) -> Tensor:
+        return self.beta * x_BTD + self.fused(n_BTD) / self.alpha
+
+
+def feed_forward(kind: FeedForward, shape: ModelShape) -> GeluFFN | ReluFFN | IdentityFFN | ScaledFFN | FusedScaledFFN:
+    """The leaf of a kind."""
+    match kind:
+        case FeedForward.GELU:
+            return GeluFFN(shape)
+        case FeedForward.RELU:
+            return ReluFFN(shape)
+        case FeedForward.IDENTITY:
+            return IdentityFFN(shape)
+        case FeedForward.SCALED:
+            return ScaledFFN(shape)
+        case FeedForward.SCALED_FUSED:
+            return FusedScaledFFN(shape)
+        case _:
+            assert_never(kind)

@@ -1,0 +1,175 @@
+"""The decoder-only language model of an `Architecture`.
+
+Legend: B batch, T tokens, H heads, D width, V vocabulary, L layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hushlm.architectures import Architecture
+from hushlm.config import ModelShape
+from hushlm.model.attention import Attention, KeyValueCache
+from hushlm.model.block import Block
+from hushlm.model.normalisation import stream_norm
+
+__all__ = ["LanguageModel", "ModelOutput"]
+
+_REFERENCE_WIDTH = 768
+_RESIDUAL_PROJECTIONS = ("attention.output.weight", "feed_forward.contract.weight", "feed_forward.fused.weight")
+
+
+class ModelOutput(NamedTuple):
+    """What a forward pass returns.
+
+    Attributes:
+        logits_BTV: of the next token, at every position.
+        entropy_nats_LBHT: entropy of every attention row, differentiable; None unless asked for.
+    """
+
+    logits_BTV: Tensor  # noqa: N815
+    entropy_nats_LBHT: Tensor | None  # noqa: N815
+
+
+class LanguageModel(nn.Module):
+    """Token and position embeddings, L blocks, a final LayerNorm where the architecture has LN, and a head tied to the embedding.
+
+    Initialisation, with s = init_std sqrt(768 / D), so that init_std = 0.02 is GPT-2's at its own width:
+
+    | parameter | value |
+    |---|---|
+    | embedding, positions, query, key, value, expand | normal, std s |
+    | attention.output, contract, fused (what writes to the stream) | normal, std s / sqrt(2L) |
+    | biases | 0 |
+    | LayerNorm weight, bias | 1, 0 |
+    | alpha, beta | 1 |
+    | temperature | initial_temperature |
+
+    The std of W_out W_in at this initialisation is 2 sqrt(D) s^2 / sqrt(2L) = 1.1 s / sqrt(2L), hence that of `fused`.
+
+    Args:
+        architecture: which nonlinearities; `entropy_regularised` changes nothing here.
+        shape: sizes.
+        initial_temperature: t at the start, > 0; used only where the architecture has a temperature.
+        init_std: see the table.
+        seed: of the weights. The global random state is left alone.
+
+    Raises:
+        ValueError: if the architecture removes more FFNs than there are layers, or the temperature or std is not positive.
+    """
+
+    def __init__(
+        self, architecture: Architecture, shape: ModelShape, *, initial_temperature: float = 1.0, init_std: float = 0.02, seed: int = 0
+    ) -> None:
+        super().__init__()
+        if not initial_temperature > 0 or not init_std > 0:
+            raise ValueError(f"The initial temperature and std must be positive, but are {initial_temperature} and {init_std}.")
+        self.architecture = architecture
+        self.shape = shape
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.embedding = nn.Embedding(shape.vocabulary, shape.width)
+            self.positions = nn.Embedding(shape.context, shape.width)
+            self.blocks = nn.ModuleList(Block(architecture, shape, layer, initial_temperature) for layer in range(shape.layers))
+            self.final_norm = stream_norm(architecture, shape)
+            self._initialise(init_std * math.sqrt(_REFERENCE_WIDTH / shape.width))
+            for block in self.blocks:
+                assert isinstance(block, Block)
+                block.normalise_weights(architecture)
+
+    def _initialise(self, std: float) -> None:
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif name.endswith(_RESIDUAL_PROJECTIONS):
+                nn.init.normal_(parameter, std=std / math.sqrt(2 * self.shape.layers))
+            elif parameter.ndim == 2 and not name.endswith("temperature"):
+                nn.init.normal_(parameter, std=std)
+
+    def forward(self, tokens_BT: Tensor, with_entropy: bool = False, *, caches: list[KeyValueCache] | None = None) -> ModelOutput:
+        """Logits of the next token at every position, and on request the attention entropies. The logits don't depend on the request.
+
+        Args:
+            tokens_BT: integer token ids, each below V; T at most the context.
+            with_entropy: also return the row entropies, L x B x H x T numbers.
+            caches: one per layer; the tokens then follow those seen before, and the caches grow by T.
+
+        Raises:
+            ValueError: if the sequence is empty or longer than the context.
+        """
+        past = caches[0].positions if caches else 0
+        last = past + tokens_BT.shape[-1]
+        if tokens_BT.ndim != 2 or not past < last <= self.shape.context:
+            raise ValueError(
+                f"The model reads (batch, 1 to {self.shape.context}) tokens, but got {tuple(tokens_BT.shape)} after {past} tokens."
+            )
+        x_BTD = self.embedding(tokens_BT) + self.positions.weight[past:last]
+        entropies = []
+        for layer, block in enumerate(self.blocks):
+            x_BTD, entropy_nats_BHT = block(x_BTD, caches[layer] if caches else None)
+            if with_entropy:
+                entropies.append(entropy_nats_BHT)
+        logits_BTV = functional.linear(self.final_norm(x_BTD), self.embedding.weight)
+        return ModelOutput(logits_BTV, torch.stack(entropies) if with_entropy else None)
+
+    @torch.no_grad()
+    def greedy(self, tokens: list[int], new_tokens: int) -> list[int]:
+        """The `new_tokens` most likely continuation, one token at a time (ties: the lowest id), without the prompt.
+
+        Raises:
+            ValueError: if the prompt is empty, has an unknown token, or does not fit the context together with the answer.
+        """
+        if not tokens or new_tokens < 0 or len(tokens) + new_tokens > self.shape.context:
+            raise ValueError(
+                f"A prompt of {len(tokens)} tokens and an answer of {new_tokens} must hold at least one prompt token and fit the "
+                f"context of {self.shape.context}: shorten one of them."
+            )
+        if not all(0 <= token < self.shape.vocabulary for token in tokens):
+            raise ValueError(f"The prompt has a token outside 0 to {self.shape.vocabulary - 1}: was it made by another tokenizer?")
+        caches = [KeyValueCache() for _ in self.blocks]
+        answer: list[int] = []
+        unseen = tokens
+        was_training = self.training
+        self.eval()
+        try:
+            while len(answer) < new_tokens:
+                logits_V = self(torch.tensor([unseen], device=self.embedding.weight.device), caches=caches).logits_BTV[0, -1]
+                unseen = [int(logits_V.argmax())]
+                answer += unseen
+        finally:
+            self.train(was_training)
+        return answer
+
+    @torch.no_grad()
+    def plain_state(self) -> dict[str, Tensor]:
+        """float64 copies, on the CPU, of the tensors that the forward pass uses in evaluation.
+
+        Names are those of `state_dict`, with two differences: WNorm and SNorm are multiplied out into plain `weight`s, and
+        `temperature` is the one in use, never below its floor. The head is `embedding.weight`.
+        """
+        was_training = self.training
+        self.eval()  # SNorm in training mode would move its buffers
+        try:
+            state: dict[str, Tensor] = {}
+            for name, module in self.named_modules():
+                if "parametrizations" in name.split("."):
+                    continue
+                tensors = dict(module.named_parameters(recurse=False))
+                if hasattr(module, "parametrizations"):
+                    tensors["weight"] = module.weight
+                if isinstance(module, Attention) and (temperature := module.effective_temperature()) is not None:
+                    tensors["temperature"] = temperature
+                state |= {f"{name}.{key}": tensor.detach().to("cpu", torch.float64, copy=True) for key, tensor in tensors.items()}
+            return state
+        finally:
+            self.train(was_training)
+
+    def count_nonlinear_operations(self) -> Counter[str]:
+        """How often each nonlinear operation is called in one forward pass, as the leaf modules state it."""
+        return Counter(operation for module in self.modules() for operation in getattr(module, "nonlinear_operations", ()))
