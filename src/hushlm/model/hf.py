@@ -1,0 +1,150 @@
+"""Exchange with Hugging Face's GPT-2: the same function, in weights laid out either way.
+
+transformers is imported only here, and only when a function is called.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hushlm.architectures import Architecture, FeedForward, Norm
+from hushlm.config import ModelShape
+from hushlm.model.language_model import LanguageModel
+from hushlm.model.normalisation import LAYER_NORM_EPSILON
+
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel
+
+__all__ = ["from_hf_gpt2", "to_hf_gpt2"]
+
+_ACTIVATIONS = {FeedForward.GELU: "gelu_new", FeedForward.RELU: "relu", FeedForward.IDENTITY: "linear"}
+
+# Ours -> theirs, per block. Theirs are Conv1D, so matrices are transposed; query, key and value are one matrix there.
+_BLOCK_NAMES = {
+    "norm_attention": "ln_1",
+    "attention.output": "attn.c_proj",
+    "norm_feed_forward": "ln_2",
+    "feed_forward.expand": "mlp.c_fc",
+    "feed_forward.contract": "mlp.c_proj",
+}
+
+
+def from_hf_gpt2(hf_model: GPT2LMHeadModel) -> LanguageModel:
+    """A `LanguageModel` computing what the GPT-2 computes (SM+LN+G; with activation "relu" SM+LN+R, with "linear" SM+LN).
+
+    Args:
+        hf_model: a `GPT2LMHeadModel` with tied embeddings. Dropout, which only acts in training, is not carried over.
+
+    Returns:
+        A model with copies of the weights, of the same type and on the same device.
+
+    Raises:
+        ValueError: if transformers is missing, or the model has a setting for which there is no equal here.
+    """
+    gpt2_class, _ = _transformers()
+    if not isinstance(hf_model, gpt2_class):
+        raise ValueError(f"Expected a transformers GPT2LMHeadModel, not {type(hf_model).__name__}.")
+    config = hf_model.config
+    feed_forward = next((kind for kind, name in _ACTIVATIONS.items() if name == config.activation_function), None)
+    inner = config.n_inner or 4 * config.n_embd
+    refusals = {
+        f"activation {config.activation_function!r}": feed_forward is None,
+        f"layer_norm_epsilon {config.layer_norm_epsilon}": config.layer_norm_epsilon != LAYER_NORM_EPSILON,
+        "unscaled attention": not config.scale_attn_weights,
+        "attention scaled by layer": config.scale_attn_by_inverse_layer_idx,
+        "cross-attention": config.add_cross_attention,
+        "an untied head": hf_model.lm_head.weight is not hf_model.transformer.wte.weight,
+        f"an FFN width of {inner}, no multiple of {config.n_embd}": inner % config.n_embd != 0,
+    }
+    if refused := [what for what, present in refusals.items() if present]:
+        raise ValueError(f"This GPT-2 cannot be taken over: {', '.join(refused)} has no equal here.")
+    assert feed_forward is not None
+    shape = ModelShape(
+        layers=config.n_layer,
+        heads=config.n_head,
+        width=config.n_embd,
+        context=config.n_positions,
+        vocabulary=config.vocab_size,
+        ffn_multiple=inner // config.n_embd,
+    )
+    weight = hf_model.transformer.wte.weight
+    model = LanguageModel(Architecture(norm=Norm.LAYER, feed_forward=feed_forward), shape).to(device=weight.device, dtype=weight.dtype)
+    model.load_state_dict(_to_our_names(hf_model.state_dict(), shape.layers))
+    return model.train(hf_model.training)
+
+
+def to_hf_gpt2(model: LanguageModel) -> GPT2LMHeadModel:
+    """A `GPT2LMHeadModel` with copies of the weights, without dropout, computing what the model computes.
+
+    Raises:
+        ValueError: if transformers is missing, or the architecture is not exact softmax with LayerNorm and G, R or the identity FFN.
+    """
+    gpt2_class, config_class = _transformers()
+    shape, architecture = model.shape, model.architecture
+    same_as_gpt2 = (
+        Architecture(norm=Norm.LAYER, feed_forward=architecture.feed_forward) if not architecture.feed_forward.is_scaled else None
+    )
+    if architecture.without_regulariser() != same_as_gpt2:
+        raise ValueError(f"{architecture} is no GPT-2: only SM+LN+G, SM+LN+R and SM+LN can be written as one.")
+    hf_model = gpt2_class(
+        config_class(
+            vocab_size=shape.vocabulary,
+            n_positions=shape.context,
+            n_embd=shape.width,
+            n_layer=shape.layers,
+            n_head=shape.heads,
+            n_inner=shape.ffn_width,
+            activation_function=_ACTIVATIONS[architecture.feed_forward],
+            layer_norm_epsilon=LAYER_NORM_EPSILON,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            bos_token_id=None,  # the tokenizer's business; GPT-2's own 50256 may lie outside the vocabulary
+            eos_token_id=None,
+        )
+    )
+    weight = model.embedding.weight
+    hf_model.to(device=weight.device, dtype=weight.dtype)
+    hf_model.load_state_dict(_to_their_names(model.state_dict(), shape.layers))
+    return hf_model.train(model.training)
+
+
+def _to_our_names(theirs: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
+    ours = {"embedding.weight": theirs["transformer.wte.weight"], "positions.weight": theirs["transformer.wpe.weight"]}
+    for end in ("weight", "bias"):
+        ours[f"final_norm.{end}"] = theirs[f"transformer.ln_f.{end}"]
+        for layer in range(layers):
+            ours |= {f"blocks.{layer}.{a}.{end}": _transposed(theirs[f"transformer.h.{layer}.{b}.{end}"]) for a, b in _BLOCK_NAMES.items()}
+            thirds = theirs[f"transformer.h.{layer}.attn.c_attn.{end}"].chunk(3, dim=-1)
+            ours |= {
+                f"blocks.{layer}.attention.{name}.{end}": _transposed(third)
+                for name, third in zip(("query", "key", "value"), thirds, strict=True)
+            }
+    return ours
+
+
+def _to_their_names(ours: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
+    embedding = ours["embedding.weight"]
+    theirs = {"transformer.wte.weight": embedding, "lm_head.weight": embedding, "transformer.wpe.weight": ours["positions.weight"]}
+    for end in ("weight", "bias"):
+        theirs[f"transformer.ln_f.{end}"] = ours[f"final_norm.{end}"]
+        for layer in range(layers):
+            theirs |= {f"transformer.h.{layer}.{b}.{end}": _transposed(ours[f"blocks.{layer}.{a}.{end}"]) for a, b in _BLOCK_NAMES.items()}
+            thirds = [ours[f"blocks.{layer}.attention.{name}.{end}"] for name in ("query", "key", "value")]
+            theirs[f"transformer.h.{layer}.attn.c_attn.{end}"] = _transposed(torch.cat(thirds))
+    return theirs
+
+
+def _transposed(x: Tensor) -> Tensor:
+    return x.T.contiguous() if x.ndim == 2 else x
+
+
+def _transformers() -> tuple[Any, Any]:
+    try:
+        from transformers import GPT2Config, GPT2LMHeadModel
+    except ImportError:
+        raise ValueError("Exchanging models with Hugging Face needs transformers: install hushlm[hf].") from None
+    return GPT2LMHeadModel, GPT2Config
