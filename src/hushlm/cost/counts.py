@@ -1,0 +1,149 @@
+"""Nonlinear operations and FLOPs of an architecture at a shape.
+
+Both are read off the plan of the published forms, never off the architecture: a new nonlinearity that has a step in the
+plan is counted here without a change.
+
+Conventions (arXiv 2501.03489, tables 3, 4, 7, 8), T tokens, D width, F FFN width, L layers:
+    paper: FFN 4 T D F (fused 2 T D^2) and attention 8 T D^2 + 3 T^2 D a layer: Q K^T in full, A V for the causal half.
+    full:  attention 8 T D^2 + 4 T^2 D, and the head 2 T D V beside it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Literal, assert_never
+
+from hushlm.architectures import Architecture
+from hushlm.config import ModelShape
+from hushlm.plan import (
+    PUBLISHED,
+    Activate,
+    Divide,
+    Embed,
+    Kernel,
+    Mix,
+    Normalise,
+    Operation,
+    Project,
+    Reveal,
+    ScaleRows,
+    Scores,
+    prefill_plan,
+)
+
+__all__ = ["Flops", "NonlinearOperation", "flops", "nonlinear_operations"]
+
+
+@dataclass(frozen=True)
+class NonlinearOperation:
+    """One kind of nonlinearity: `str` gives it as the paper writes it, e.g. `SM: 144 x R^128x128`.
+
+    Attributes:
+        name: the part of the architecture's name that brings it: SM, LN, G or R.
+        count: how many matrices go through it in one pass.
+        rows, columns: of each matrix.
+    """
+
+    name: str
+    count: int
+    rows: int
+    columns: int
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.count} x R^{self.rows}x{self.columns}"
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations of one pass (an addition and a multiplication count as two).
+
+    Attributes:
+        ffn: of the feed-forward networks, as the architecture defines them (not as the private program absorbs them).
+        attention: projections and the two products of every head.
+        head: the vocabulary projection; 0 in the paper's convention, which leaves it out.
+    """
+
+    ffn: int
+    attention: int
+    head: int
+
+    @property
+    def total(self) -> int:
+        return self.ffn + self.attention + self.head
+
+    def to_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+
+def nonlinear_operations(architecture: Architecture, shape: ModelShape, tokens: int | None = None) -> tuple[NonlinearOperation, ...]:
+    """What the blocks evaluate besides additions and products, in the order in which a block does.
+
+    The normalisation before the head is left out, as the paper does.
+
+    Args:
+        tokens: of the pass; the whole context by default.
+
+    Raises:
+        ValueError: if `tokens` does not fit the context.
+    """
+    plan = prefill_plan(architecture, shape, shape.context if tokens is None else tokens, rewrites=PUBLISHED)
+    counted: Counter[tuple[str, int, int]] = Counter()
+    for step in plan.steps:
+        if step.layer is not None and (found := _nonlinearity(step.operation)) is not None:
+            name, matrices, rows, columns = found
+            counted[name, rows, columns] += matrices
+    return tuple(NonlinearOperation(name, count, rows, columns) for (name, rows, columns), count in counted.items())
+
+
+def flops(
+    architecture: Architecture, shape: ModelShape, tokens: int | None = None, convention: Literal["paper", "full"] = "paper"
+) -> Flops:
+    """FLOPs of one pass over `tokens` tokens (the whole context by default), by the module's formulas.
+
+    Raises:
+        ValueError: if `tokens` does not fit the context.
+    """
+    plan = prefill_plan(architecture, shape, shape.context if tokens is None else tokens, rewrites=PUBLISHED)
+    ffn = attention = head = 0
+    for step in plan.steps:
+        amount = _flops(step.operation, convention)
+        if step.name.startswith("ffn"):
+            ffn += amount
+        elif step.layer is not None:
+            attention += amount
+        elif step.name == "head" and convention == "full":
+            head += amount
+    return Flops(ffn, attention, head)
+
+
+def _nonlinearity(operation: Operation) -> tuple[str, int, int, int] | None:
+    """(name, matrices, rows, columns) of an operation's nonlinearity."""
+    match operation:
+        case Kernel():
+            return "SM", operation.heads, operation.rows, operation.keys
+        case Normalise():
+            return "LN", 1, operation.rows, operation.width
+        case Activate():
+            return "R" if operation.kind == "relu" else "G", 1, operation.rows, operation.width
+        case Embed() | Project() | ScaleRows() | Scores() | Mix() | Divide() | Reveal():
+            # A division belongs to the softmax, whose matrices the kernel has counted.
+            return None
+        case _:
+            assert_never(operation)
+
+
+def _flops(operation: Operation, convention: Literal["paper", "full"]) -> int:
+    """Of an operation's matrix products; elementwise work and the lookup of the embedding count nothing."""
+    match operation:
+        case Project():
+            return 2 * operation.rows * operation.inner * operation.outer
+        case Scores():
+            return 2 * operation.heads * operation.rows * operation.keys * operation.head_width
+        case Mix():
+            full = 2 * operation.heads * operation.rows * operation.keys * operation.head_width
+            return full // 2 if convention == "paper" else full
+        case Embed() | Normalise() | ScaleRows() | Kernel() | Divide() | Activate() | Reveal():
+            return 0
+        case _:
+            assert_never(operation)

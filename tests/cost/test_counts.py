@@ -1,0 +1,88 @@
+"""Counts: equal to every published row, structural, and closed under the regulariser."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hushlm.architectures import REGISTRY, FeedForward, Norm, parse
+from hushlm.config import ModelShape
+from hushlm.cost.counts import flops, nonlinear_operations
+from hushlm.cost.published import published_rows
+
+GPT2_SMALL = ModelShape(layers=12, heads=12, width=768, context=128, vocabulary=50_257)
+
+
+@pytest.mark.parametrize("row", published_rows(), ids=lambda row: f"{row.table}-{row.architecture}")
+def test_flops_equal_the_published_table(row):
+    counted = flops(row.architecture, row.shape)
+    assert abs(counted.ffn / 1e9 - row.ffn_gflops) < 0.06
+    assert abs(counted.attention / 1e9 - row.attention_gflops) < 0.06
+
+
+def test_the_published_tables_are_all_there():
+    assert len(published_rows()) == 22
+    assert {row.table for row in published_rows()} == {"3", "4", "7", "8", "aero4", "aero5"}
+
+
+@pytest.mark.parametrize(
+    ("name", "context", "expected"),
+    [
+        ("SM+LN+G", 128, ["LN: 24 x R^128x768", "SM: 144 x R^128x128", "G: 12 x R^128x3072"]),
+        ("SM+LN+R", 256, ["LN: 24 x R^256x768", "SM: 144 x R^256x256", "R: 12 x R^256x3072"]),
+        ("SM+ScFuFFN", 128, ["SM: 144 x R^128x128"]),
+        ("EReg(SM(t)+ScFuFFN)", 512, ["SM: 144 x R^512x512"]),
+        ("SM+R", 128, ["SM: 144 x R^128x128", "R: 12 x R^128x3072"]),
+    ],
+)
+def test_operations_are_written_as_the_paper_does(name, context, expected):
+    assert [str(operation) for operation in nonlinear_operations(parse(name), replace(GPT2_SMALL, context=context))] == expected
+
+
+@pytest.mark.parametrize("architecture", REGISTRY, ids=str)
+def test_operations_are_those_of_the_name(architecture):
+    counts = {operation.name: operation.count for operation in nonlinear_operations(architecture, GPT2_SMALL)}
+    assert counts.get("SM") == 144
+    assert ("LN" in counts) == (architecture.norm is Norm.LAYER)
+    assert ("G" in counts) == (architecture.feed_forward is FeedForward.GELU)
+    assert ("R" in counts) == (architecture.feed_forward is FeedForward.RELU)
+
+
+@given(
+    layers=st.integers(1, 40),
+    heads=st.integers(1, 16),
+    head_width=st.integers(1, 64),
+    tokens=st.integers(1, 512),
+    architecture=st.sampled_from([a for a in REGISTRY if not a.removed_ffns]),
+)
+def test_flops_follow_the_formulas(layers, heads, head_width, tokens, architecture):
+    width = heads * head_width
+    shape = ModelShape(layers=layers, heads=heads, width=width, context=512, vocabulary=1000)
+    full = flops(architecture, shape, tokens, "full")
+    ffn = 2 * tokens * width**2 if architecture.feed_forward is FeedForward.SCALED_FUSED else 16 * tokens * width**2
+    assert full.ffn == layers * ffn
+    assert full.attention == layers * (8 * tokens * width**2 + 4 * tokens**2 * width)
+    assert full.head == 2 * tokens * width * 1000
+    paper = flops(architecture, shape, tokens)
+    assert (paper.ffn, paper.head) == (full.ffn, 0)
+    assert full.attention - paper.attention == layers * tokens**2 * width
+
+
+@pytest.mark.parametrize("architecture", REGISTRY, ids=str)
+def test_the_regulariser_costs_nothing(architecture):
+    plain = architecture.without_regulariser()
+    assert flops(architecture, GPT2_SMALL) == flops(plain, GPT2_SMALL)
+    assert nonlinear_operations(architecture, GPT2_SMALL) == nonlinear_operations(plain, GPT2_SMALL)
+
+
+def test_tokens_beyond_the_context_are_refused():
+    with pytest.raises(ValueError, match="context of 128"):
+        flops(parse("SM"), GPT2_SMALL, 129)
+
+
+def test_counting_needs_no_heavy_library():
+    code = "import sys, hushlm.cost.counts, hushlm.cost.published; assert not {'torch', 'jax', 'spu', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
