@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -178,14 +178,17 @@ class Executable:
         return Executable(native, tuple(inputs), tuple(outputs))
 
 
-def compile_program(function: Callable[..., Any], shapes: Sequence[tuple[int, ...]], outputs: int, name: str) -> Executable:
-    """Compile a JAX function of secret float32 arrays.
+def compile_program(
+    function: Callable[..., Any], shapes: Sequence[tuple[int, ...]], outputs: int, name: str, public: Collection[int] = ()
+) -> Executable:
+    """Compile a JAX function of float32 arrays.
 
     Args:
         function: takes one array per shape, returns one array or a tuple of `outputs` arrays.
         shapes: of the arguments; every party compiles from these alone.
         outputs: how many arrays it returns.
         name: for profiles.
+        public: positions of arguments known to both parties; the others are secret.
     """
     _, libspu = _engine()
     import jax
@@ -203,7 +206,7 @@ def compile_program(function: Callable[..., Any], shapes: Sequence[tuple[int, ..
         [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes],
         {},
         inputs,
-        [libspu.Visibility.VIS_SECRET] * len(shapes),
+        [libspu.Visibility.VIS_PUBLIC if i in public else libspu.Visibility.VIS_SECRET for i in range(len(shapes))],
         lambda flat: outs,
     )
     return Executable(native, tuple(inputs), tuple(outs))
@@ -333,6 +336,11 @@ class Engine:
         shares = self._io.make_shares(array, self._libspu.Visibility.VIS_SECRET, rank)
         self._runtime.set_var(name, shares[0 if self.settings.simulate else int(self.party)])
 
+    def put_public(self, name: str, value: np.ndarray) -> None:
+        """Install a value that both parties know (a mask, a position)."""
+        shares = self._io.make_shares(np.ascontiguousarray(value, dtype=np.float32), self._libspu.Visibility.VIS_PUBLIC)
+        self._runtime.set_var(name, shares[0 if self.settings.simulate else int(self.party)])
+
     def delete(self, name: str) -> None:
         """Forget a variable."""
         self._runtime.del_var(name)
@@ -349,26 +357,27 @@ class Engine:
             log.seek(offset)
             return _read_traffic(log.read(), seconds)
 
-    def reveal(self, name: str, to: Party) -> np.ndarray | None:
+    def reveal(self, name: str, to: Party) -> tuple[np.ndarray | None, Traffic]:
         """Open a variable to one party: only the other party's share moves.
 
         Returns:
-            The array at `to`, None at the other party.
+            The array at `to`, None at the other party; and what moved.
         """
         share = self._runtime.get_var(name)
         if self.settings.simulate:
-            return self._io.reconstruct([share])
+            return self._io.reconstruct([share]), Traffic()
         assert self.channel is not None
         context = self.channel.context
         if self.party != to:
             parts = [share.meta, *share.share_chunks]
-            context.send(int(to), json.dumps([len(part) for part in parts]))
-            for part in parts:
-                context.send(int(to), part)
-            return None
-        lengths = json.loads(context.recv(int(to.other)))
-        parts = [context.recv(int(to.other)) for _ in lengths]
+            messages = [json.dumps([len(part) for part in parts]).encode(), *parts]
+            for message in messages:
+                context.send(int(to), message)
+            return None, Traffic(sent_bytes=sum(map(len, messages)), sent_messages=len(messages))
+        header = context.recv(int(to.other))
+        parts = [context.recv(int(to.other)) for _ in json.loads(header)]
         received = self._libspu.Share()
         received.meta, received.share_chunks = parts[0], parts[1:]
         both = [share, received] if to == Party.CLIENT else [received, share]
-        return self._io.reconstruct(both)
+        moved = Traffic(received_bytes=len(header) + sum(map(len, parts)), received_messages=1 + len(parts))
+        return self._io.reconstruct(both), moved

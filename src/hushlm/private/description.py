@@ -1,0 +1,120 @@
+"""What both parties must agree on before any share moves: the public description of a private program."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hushlm.architectures import Architecture, parse
+from hushlm.config import ModelShape
+from hushlm.files import verify_manifest
+from hushlm.plan import Rewrites
+from hushlm.private.engine import EngineSettings
+
+__all__ = ["PROTOCOL_VERSION", "ProgramDescription", "RevealPolicy", "load_description", "load_server_weights"]
+
+PROTOCOL_VERSION = 1
+DESCRIPTION_FILE = "program.json"
+WEIGHTS_FILE = "weights.safetensors"
+
+
+class RevealPolicy(BaseModel):
+    """What the client learns of each step's logits; the server never learns any of it.
+
+    Attributes:
+        kind: "token" (the arg max, computed on shares), "topk" (the `top` largest logits and their ids), "logits" (all).
+        top: k of "topk".
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["token", "topk", "logits"] = "token"
+    top: int = Field(default=1, ge=1, le=64)
+
+    @staticmethod
+    def parse(text: str) -> RevealPolicy:
+        """From "token", "topk:K" or "logits".
+
+        Raises:
+            ValueError: for anything else, in one sentence.
+        """
+        kind, _, number = text.partition(":")
+        if (kind in ("token", "logits") and not number) or (kind == "topk" and number.isdigit() and 1 <= int(number) <= 64):
+            return RevealPolicy.model_validate({"kind": kind, "top": int(number or 1)})
+        raise ValueError(f"What to reveal must be token, topk:K with K from 1 to 64, or logits, not {text!r}.")
+
+    def __str__(self) -> str:
+        return f"topk:{self.top}" if self.kind == "topk" else self.kind
+
+
+class ProgramDescription(BaseModel):
+    """Everything public about an exported model; the same file lies in `server/` and `client/`.
+
+    Attributes:
+        protocol_version: of this file and of the session.
+        architecture: its name.
+        shape: its sizes.
+        rewrites: how the program is written.
+        engine: the engine's settings.
+        checkpoint: manifest hash of the checkpoint it was made from (sha256 hex).
+        tokenizer: sha256 hex of tokenizer.json.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    protocol_version: int
+    architecture: str
+    shape: ModelShape
+    rewrites: Rewrites
+    engine: EngineSettings
+    checkpoint: str
+    tokenizer: str
+
+    @property
+    def parsed_architecture(self) -> Architecture:
+        return parse(self.architecture)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 hex of the canonical description: equal at both parties, or they would run different programs."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def load_description(folder: Path) -> ProgramDescription:
+    """Read and verify an exported `server/` or `client/` folder.
+
+    Raises:
+        ValueError: if the folder is not an export, is torn or altered, or was written by another version.
+    """
+    verify_manifest(folder)
+    path = Path(folder) / DESCRIPTION_FILE
+    if not path.is_file():
+        raise ValueError(f"{folder} is not an exported model: it has no {DESCRIPTION_FILE}; make one with `hushlm export`.")
+    try:
+        description = ProgramDescription.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{path} is not a program description this version can read ({where}: {first['msg']}).") from error
+    if description.protocol_version != PROTOCOL_VERSION:
+        raise ValueError(
+            f"{path} was written for protocol version {description.protocol_version}, this is version {PROTOCOL_VERSION}: export it again."
+        )
+    return description
+
+
+def load_server_weights(folder: Path) -> dict[str, np.ndarray]:
+    """The server's private tensors, float32, by the names `program` asks for.
+
+    Raises:
+        ValueError: if the folder holds no weights (a client's folder).
+    """
+    from safetensors.numpy import load_file
+
+    path = Path(folder) / WEIGHTS_FILE
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no weights: a server needs the export's server/ folder.")
+    return load_file(path)

@@ -1,0 +1,201 @@
+"""Exact rewrites of a checkpoint's weights into the tensors of its private program.
+
+Folded into neighbouring linear maps: 1/sqrt(E), a per-head temperature, LayerNorm's gain and bias, alpha and beta. Linear
+FFNs without LayerNorm disappear: with x_out = x_sa M + c, the residual stream is written in a moving basis,
+
+    x_l = r_l B_l + o_l,    B_{l+1} = B_l M_l,    o_{l+1} = (o_l + b_o) M_l + c_l,
+
+so r passes the FFN unchanged, and B is absorbed where the stream is read (B W, with bias o W + b) and where it is written
+(W_o B^-1). B is free up to a constant matrix on the left: it is the identity at a reference layer in the middle of each run
+of absorbed layers. All in float64; the result is the same function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hushlm.architectures import Architecture, FeedForward, Temperature
+from hushlm.config import ModelShape
+from hushlm.plan import Rewrites
+
+__all__ = ["Basis", "ffn_map", "fold_weights", "moving_bases"]
+
+Weights = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Basis:
+    """x = r B + o.
+
+    Attributes:
+        matrix_DD: B.
+        inverse_DD: B^-1.
+        offset_D: o.
+    """
+
+    matrix_DD: np.ndarray
+    inverse_DD: np.ndarray
+    offset_D: np.ndarray
+
+
+def _linear(state: Weights, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """(inner, outer) weight and bias of a torch Linear."""
+    return state[f"{name}.weight"].T, state[f"{name}.bias"]
+
+
+def ffn_map(state: Weights, architecture: Architecture, layer: int) -> tuple[np.ndarray, np.ndarray]:
+    """M and c of a linear FFN, n M + c being its output before the residual connection is added where there is LayerNorm.
+
+    Without LayerNorm the residual connection is part of the map: M = beta I + W_in W_out / alpha for scaled FFNs,
+    M = I + W_in W_out for the identity activation.
+    """
+    name = f"blocks.{layer}.feed_forward"
+    if architecture.feed_forward is FeedForward.SCALED_FUSED:
+        matrix, bias = _linear(state, f"{name}.fused")
+    else:
+        (expand, expand_bias), (contract, contract_bias) = _linear(state, f"{name}.expand"), _linear(state, f"{name}.contract")
+        matrix, bias = expand @ contract, expand_bias @ contract + contract_bias
+    if architecture.feed_forward.is_scaled:
+        alpha, beta = float(state[f"{name}.alpha"]), float(state[f"{name}.beta"])
+        return beta * np.eye(len(matrix)) + matrix / alpha, bias / alpha
+    return (matrix if architecture.has_layer_norm else matrix + np.eye(len(matrix))), bias
+
+
+def explicit_layers(architecture: Architecture, shape: ModelShape, rewrites: Rewrites) -> list[bool]:
+    """For each layer, whether a linear FFN is computed as a product of its own, which starts a new basis."""
+    linear = architecture.feed_forward.is_linear
+    return [
+        linear and architecture.has_ffn(layer, shape.layers) and (architecture.has_layer_norm or layer in rewrites.explicit_ffns)
+        for layer in range(shape.layers)
+    ]
+
+
+def moving_bases(state: Weights, architecture: Architecture, shape: ModelShape, rewrites: Rewrites) -> list[Basis]:
+    """B and o before each layer, and after the last: L + 1 of them.
+
+    An explicit FFN starts a new run of layers; the reference layer of a run, where B is the identity, is its middle.
+    """
+    explicit = explicit_layers(architecture, shape, rewrites)
+    moves = architecture.feed_forward.is_linear and not architecture.has_layer_norm
+    identity = np.eye(shape.width)
+    products = [identity]
+    for layer in range(shape.layers):
+        moved = moves and architecture.has_ffn(layer, shape.layers)
+        step = ffn_map(state, architecture, layer)[0] if moved else identity
+        products.append(identity if explicit[layer] else products[-1] @ step)
+    matrices: list[np.ndarray] = []
+    start = 0
+    for stop in [*(layer + 1 for layer in range(shape.layers) if explicit[layer]), shape.layers + 1]:
+        run = products[start:stop]
+        matrices += [np.linalg.solve(run[len(run) // 2], product) for product in run]
+        start = stop
+    offset, bases = np.zeros(shape.width), []
+    for layer, matrix in enumerate(matrices):
+        bases.append(Basis(matrix, np.linalg.inv(matrix), offset))
+        if layer < shape.layers and not architecture.has_layer_norm:
+            offset = _next_offset(state, architecture, shape, layer, offset)
+    return bases
+
+
+def _next_offset(state: Weights, architecture: Architecture, shape: ModelShape, layer: int, offset: np.ndarray) -> np.ndarray:
+    """What the biases of a block add to the stream, carried along instead of being added at every layer."""
+    offset = offset + state[f"blocks.{layer}.attention.output.bias"]
+    if not architecture.has_ffn(layer, shape.layers):
+        return offset
+    if architecture.feed_forward.is_linear:
+        matrix, bias = ffn_map(state, architecture, layer)
+        return offset @ matrix + bias
+    return offset + state[f"blocks.{layer}.feed_forward.contract.bias"]
+
+
+def fold_weights(state: Weights, architecture: Architecture, shape: ModelShape, rewrites: Rewrites) -> dict[str, np.ndarray]:
+    """Every tensor of the private program, float64, named LAYER.STEP.SUFFIX.
+
+    Args:
+        state: `LanguageModel.plain_state()` as numpy arrays.
+        rewrites: must fold affine gains and linear FFNs (the published forms are priced, not exported).
+    """
+    assert rewrites.fold_affine
+    assert rewrites.absorb_ffns
+    bases = moving_bases(state, architecture, shape, rewrites)
+    first, last = bases[0], bases[-1]
+    explicit = explicit_layers(architecture, shape, rewrites)
+    folded = {
+        "embedding.table": state["embedding.weight"] @ first.inverse_DD,
+        "embedding.positions": (state["positions.weight"] - first.offset_D) @ first.inverse_DD,
+    }
+    for layer in range(shape.layers):
+        folded |= _attention(state, architecture, shape, layer, bases[layer])
+        if architecture.has_ffn(layer, shape.layers) and (explicit[layer] or not architecture.feed_forward.is_linear):
+            folded |= _explicit_ffn(state, architecture, layer, bases[layer], bases[layer + 1])
+    head = state["embedding.weight"].T
+    folded["head.weight"], folded["head.bias"] = _read(state, "final_norm", architecture, last, head, np.zeros(head.shape[1]))
+    return folded
+
+
+def _read(
+    state: Weights, norm: str, architecture: Architecture, basis: Basis, weight: np.ndarray, bias: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """A linear map that reads the stream: behind a LayerNorm its gain and bias are folded in, otherwise the basis is."""
+    if architecture.has_layer_norm:
+        gain, shift = state[f"{norm}.weight"], state[f"{norm}.bias"]
+        return gain[:, None] * weight, bias + shift @ weight
+    return basis.matrix_DD @ weight, bias + basis.offset_D @ weight
+
+
+def _attention(state: Weights, architecture: Architecture, shape: ModelShape, layer: int, basis: Basis) -> dict[str, np.ndarray]:
+    name = f"blocks.{layer}.attention"
+    scale = np.full(shape.width, shape.head_width**-0.5)
+    folded: dict[str, np.ndarray] = {}
+    match architecture.temperature:
+        case Temperature.PER_HEAD:
+            scale = scale / np.repeat(state[f"{name}.temperature"], shape.head_width)
+        case Temperature.PER_HEAD_AND_POSITION:
+            folded[f"{layer}.temperature.inverse"] = 1 / state[f"{name}.temperature"][:, :, None]
+        case Temperature.NONE:
+            pass
+    maps = []
+    for part in ("query", "key", "value"):
+        weight, bias = _linear(state, f"{name}.{part}")
+        if part == "query":
+            weight, bias = weight * scale, bias * scale
+        maps.append(_read(state, f"blocks.{layer}.norm_attention", architecture, basis, weight, bias))
+    (query, query_bias), (key, key_bias), (value, value_bias) = maps
+    folded[f"{layer}.query_key_value.weight"] = np.concatenate([query, key, value], 1)
+    folded[f"{layer}.query_key_value.bias"] = np.concatenate([query_bias, key_bias, value_bias])
+    if layer == shape.layers - 1:
+        # The last layer narrows to one row in a prefill, so its queries are a map of their own there.
+        folded[f"{layer}.query.weight"], folded[f"{layer}.query.bias"] = query, query_bias
+        folded[f"{layer}.key_value.weight"] = np.concatenate([key, value], 1)
+        folded[f"{layer}.key_value.bias"] = np.concatenate([key_bias, value_bias])
+    weight, bias = _linear(state, f"{name}.output")
+    folded[f"{layer}.attention_output.weight"] = weight @ basis.inverse_DD
+    folded[f"{layer}.attention_output.bias"] = bias if architecture.has_layer_norm else np.zeros(shape.width)
+    return folded
+
+
+def _explicit_ffn(state: Weights, architecture: Architecture, layer: int, before: Basis, after: Basis) -> dict[str, np.ndarray]:
+    norm = f"blocks.{layer}.norm_feed_forward"
+    if architecture.feed_forward.is_linear:
+        matrix, bias = ffn_map(state, architecture, layer)
+        if architecture.has_layer_norm:
+            weight, bias = _read(state, norm, architecture, before, matrix, bias)
+        else:
+            # The offset after this layer already holds the bias.
+            weight, bias = before.matrix_DD @ matrix @ after.inverse_DD, np.zeros(len(matrix))
+        return {f"{layer}.ffn.weight": weight, f"{layer}.ffn.bias": bias}
+    name = f"blocks.{layer}.feed_forward"
+    expand, expand_bias = _linear(state, f"{name}.expand")
+    contract, contract_bias = _linear(state, f"{name}.contract")
+    # Without LayerNorm the attention's output bias is in the offset by now, not yet in the basis before the layer.
+    inside = replace(before, offset_D=before.offset_D + state[f"blocks.{layer}.attention.output.bias"])
+    weight, bias = _read(state, norm, architecture, inside, expand, expand_bias)
+    return {
+        f"{layer}.ffn_expand.weight": weight,
+        f"{layer}.ffn_expand.bias": bias,
+        f"{layer}.ffn_contract.weight": contract @ before.inverse_DD,
+        f"{layer}.ffn_contract.bias": contract_bias if architecture.has_layer_norm else np.zeros_like(contract_bias),
+    }
