@@ -68,7 +68,7 @@ class HeadReport:
         collapsed_layers: deep layers with more than DISPROPORTIONATE_SHARE of collapsed heads.
     """
 
-    head_entropy_nats_LH: tuple[tuple[float, ...], ...]  # noqa: N815
+    head_entropy_nats_LH: tuple[tuple[float, ...], ...]
     maximum_nats: float
     log_context_nats: float
     attainable_maximum_nats: float

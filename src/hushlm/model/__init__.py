@@ -1,1 +1,6 @@
 """The decoder-only language model of an architecture, and its exchange with Hugging Face's GPT-2."""
+
+from hushlm.model.hf import from_hf_gpt2, to_hf_gpt2
+from hushlm.model.language_model import LanguageModel, ModelOutput
+
+__all__ = ["LanguageModel", "ModelOutput", "from_hf_gpt2", "to_hf_gpt2"]

@@ -24,8 +24,8 @@ MINIMUM_TEMPERATURE = 1e-3
 class KeyValueCache:
     """Keys and values of the positions seen so far, for one layer; empty at first, and grown by `Attention.forward`."""
 
-    k_BHSE: Tensor | None = None  # noqa: N815
-    v_BHSE: Tensor | None = None  # noqa: N815
+    k_BHSE: Tensor | None = None
+    v_BHSE: Tensor | None = None
 
     @property
     def positions(self) -> int:
@@ -70,7 +70,8 @@ class Attention(nn.Module):
         """The temperature in use, (H, context) or (H,), at least MINIMUM_TEMPERATURE; None where there is none (1)."""
         if self.temperature is None:
             return None
-        return self.temperature + (self.temperature.clamp_min(MINIMUM_TEMPERATURE) - self.temperature).detach()
+        # Exactly the clamped value, as x - x is 0, with the gradient of t itself.
+        return self.temperature.detach().clamp_min(MINIMUM_TEMPERATURE) + (self.temperature - self.temperature.detach())
 
     def forward(self, x_BTD: Tensor, cache: KeyValueCache | None = None) -> tuple[Tensor, Tensor]:
         """Attention over x and, with a cache, everything before it.

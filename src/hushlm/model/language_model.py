@@ -33,8 +33,8 @@ class ModelOutput(NamedTuple):
         entropy_nats_LBHT: entropy of every attention row, differentiable; None unless asked for.
     """
 
-    logits_BTV: Tensor  # noqa: N815
-    entropy_nats_LBHT: Tensor | None  # noqa: N815
+    logits_BTV: Tensor
+    entropy_nats_LBHT: Tensor | None
 
 
 class LanguageModel(nn.Module):

@@ -1,0 +1,331 @@
+"""The language model: every architecture of the registry, and what must hold for each."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hushlm.architectures import REGISTRY, Architecture, FeedForward, Norm, Temperature, parse
+from hushlm.config import ModelShape
+from hushlm.entropy.attention import entropy_attention
+from hushlm.model.attention import MINIMUM_TEMPERATURE
+from hushlm.model.language_model import LanguageModel
+
+SHAPE = ModelShape(layers=6, heads=2, width=8, context=12, vocabulary=19)
+every_architecture = pytest.mark.parametrize("architecture", REGISTRY, ids=str)
+
+
+def tokens(seed: int = 0, batch: int = 3, length: int = 12) -> Tensor:
+    return torch.randint(0, SHAPE.vocabulary, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def shaken(architecture: Architecture, dtype: torch.dtype = torch.float32) -> LanguageModel:
+    """A model away from its initial values, where biases are 0 and scalars 1 and mistakes hide."""
+    model = LanguageModel(architecture, SHAPE, seed=1)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model.to(dtype).eval()
+
+
+@every_architecture
+def test_trains_with_finite_gradients_everywhere(architecture: Architecture) -> None:
+    model = LanguageModel(architecture, SHAPE)
+    batch = tokens()
+    output = model(batch, with_entropy=True)
+    assert output.logits_BTV.shape == (3, 12, SHAPE.vocabulary)
+    assert output.entropy_nats_LBHT is not None
+    assert output.entropy_nats_LBHT.shape == (6, 3, 2, 12)
+    loss = functional.cross_entropy(output.logits_BTV[:, :-1].flatten(0, 1), batch[:, 1:].flatten())
+    (loss + output.entropy_nats_LBHT.mean()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool(parameter.grad.isfinite().all()), name
+        # A key bias moves all scores of a row together, which softmax and its relatives do not see.
+        assert float(parameter.grad.abs().max()) > 0 or name.endswith("key.bias"), name
+
+
+@every_architecture
+def test_one_step_of_plain_descent_lowers_the_loss(architecture: Architecture) -> None:
+    model = LanguageModel(architecture, SHAPE)
+    batch = tokens()
+
+    def loss() -> Tensor:
+        return functional.cross_entropy(model(batch).logits_BTV[:, :-1].flatten(0, 1), batch[:, 1:].flatten())
+
+    before = loss()
+    before.backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            assert parameter.grad is not None
+            parameter -= 1e-2 * parameter.grad
+    assert loss().item() < before.item()
+
+
+@every_architecture
+def test_asking_for_entropy_changes_no_logit(architecture: Architecture) -> None:
+    model = shaken(architecture)
+    without = model(tokens())
+    assert without.entropy_nats_LBHT is None
+    assert torch.equal(without.logits_BTV, model(tokens(), with_entropy=True).logits_BTV)
+
+
+@every_architecture
+def test_future_tokens_change_no_past_logit(architecture: Architecture) -> None:
+    model = shaken(architecture)
+    batch = tokens()
+    changed = batch.clone()
+    changed[:, 7:] = (changed[:, 7:] + 1) % SHAPE.vocabulary
+    before, after = (model(x, with_entropy=True) for x in (batch, changed))
+    torch.testing.assert_close(before.logits_BTV[:, :7], after.logits_BTV[:, :7], rtol=0, atol=1e-6)
+    torch.testing.assert_close(before.entropy_nats_LBHT[..., :7], after.entropy_nats_LBHT[..., :7], rtol=0, atol=1e-6)
+    assert not torch.allclose(before.logits_BTV[:, 7:], after.logits_BTV[:, 7:])
+
+
+@every_architecture
+def test_greedy_with_its_cache_equals_reading_everything_again(architecture: Architecture) -> None:
+    model = shaken(architecture, torch.float64).train()
+    answer = model.greedy([3, 1, 4], 9)
+    assert model.training
+    sequence = [3, 1, 4]
+    model.eval()
+    for _ in range(9):
+        sequence.append(int(model(torch.tensor([sequence])).logits_BTV[0, -1].argmax()))
+    assert answer == sequence[3:]
+
+
+@every_architecture
+def test_same_seed_same_weights_and_the_global_random_state_is_untouched(architecture: Architecture) -> None:
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first = LanguageModel(architecture, SHAPE, seed=7).state_dict()
+    assert torch.equal(state, torch.get_rng_state())
+    torch.manual_seed(6)
+    again, other = (LanguageModel(architecture, SHAPE, seed=seed).state_dict() for seed in (7, 8))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["embedding.weight"], other["embedding.weight"])
+
+
+@every_architecture
+def test_regularised_and_plain_are_the_same_graph(architecture: Architecture) -> None:
+    plain, regularised = (
+        LanguageModel(dataclasses.replace(architecture, entropy_regularised=flag), SHAPE, seed=3) for flag in (False, True)
+    )
+    assert str(plain) == str(regularised)
+    assert list(plain.state_dict()) == list(regularised.state_dict())
+    assert torch.equal(plain(tokens()).logits_BTV, regularised(tokens()).logits_BTV)
+
+
+@every_architecture
+def test_holds_the_nonlinear_modules_of_its_name_and_no_others(architecture: Architecture) -> None:
+    model = LanguageModel(architecture, SHAPE)
+    ffns = SHAPE.layers - architecture.removed_ffns
+    attention = "softmax" if architecture.kernel_order is None else f"power_{architecture.kernel_order}"
+    expected = {attention: SHAPE.layers}
+    if architecture.feed_forward in (FeedForward.GELU, FeedForward.RELU):
+        expected["gelu" if architecture.feed_forward is FeedForward.GELU else "relu"] = ffns
+    if architecture.has_layer_norm:
+        expected["layer_norm"] = SHAPE.layers + ffns + 1
+    assert dict(model.count_nonlinear_operations()) == expected
+    assert sum(isinstance(m, nn.LayerNorm) for m in model.modules()) == expected.get("layer_norm", 0)
+
+
+@every_architecture
+def test_parameters_have_the_agreed_names_and_shapes(architecture: Architecture) -> None:
+    D, F, H, T, V = SHAPE.width, SHAPE.ffn_width, SHAPE.heads, SHAPE.context, SHAPE.vocabulary
+    expected = {"embedding.weight": (V, D), "positions.weight": (T, D)}
+    norms = ["final_norm"] if architecture.has_layer_norm else []
+    for i in range(SHAPE.layers):
+        for name in ("query", "key", "value", "output"):
+            expected |= {f"blocks.{i}.attention.{name}.weight": (D, D), f"blocks.{i}.attention.{name}.bias": (D,)}
+        if architecture.temperature is not Temperature.NONE:
+            expected[f"blocks.{i}.attention.temperature"] = (H,) if architecture.temperature is Temperature.PER_HEAD else (H, T)
+        has_ffn = architecture.has_ffn(i, SHAPE.layers)
+        norms += [f"blocks.{i}.norm_attention", f"blocks.{i}.norm_feed_forward"][: 1 + has_ffn] if architecture.has_layer_norm else []
+        if not has_ffn:
+            continue
+        ffn = f"blocks.{i}.feed_forward"
+        if architecture.feed_forward is FeedForward.SCALED_FUSED:
+            expected |= {f"{ffn}.fused.weight": (D, D), f"{ffn}.fused.bias": (D,)}
+        else:
+            expected |= {f"{ffn}.expand.weight": (F, D), f"{ffn}.expand.bias": (F,)}
+            expected |= {f"{ffn}.contract.weight": (D, F), f"{ffn}.contract.bias": (D,)}
+        if architecture.feed_forward.is_scaled:
+            expected |= {f"{ffn}.alpha": (), f"{ffn}.beta": ()}
+    expected |= {f"{norm}.{end}": (D,) for norm in norms for end in ("weight", "bias")}
+    model = LanguageModel(architecture, SHAPE)
+    assert {name: tuple(x.shape) for name, x in model.plain_state().items()} == expected
+    if architecture.norm in (Norm.NONE, Norm.LAYER):
+        assert {name: tuple(x.shape) for name, x in model.state_dict().items()} == expected
+
+
+def plain_forward(state: dict[str, Tensor], architecture: Architecture, batch: Tensor) -> Tensor:
+    """The model once more from its plain weights alone, written from the paper's formulas."""
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        if not architecture.has_layer_norm:
+            return x
+        centred = x - x.mean(-1, keepdim=True)
+        return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * state[f"{name}.weight"] + state[f"{name}.bias"]
+
+    def gelu(u: Tensor) -> Tensor:
+        return 0.5 * u * (1 + torch.tanh(math.sqrt(2 / math.pi) * (u + 0.044715 * u**3)))
+
+    T = batch.shape[1]
+    x = state["embedding.weight"][batch] + state["positions.weight"][:T]
+    for i in range(SHAPE.layers):
+        block = f"blocks.{i}"
+        n = norm(x, f"{block}.norm_attention")
+        q, k, v = (
+            linear(n, f"{block}.attention.{name}").view(*batch.shape, SHAPE.heads, -1).transpose(1, 2) for name in ("query", "key", "value")
+        )
+        t = state.get(f"{block}.attention.temperature", torch.ones(SHAPE.heads, dtype=torch.float64))
+        t = t[:, :T, None] if t.ndim == 2 else t[:, None, None]
+        s = (q @ k.mT / (t * math.sqrt(SHAPE.head_width))).masked_fill(torch.ones(T, T).triu(1).bool(), -math.inf)
+        if architecture.kernel_order is None:
+            p = s.softmax(-1)
+        else:
+            N = 2**architecture.kernel_order
+            w = (1 + (s - s.amax(-1, keepdim=True)) / N).clamp_min(0) ** N
+            p = w / w.sum(-1, keepdim=True)
+        x = x + linear((p @ v).transpose(1, 2).reshape(x.shape), f"{block}.attention.output")
+        ffn = f"{block}.feed_forward"
+        if architecture.has_ffn(i, SHAPE.layers):
+            n = norm(x, f"{block}.norm_feed_forward")
+            if architecture.feed_forward is FeedForward.SCALED_FUSED:
+                y = linear(n, f"{ffn}.fused")
+            else:
+                act = {FeedForward.GELU: gelu, FeedForward.RELU: lambda u: u.clamp_min(0)}.get(architecture.feed_forward, lambda u: u)
+                y = linear(act(linear(n, f"{ffn}.expand")), f"{ffn}.contract")
+            x = state[f"{ffn}.beta"] * x + y / state[f"{ffn}.alpha"] if architecture.feed_forward.is_scaled else x + y
+    return norm(x, "final_norm") @ state["embedding.weight"].T
+
+
+@every_architecture
+def test_plain_state_alone_gives_the_same_function(architecture: Architecture) -> None:
+    model = shaken(architecture, torch.float64).train()
+    state = model.plain_state()
+    assert model.training
+    assert all(x.dtype is torch.float64 and not x.requires_grad for x in state.values())
+    logits_BTV = model.eval()(tokens()).logits_BTV
+    torch.testing.assert_close(plain_forward(state, architecture, tokens()), logits_BTV, rtol=1e-9, atol=1e-9)
+    state["embedding.weight"].zero_()
+    assert torch.equal(model(tokens()).logits_BTV, logits_BTV), "plain_state must hand out copies"
+
+
+def test_fused_ffn_equals_scaled_ffn_with_its_product() -> None:
+    two, one = shaken(parse("SM+ScFFN"), torch.float64), shaken(parse("SM+ScFuFFN"), torch.float64)
+    state = {name: x for name, x in two.state_dict().items() if name in one.state_dict()}
+    for i in range(SHAPE.layers):
+        ffn = two.blocks[i].feed_forward
+        state[f"blocks.{i}.feed_forward.fused.weight"] = ffn.contract.weight @ ffn.expand.weight
+        state[f"blocks.{i}.feed_forward.fused.bias"] = ffn.contract.weight @ ffn.expand.bias + ffn.contract.bias
+    one.load_state_dict(state)
+    torch.testing.assert_close(one(tokens()).logits_BTV, two(tokens()).logits_BTV)
+
+
+@pytest.mark.parametrize("name", ["SM+SNorm(QKVO+FFN)", "SM+WNorm(QKVO+FFN)"])
+def test_static_norm_acts_on_the_named_layers(name: str) -> None:
+    model = shaken(parse(name))
+    model.train()
+    for _ in range(200):
+        model(tokens())  # power iterations
+    state = model.plain_state()
+    for layer in ("attention.query", "attention.output", "feed_forward.expand", "feed_forward.contract"):
+        weight = state[f"blocks.0.{layer}.weight"]
+        module = model.get_submodule(f"blocks.0.{layer}")
+        if "SNorm" in name:
+            assert float(torch.linalg.matrix_norm(weight, 2)) == pytest.approx(1, abs=1e-3)
+        else:
+            gain = module.parametrizations.weight.original0
+            torch.testing.assert_close(weight.norm(dim=1), gain.abs().flatten().double(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("layers", ["QK", "FFN", "QK+FFN", "QKV+FFN", "QKVO+FFN"])
+def test_static_norm_leaves_the_other_layers_alone(layers: str) -> None:
+    model = LanguageModel(parse(f"SM+WNorm({layers})"), SHAPE)
+    parametrised = {
+        name.removeprefix("blocks.0.") for name, m in model.named_modules() if hasattr(m, "parametrizations") and "s.0." in name
+    }
+    letters = {"Q": "query", "K": "key", "V": "value", "O": "output"}
+    expected = {f"attention.{letters[c]}" for c in layers.split("+")[0] if layers != "FFN"}
+    expected |= {"feed_forward.expand", "feed_forward.contract"} if "FFN" in layers else set()
+    assert parametrised == expected
+
+
+def test_weight_norm_starts_as_the_plain_model() -> None:
+    plain, normed = (LanguageModel(parse(name), SHAPE, seed=4) for name in ("SM", "SM+WNorm(QKVO+FFN)"))
+    torch.testing.assert_close(plain(tokens()).logits_BTV, normed(tokens()).logits_BTV, rtol=1e-5, atol=1e-6)
+
+
+def test_temperature_sharpens_and_comes_back_from_below_its_floor() -> None:
+    model = LanguageModel(parse("SM(th)+ScFuFFN"), SHAPE, initial_temperature=0.5)
+    temperature = model.blocks[0].attention.temperature
+    assert torch.equal(temperature, torch.full((2,), 0.5))
+    with torch.no_grad():
+        temperature.copy_(torch.tensor([-0.3, -1e6]))
+    in_use = model.plain_state()["blocks.0.attention.temperature"]
+    torch.testing.assert_close(in_use.float(), torch.full((2,), MINIMUM_TEMPERATURE), rtol=0, atol=0)
+    output = model(tokens(), with_entropy=True)
+    assert bool(output.logits_BTV.isfinite().all())
+    output.entropy_nats_LBHT[0].mean().backward()
+    assert bool((temperature.grad > 0).all()), "more temperature is more entropy, and the floor must not hide it"
+
+
+def test_entropies_are_those_of_the_models_own_attention() -> None:
+    model = shaken(parse("SM(t)+ScFuFFN"), torch.float64)
+    x = model.embedding(tokens()) + model.positions.weight
+    attention = model.blocks[0].attention
+    q, k, v = (f(x).unflatten(-1, (2, 4)).transpose(1, 2) for f in (attention.query, attention.key, attention.value))
+    _, expected = entropy_attention(q, k, v, temperature=attention.temperature, kernel="reference")
+    torch.testing.assert_close(model(tokens(), with_entropy=True).entropy_nats_LBHT[0], expected)
+
+
+def test_initial_spread_follows_the_table() -> None:
+    shape = ModelShape(layers=3, heads=4, width=192, context=64, vocabulary=500)
+    s = 0.02 * 2.0  # sqrt(768 / 192) = 2
+    for name in ("SM+LN+G", "SM(t)+ScFuFFN"):
+        for key, x in LanguageModel(parse(name), shape, initial_temperature=0.3).state_dict().items():
+            if key.endswith("bias"):
+                assert float(x.abs().max()) == 0
+            elif key.endswith(("output.weight", "contract.weight", "fused.weight")):
+                assert float(x.std()) == pytest.approx(s / math.sqrt(6), rel=0.03)
+            elif x.ndim == 2 and "temperature" not in key:
+                assert float(x.std()) == pytest.approx(s, rel=0.03)
+            else:
+                assert float(x.min()) == float(x.max()) == pytest.approx(0.3 if "temperature" in key else 1.0)
+
+
+def test_shorter_sequences_and_bfloat16_run() -> None:
+    model = shaken(parse("SM(t)+ScFuFFN"))
+    torch.testing.assert_close(model(tokens()[:, :5]).logits_BTV, model(tokens()).logits_BTV[:, :5], rtol=1e-4, atol=1e-5)
+    logits_BTV = model.to(torch.bfloat16)(tokens()).logits_BTV
+    assert logits_BTV.dtype is torch.bfloat16
+    assert bool(logits_BTV.isfinite().all())
+
+
+def test_mistakes_are_told_in_a_sentence() -> None:
+    model = LanguageModel(parse("SM"), SHAPE)
+    with pytest.raises(ValueError, match="1 to 12"):
+        model(torch.zeros(1, 13, dtype=torch.long))
+    with pytest.raises(ValueError, match="1 to 12"):
+        model(torch.zeros(1, 0, dtype=torch.long))
+    with pytest.raises(ValueError, match="context of 12"):
+        model.greedy([1] * 10, 3)
+    with pytest.raises(ValueError, match="at least one prompt token"):
+        model.greedy([], 3)
+    with pytest.raises(ValueError, match="outside 0 to 18"):
+        model.greedy([19], 3)
+    with pytest.raises(ValueError, match="only 6 layers"):
+        LanguageModel(parse("SM+ScFuFFN(7 deepest FFNs removed)"), SHAPE)
+    with pytest.raises(ValueError, match="positive"):
+        LanguageModel(parse("SM(t)+ScFuFFN"), SHAPE, initial_temperature=0)
