@@ -1,0 +1,85 @@
+"""`hushlm architectures`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from hushlm.architectures import REGISTRY, Architecture, FeedForward, Norm, Temperature
+from hushlm.config import ModelShape
+from hushlm.cost.counts import nonlinear_operations
+from hushlm.report.table import Column, Table, print_json, print_table
+
+__all__ = ["architectures", "describe"]
+
+
+def architectures(
+    shape: ModelShape = ModelShape(layers=12, heads=12, width=768, context=128, vocabulary=50_257), json: bool = False
+) -> None:
+    """List the architectures: name, nonlinear operations, and what each one is.
+
+    A name lists exactly the nonlinearities that a model keeps. Names that are not listed parse too where the notation has a
+    meaning for them, for example "SM1(th)+LN+R".
+
+    Args:
+        shape: sizes at which nonlinear operations are counted; GPT-2 small by default.
+        json: print one JSON document instead of the table.
+    """
+    rows = [
+        {
+            "name": str(architecture),
+            "nonlinear_operations": [asdict(operation) for operation in nonlinear_operations(architecture, shape)],
+            "description": describe(architecture),
+        }
+        for architecture in REGISTRY
+        if architecture.removed_ffns <= shape.layers
+    ]
+    if json:
+        print_json({"shape": asdict(shape), "architectures": rows})
+        return
+    columns = (
+        Column("name", "architecture"),
+        Column("nonlinear_operations", "nonlinear operations", lambda operations: "\n".join(map(_operation, operations))),
+        Column("description", "what it is"),
+    )
+    sizes = f"L={shape.layers} H={shape.heads} D={shape.width} T={shape.context}"
+    print_table(Table(f"Architectures, nonlinear operations at {sizes}", columns, rows))
+
+
+def describe(architecture: Architecture) -> str:
+    """An architecture in words."""
+    parts = [f"kernel (1 + z/{2**architecture.kernel_order})^{2**architecture.kernel_order}" if architecture.kernel_order else "softmax"]
+    match architecture.temperature:
+        case Temperature.PER_HEAD:
+            parts.append("a learned temperature per head")
+        case Temperature.PER_HEAD_AND_POSITION:
+            parts.append("a learned temperature per head and position")
+        case Temperature.NONE:
+            pass
+    match architecture.norm:
+        case Norm.LAYER:
+            parts.append("LayerNorm before each half of a block")
+        case Norm.WEIGHT:
+            parts.append(f"weight normalisation of {architecture.norm_layers}")
+        case Norm.SPECTRAL:
+            parts.append(f"spectral normalisation of {architecture.norm_layers}")
+        case Norm.NONE:
+            pass
+    parts.append(_FEED_FORWARD[architecture.feed_forward])
+    if architecture.removed_ffns:
+        parts.append(f"the {architecture.removed_ffns} deepest FFNs left out")
+    if architecture.entropy_regularised:
+        parts.append("trained with the entropy regulariser")
+    return ", ".join(parts)
+
+
+_FEED_FORWARD = {
+    FeedForward.GELU: "GELU FFN",
+    FeedForward.RELU: "ReLU FFN",
+    FeedForward.IDENTITY: "linear FFN",
+    FeedForward.SCALED: "scaled linear FFN",
+    FeedForward.SCALED_FUSED: "scaled linear FFN fused into one matrix",
+}
+
+
+def _operation(operation: dict[str, int | str]) -> str:
+    return "{name}: {count} x R^{rows}x{columns}".format_map(operation)

@@ -1,0 +1,121 @@
+"""Options of a command from its function's signature and docstring, with jsonargparse.
+
+A parameter without a default is positional; a `bool` that is False by default is a flag; a dataclass gives dotted options.
+`--config x.yaml` sets any of them, later options override it. Dashes and underscores in names mean the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, get_type_hints
+
+from docstring_parser import parse as parse_docstring
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+__all__ = ["build_parser", "parse_options"]
+
+
+class _Formatter(DefaultHelpFormatter):
+    """Keeps the paragraphs of a docstring."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(super(_Formatter, self)._fill_text(part, width, indent) for part in text.split("\n\n"))
+
+
+class _Parser(ArgumentParser):
+    """Raises ValueError with one sentence where argparse would print its usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        raise ValueError(_sentence(message, self)) from ex
+
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
+        # jsonargparse shows classes by their repr.
+        return re.sub(r"<class\s+'([\w.]+)'>", lambda match: match[1].rpartition(".")[2].lower(), super().format_help(formatter))
+
+
+def build_parser(name: str, function: Callable[..., Any]) -> ArgumentParser:
+    """The parser of a command.
+
+    Args:
+        name: of the command.
+        function: its parameters become options, its docstring the help.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    positional = [parameter.name.upper() for parameter in parameters if parameter.default is inspect.Parameter.empty]
+    described = parse_docstring(inspect.getdoc(function) or "")
+    parser = _Parser(
+        prog=f"hushlm {name}",
+        usage=" ".join(["hushlm", name, *positional, "[options]"]),
+        description="\n\n".join(filter(None, (described.short_description, described.long_description))),
+        formatter_class=_Formatter,
+        exit_on_error=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
+    types = get_type_hints(function)
+    flags = {parameter.name for parameter in parameters if types.get(parameter.name) is bool and parameter.default is False}
+    helps = {parameter.arg_name: parameter.description for parameter in described.params}
+    parser.add_function_arguments(function, as_group=False, as_positional=True, skip=set(flags))
+    for parameter in parameters:
+        if parameter.name in flags:
+            parser.add_argument(f"--{parameter.name}", action="store_true", help=helps.get(parameter.name))
+    return parser
+
+
+def parse_options(name: str, function: Callable[..., Any], words: Sequence[str]) -> dict[str, Any]:
+    """Keyword arguments for a command's function.
+
+    Raises:
+        ValueError: one sentence, for an unknown option, a value of the wrong type, or an unreadable configuration file.
+        SystemExit: with 0, after `--help`.
+    """
+    parser = build_parser(name, function)
+    try:
+        values = parser.instantiate(parser.parse_args([_underscored(word) for word in words]))
+    except argparse.ArgumentError as error:
+        raise ValueError(_sentence(str(error), parser)) from error
+    names = inspect.signature(function).parameters
+    return {key: value for key, value in vars(values).items() if key in names}
+
+
+def _underscored(word: str) -> str:
+    """`--new-tokens=1` as `--new_tokens=1`; values are left alone."""
+    if not word.startswith("--"):
+        return word
+    option, equals, value = word[2:].partition("=")
+    return "--" + option.replace("-", "_") + equals + value
+
+
+def _sentence(message: str, parser: ArgumentParser) -> str:
+    """argparse's and jsonargparse's messages as one sentence each."""
+    text = re.sub(r"\s+", " ", message).strip()
+    command = parser.prog.removeprefix("hushlm ")
+    if found := re.match(r"unrecognized arguments: (.*)", text, re.IGNORECASE):
+        word = found[1].split()[0]
+        known = [option for action in parser._actions for option in action.option_strings]
+        near = difflib.get_close_matches(word.partition("=")[0], known, n=2)
+        if word.startswith("-"):
+            hint = f"did you mean {' or '.join(near)}?" if near else f"`{parser.prog} --help` lists the options."
+            return f"{command} has no option {word}: {hint}"
+        return f"{command} does not know what to do with {word!r}: `{parser.prog} --help` shows its arguments."
+    if found := re.match(r"the following arguments are required: (.*)", text):
+        return f"{command} needs {found[1].upper()}: `{parser.prog} --help` shows its arguments."
+    if found := re.match(r"argument (-\S+): expected (.*)", text):
+        return f"{found[1]} needs {found[2].replace('argument', 'value')}."
+    if found := re.search(r'Parser key "([\w.]+)":? (.*)', text):
+        return f"{_option(found[1], parser)}: {_plain(found[2])}"
+    return _plain(text)
+
+
+def _option(key: str, parser: ArgumentParser) -> str:
+    known = {option for action in parser._actions for option in action.option_strings}
+    return f"--{key}" if f"--{key}" in known else key.upper()
+
+
+def _plain(text: str) -> str:
+    text = re.sub(r"<class '([\w.]+)'>", lambda match: match[1].rpartition(".")[2].lower(), text)
+    text = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", text)
+    return re.sub(r"Expected an? (.*?)\. Got value: (.*)", r"expected \1, got \2", text)

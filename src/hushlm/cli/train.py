@@ -1,0 +1,165 @@
+"""`hushlm train`."""
+
+from __future__ import annotations
+
+import json as json_format
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+
+from hushlm.config import DataConfig, EntropyConfig, ModelShape, RunConfig, TrainingConfig
+
+if TYPE_CHECKING:
+    from hushlm.training import StepRecord, TrainingResult
+
+__all__ = ["run_file", "train"]
+
+EVENT_EVERY_SECONDS = 0.2
+
+
+def train(
+    architecture: str = RunConfig.architecture,
+    shape: ModelShape = ModelShape(),
+    data: DataConfig = DataConfig(),
+    training: TrainingConfig = TrainingConfig(),
+    entropy: EntropyConfig = EntropyConfig(),
+    output: Path = RunConfig.output,
+    resume_from: Path | None = None,
+    checkpoint_every: int | None = None,
+    progress: Literal["auto", "json", "none"] = "auto",
+    json: bool = False,
+) -> int:
+    """Train an architecture from scratch and write a checkpoint.
+
+    The resolved settings are saved in the checkpoint (config.json) and beside it (OUTPUT.run.yaml), ready for `--config`. A run
+    that diverges is stopped before the update that would spoil the weights; the exit code is then 1.
+
+    Args:
+        architecture: a name, see `hushlm architectures`.
+        shape: sizes of the model
+        data: corpus and tokenizer
+        training: optimisation
+        entropy: entropy regulariser (used by EReg architectures) and temperature
+        output: folder of the checkpoint; an earlier checkpoint there is replaced.
+        resume_from: a checkpoint of the same run to go on from.
+        checkpoint_every: updates between checkpoints on the way; only the final one by default.
+        progress: "auto" (bars on a terminal, lines elsewhere), "json" (one event a line on standard output), or "none".
+        json: print the result as one JSON document.
+    """
+    from hushlm.data import open_token_store
+    from hushlm.files import check_replaceable, write_atomic
+    from hushlm.training import Divergence
+    from hushlm.training import train as run_training
+
+    config = RunConfig(architecture=architecture, shape=shape, data=data, training=training, entropy=entropy, output=output)
+    check_replaceable(output)
+    store = open_token_store(data)
+    values = config.to_dict()
+    values["shape"]["vocabulary"] = store.vocabulary
+    write_atomic(run_file(output), yaml.safe_dump(values, sort_keys=False))
+    reporter = _Reporter(str(config.parsed_architecture), training.steps, progress)
+    try:
+        with reporter:
+            result = run_training(config, store, on_step=reporter.step, resume_from=resume_from, checkpoint_every=checkpoint_every)
+    except Divergence as divergence:
+        event = {"event": "diverged", "step": divergence.step, "layers": list(divergence.layers), "reason": divergence.reason}
+        if progress == "json":
+            _emit(event)
+        elif json:
+            _print_json(event)
+        print(f"hushlm: {divergence.reason}", file=sys.stderr)
+        return 1
+    summary = _summary(result)
+    if progress == "json":
+        _emit({"event": "done", **summary})
+    elif json:
+        _print_json(summary)
+    else:
+        _print_summary(summary)
+    return 0
+
+
+def run_file(output: Path) -> Path:
+    """Where the resolved settings of a run lie: beside its checkpoint, whose own files are sealed by a manifest."""
+    return output.with_name(f"{output.name}.run.yaml")
+
+
+class _Reporter:
+    """Tells a reader, or another program, how far a run is."""
+
+    def __init__(self, name: str, steps: int, kind: Literal["auto", "json", "none"]) -> None:
+        from hushlm.report.progress import RunsProgress
+
+        self._name, self._kind = name, kind
+        self._bars = RunsProgress({name: steps}) if kind == "auto" else None
+        self._perplexity: float | None = None
+        self._last = -math.inf
+        self.step: Callable[[StepRecord], None] | None = None if kind == "none" else self._step
+
+    def __enter__(self) -> _Reporter:
+        if self._bars is not None:
+            self._bars.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._bars is not None:
+            self._bars.__exit__(*error)
+
+    def _step(self, record: StepRecord) -> None:
+        validated = record.row is not None and "validation_perplexity" in record.row
+        if record.row is not None and validated:
+            self._perplexity = record.row["validation_perplexity"]
+        if not validated and time.monotonic() - self._last < EVENT_EVERY_SECONDS:
+            return
+        self._last = time.monotonic()
+        if self._bars is not None:
+            seen = f", validation perplexity {self._perplexity:.2f}" if self._perplexity is not None else ""
+            self._bars.update(self._name, record.step, f"loss {record.loss:.3f}{seen}")
+        else:
+            _emit({"event": "step", "step": record.step, "steps": record.steps, "loss": record.loss, "perplexity": self._perplexity})
+
+
+def _summary(result: TrainingResult) -> dict[str, Any]:
+    return {
+        "architecture": result.config.architecture,
+        "parameters": sum(parameter.numel() for parameter in result.model.parameters()),
+        "steps": result.config.training.steps,
+        "seed": result.config.training.seed,
+        "validation_loss_nats": result.evaluation.loss_nats,
+        "validation_perplexity": result.evaluation.perplexity if math.isfinite(result.evaluation.perplexity) else None,
+        "seconds": result.seconds,
+        "cpu_seconds": result.cpu_seconds,
+        "checkpoint": str(result.folder),
+        "settings": str(run_file(result.folder)),
+    }
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    from hushlm.report.table import Column, Table, print_table
+
+    columns = (
+        Column("architecture", "architecture"),
+        Column("parameters", "parameters", ",", "right"),
+        Column("steps", "steps", ",", "right"),
+        Column("validation_loss_nats", "validation loss (nats)", ".4f", "right"),
+        Column("validation_perplexity", "perplexity", ".3f", "right"),
+        Column("seconds", "seconds", ".0f", "right"),
+        Column("checkpoint", "checkpoint"),
+    )
+    note = f"Look into it: hushlm entropy {summary['checkpoint']}"
+    print_table(Table(f"Trained, seed {summary['seed']}", columns, [summary], note))
+
+
+def _emit(event: dict[str, Any]) -> None:
+    print(json_format.dumps(event), flush=True)
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    from hushlm.report.table import print_json
+
+    print_json(document)

@@ -1,0 +1,123 @@
+"""Progress of one or several training runs: rate and time left, as bars on a terminal and as lines in a file.
+
+Written to standard error, so that standard output holds results only.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+__all__ = ["RunsProgress"]
+
+LINE_EVERY_SECONDS = 15.0
+"""Without a terminal, a line a run at most this often."""
+
+ALL = "all runs"
+
+
+class RunsProgress:
+    """Progress of named runs. A context manager; several runs may go on at once.
+
+    Args:
+        steps: length of each run; more than one run gets a line for all of them together.
+        bars: draw bars; by default if standard error is a terminal.
+    """
+
+    def __init__(self, steps: Mapping[str, int], *, bars: bool | None = None) -> None:
+        self._steps = dict(steps)
+        self._done = dict.fromkeys(steps, 0)
+        self._ended: set[str] = set()
+        self._started: dict[str, float] = {}
+        self._last_line: dict[str, float] = {}
+        self._begin = time.monotonic()
+        self._bars = sys.stderr.isatty() if bars is None else bars
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True, highlight=False),
+            disable=not self._bars,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> RunsProgress:
+        self._progress.start()
+        for name, steps in self._steps.items():
+            self._tasks[name] = self._progress.add_task(name, total=steps, start=False, note="waiting")
+        if len(self._steps) > 1:
+            self._tasks[ALL] = self._progress.add_task(ALL, total=sum(self._steps.values()), note="")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.stop()
+
+    def start(self, name: str) -> None:
+        """A run begins; its clock runs from here."""
+        self._started[name] = self._last_line[name] = time.monotonic()
+        self._progress.start_task(self._tasks[name])
+        self._progress.update(self._tasks[name], note="starting")
+
+    def update(self, name: str, step: int, note: str) -> None:
+        """A run has done `step` steps.
+
+        Args:
+            note: what to show beside the bar, e.g. the loss.
+        """
+        if name not in self._started:
+            self.start(name)
+        self._done[name] = step
+        rate = step / max(time.monotonic() - self._started[name], 1e-9)
+        note = f"{note}, {rate:.1f} steps/s"
+        self._progress.update(self._tasks[name], completed=step, note=note)
+        self._update_all()
+        if not self._bars and time.monotonic() - self._last_line[name] >= LINE_EVERY_SECONDS:
+            self._last_line[name] = time.monotonic()
+            left = (self._steps[name] - step) / max(rate, 1e-9)
+            self._line(f"{name}: {step}/{self._steps[name]}, {note}, {_clock(left)} left{self._left_for_all()}")
+
+    def end(self, name: str, note: str) -> None:
+        """A run ended, perhaps before its last step.
+
+        Args:
+            note: its result.
+        """
+        self._ended.add(name)
+        if self._bars:
+            self._progress.update(self._tasks[name], total=self._done[name] or 1, completed=self._done[name] or 1, note=note)
+            self._update_all()
+        else:
+            self._line(f"{name}: {note}")
+
+    def _totals(self) -> tuple[int, int]:
+        """Steps done and to be done, of all runs; of an ended run, what it did."""
+        return sum(self._done.values()), sum(self._done[n] if n in self._ended else s for n, s in self._steps.items())
+
+    def _update_all(self) -> None:
+        if ALL in self._tasks:
+            done, total = self._totals()
+            self._progress.update(self._tasks[ALL], completed=done, total=total)
+
+    def _left_for_all(self) -> str:
+        if len(self._steps) == 1:
+            return ""
+        done, total = self._totals()
+        left = (total - done) * (time.monotonic() - self._begin) / max(done, 1)
+        return f" (all runs: {_clock(left)})"
+
+    @staticmethod
+    def _line(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
