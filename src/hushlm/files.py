@@ -105,7 +105,7 @@ def current_folder(folder: Path) -> Path:
 
     Only reads, so that a reader never disturbs a writer.
     """
-    aside = _aside(folder)
+    aside = _aside(folder.absolute())
     return aside if not folder.exists() and aside.is_dir() else folder
 
 

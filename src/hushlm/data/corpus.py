@@ -13,8 +13,11 @@ from hushlm.config import DataConfig
 
 __all__ = ["Corpus", "Document", "open_corpus"]
 
-_STDLIB_LEFT_OUT = {"test", "tests", "idle_test", "lib2to3", "site-packages", "dist-packages", "__pycache__"}
-"""Tests teach little, lib2to3 is half test data, the packages belong to the user."""
+_STDLIB_LEFT_OUT = {
+    *("test", "tests", "idle_test", "lib2to3", "__pycache__"),
+    *("site-packages", "dist-packages"),  # the user's
+    *("pydoc_data", "encodings"),  # generated: one file of documentation larger than a whole split, and a hundred near-equal tables
+}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,36 @@
+"""Training: the loop with its entropy watch, schedules, checkpoints and evaluation."""
+
+from hushlm.training.checkpoint import Checkpoint, TrainingState, build_model, load_checkpoint, load_training_state, save_checkpoint
+from hushlm.training.evaluation import Evaluation, evaluate
+from hushlm.training.loop import StepRecord, TrainingResult, train
+from hushlm.training.optimiser import (
+    learning_rate,
+    make_optimiser,
+    optimiser_tensors,
+    regulariser_weight,
+    restore_optimiser,
+    weight_decays,
+)
+from hushlm.training.watch import Divergence, EntropyWatch
+
+__all__ = [
+    "Checkpoint",
+    "Divergence",
+    "EntropyWatch",
+    "Evaluation",
+    "StepRecord",
+    "TrainingResult",
+    "TrainingState",
+    "build_model",
+    "evaluate",
+    "learning_rate",
+    "load_checkpoint",
+    "load_training_state",
+    "make_optimiser",
+    "optimiser_tensors",
+    "regulariser_weight",
+    "restore_optimiser",
+    "save_checkpoint",
+    "train",
+    "weight_decays",
+]

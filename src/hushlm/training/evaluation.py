@@ -1,0 +1,67 @@
+"""Perplexity and mean head entropies on held-out text.
+
+Legend: B batch, T tokens, H heads, L layers, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from hushlm.data import Tokens, fixed_batches
+from hushlm.model import LanguageModel
+
+__all__ = ["Evaluation", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model does on held-out windows.
+
+    Attributes:
+        loss_nats: mean cross-entropy a token.
+        perplexity: exp(loss_nats), per token (with the bytes tokenizer: per byte); inf where that overflows.
+        head_entropy_nats_LH: mean row entropy of every head over all rows, float64.
+        tokens: targets predicted.
+    """
+
+    loss_nats: float
+    perplexity: float
+    head_entropy_nats_LH: torch.Tensor
+    tokens: int
+
+
+def evaluate(model: LanguageModel, tokens: Tokens, batch: int, context: int, batches: int) -> Evaluation:
+    """Evaluate on the same evenly spaced windows every time (`fixed_batches`); the model's mode and weights stay as they were.
+
+    Args:
+        model: any mode.
+        tokens: token ids of a split, one dimension.
+        batch: B.
+        context: T, at most the model's.
+        batches: how many, at most.
+
+    Raises:
+        ValueError: if the split is shorter than one window.
+    """
+    training = model.training
+    model.eval()
+    loss_sum, count = 0.0, 0
+    entropy_sum_LH: torch.Tensor | None = None
+    try:
+        with torch.inference_mode():
+            for window_BT in fixed_batches(tokens, batch, context, batches):
+                output = model(window_BT[:, :-1], with_entropy=True)
+                targets = window_BT[:, 1:].reshape(-1)
+                loss_sum += F.cross_entropy(output.logits_BTV.flatten(0, 1), targets, reduction="sum").item()
+                count += targets.numel()
+                sum_LH = output.entropy_nats_LBHT.double().sum(dim=(1, 3))
+                entropy_sum_LH = sum_LH if entropy_sum_LH is None else entropy_sum_LH + sum_LH
+    finally:
+        model.train(training)
+    assert entropy_sum_LH is not None  # fixed_batches yields at least one window
+    loss = loss_sum / count
+    return Evaluation(loss, math.exp(loss) if loss < 700 else math.inf, (entropy_sum_LH / count).clone(), count)

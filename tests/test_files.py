@@ -1,0 +1,223 @@
+"""Folders are whole or absent, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hushlm.files import check_replaceable, current_folder, new_folder, verify_manifest, write_atomic, write_manifest
+
+
+def write_version(folder: Path, version: int) -> None:
+    with new_folder(folder, replace=True) as temporary:
+        for name in ("a.txt", "state/b.txt"):
+            write_atomic(temporary / name, f"version {version}\n" * 50)
+
+
+def version_of(folder: Path) -> int:
+    """Verified, and of one version throughout."""
+    folder = current_folder(folder)
+    verify_manifest(folder)
+    words = {(folder / name).read_text() for name in ("a.txt", "state/b.txt")}
+    assert len(words) == 1
+    return int(words.pop().split()[1])
+
+
+def test_write_atomic_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file"
+    write_atomic(path, "one")
+    write_atomic(path, b"\xfftwo")
+    assert path.read_bytes() == b"\xfftwo"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_write_atomic_that_fails_keeps_the_old(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomic(path, "\ud800")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_manifest_round_trip(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "a", b"123")
+    write_atomic(tmp_path / "inner" / "b", b"")
+    manifest = write_manifest(tmp_path)
+    assert verify_manifest(tmp_path) == manifest
+    assert list(manifest["files"]) == ["a", "inner/b"]
+    assert manifest["files"]["a"] == {"sha256": "a665a45920422f9d417e4867efdc4fb8a04a1f3fff1fa07e998e86f7f7a27ae3", "bytes": 3}
+
+
+def flip(folder: Path) -> None:
+    data = bytearray((folder / "a.txt").read_bytes())
+    data[7] ^= 1
+    (folder / "a.txt").write_bytes(data)
+
+
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated": (lambda f: os.truncate(f / "a.txt", 10), "damaged"),
+    "flipped bit": (flip, "damaged"),
+    "removed": (lambda f: (f / "state/b.txt").unlink(), "state/b.txt is missing"),
+    "added": (lambda f: (f / "state/extra").write_text("x"), "state/extra"),
+    "renamed": (lambda f: (f / "a.txt").rename(f / "c.txt"), "a.txt is missing"),
+    "link": (lambda f: (f / "link").symlink_to(f / "a.txt"), "not a plain file"),
+    "no manifest": (lambda f: (f / "manifest.json").unlink(), "no manifest.json"),
+    "torn manifest": (lambda f: os.truncate(f / "manifest.json", 40), "damaged"),
+    "foreign manifest": (lambda f: (f / "manifest.json").write_text("[1, 2]"), "damaged"),
+    "manifest of another shape": (lambda f: (f / "manifest.json").write_text('{"format": 1, "files": {"a.txt": 3}}'), "damaged"),
+    "newer manifest": (lambda f: (f / "manifest.json").write_text('{"format": 2, "files": {}}'), "format 2"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_fault_is_refused_with_one_sentence(tmp_path: Path, fault: str) -> None:
+    folder = tmp_path / "folder"
+    write_version(folder, 1)
+    assert version_of(folder) == 1
+    inject, words = FAULTS[fault]
+    inject(folder)
+    with pytest.raises(ValueError, match=words) as caught:
+        verify_manifest(folder)
+    assert str(caught.value).endswith(".")
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no folder"):
+        verify_manifest(tmp_path / "nowhere")
+
+
+def test_relative_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_version(tmp_path / "folder", 1)
+    monkeypatch.chdir(tmp_path / "folder")
+    assert version_of(Path()) == 1
+    monkeypatch.chdir(tmp_path)
+    write_version(Path("folder"), 2)
+    assert version_of(Path("folder")) == 2
+
+
+def test_foreign_folder_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    (tmp_path / "file").write_text("x")
+    for name in ("mine", "file"):
+        with pytest.raises(ValueError, match="choose another"):
+            check_replaceable(tmp_path / name)
+        with pytest.raises(ValueError, match="choose another"):
+            write_version(tmp_path / name, 1)
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
+
+
+def test_empty_and_own_folders_are_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write_version(folder, 1)
+    write_version(folder, 2)
+    assert version_of(folder) == 2
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_error_while_building_keeps_the_old(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    write_version(folder, 1)
+
+    def build_half() -> None:
+        with new_folder(folder, replace=True) as temporary:
+            write_atomic(temporary / "a.txt", "half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        build_half()
+    assert version_of(folder) == 1
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_without_replace_the_first_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    with new_folder(folder, replace=False) as temporary:
+        write_atomic(temporary / "a", "second, but late")
+        with_other_process = tmp_path / "made by another process"
+        write_version(with_other_process, 1)
+        with_other_process.rename(folder)
+    assert version_of(folder) == 1
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+CRASH = """
+import os, signal, sys
+from pathlib import Path
+from hushlm.files import new_folder, write_atomic
+folder, last = Path(sys.argv[1]), int(sys.argv[2])
+events = 0
+def hook(event, _):
+    global events
+    if event in ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir"):
+        events += 1
+        if events == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(hook)
+with new_folder(folder, replace=True) as temporary:
+    for name in ("a.txt", "state/b.txt"):
+        write_atomic(temporary / name, "version 2\\n" * 50)
+"""
+
+
+@pytest.mark.slow
+def test_kill_before_every_file_operation(tmp_path: Path) -> None:
+    """Before each open, rename, unlink, rmdir and mkdir of a save in turn: the old or the new folder, always whole, and new at the end."""
+    seen = []
+    for last in range(1, 200):
+        folder = tmp_path / str(last) / "folder"
+        write_version(folder, 1)
+        done = subprocess.run([sys.executable, "-c", CRASH, str(folder), str(last)], check=False)
+        seen.append(version_of(folder))
+        assert done.returncode in (0, -signal.SIGKILL)
+        write_version(folder, 3)  # and the next save goes through, clearing what is left
+        assert version_of(folder) == 3
+        assert list(folder.parent.iterdir()) == [folder]
+        if done.returncode == 0:
+            break
+    assert done.returncode == 0
+    assert seen == sorted(seen)
+    assert seen.count(1) > 10
+    assert seen.count(2) > 3
+
+
+LOOP = """
+import sys
+from pathlib import Path
+from hushlm.files import new_folder, write_atomic
+version = 2
+print("ready", flush=True)
+while True:
+    with new_folder(Path(sys.argv[1]), replace=True) as temporary:
+        for name in ("a.txt", "state/b.txt"):
+            write_atomic(temporary / name, f"version {version}\\n" * 50)
+    version += 1
+"""
+
+
+@pytest.mark.slow
+def test_kill_at_random_moments(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    write_version(folder, 1)
+    for trial in range(20):
+        with subprocess.Popen([sys.executable, "-c", LOOP, str(folder)], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(0.005 + 0.0037 * trial)
+            process.kill()
+        assert version_of(folder) >= 1
+    write_version(folder, 1000)
+    assert version_of(folder) == 1000
+    assert json.loads((folder / "manifest.json").read_text())["format"] == 1
+    assert list(tmp_path.iterdir()) == [folder]
