@@ -13,7 +13,7 @@ from torch.nn import functional
 from hushlm.architectures import REGISTRY, Architecture, FeedForward, Norm, Temperature, parse
 from hushlm.config import ModelShape
 from hushlm.entropy.attention import entropy_attention
-from hushlm.model.attention import MINIMUM_TEMPERATURE
+from hushlm.model.attention import MINIMUM_TEMPERATURE, KeyValueCache
 from hushlm.model.language_model import LanguageModel
 
 SHAPE = ModelShape(layers=6, heads=2, width=8, context=12, vocabulary=19)
@@ -98,6 +98,18 @@ def test_greedy_with_its_cache_equals_reading_everything_again(architecture: Arc
     for _ in range(9):
         sequence.append(int(model(torch.tensor([sequence])).logits_BTV[0, -1].argmax()))
     assert answer == sequence[3:]
+
+
+@every_architecture
+def test_reading_in_pieces_equals_reading_at_once(architecture: Architecture) -> None:
+    model = shaken(architecture, torch.float64)
+    whole = model(tokens(), with_entropy=True)
+    caches = [KeyValueCache() for _ in range(SHAPE.layers)]
+    pieces = [model(piece, with_entropy=True, caches=caches) for piece in tokens().split([5, 1, 6], dim=1)]
+    torch.testing.assert_close(torch.cat([piece.logits_BTV for piece in pieces], dim=1), whole.logits_BTV)
+    torch.testing.assert_close(torch.cat([piece.entropy_nats_LBHT for piece in pieces], dim=3), whole.entropy_nats_LBHT)
+    with pytest.raises(ValueError, match="after 12 tokens"):
+        model(tokens()[:, :1], caches=caches)
 
 
 @every_architecture
