@@ -8,6 +8,7 @@ Legend: rows = query tokens computed in this pass, keys = tokens attended to (ro
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,6 +35,7 @@ __all__ = [
     "decode_plan",
     "prefill_plan",
     "row_blocks",
+    "rows_per_product",
 ]
 
 
@@ -48,7 +50,6 @@ class Rewrites:
         causal_blocks: row blocks of the lower triangle for the row maximum and the exponential; 1 computes the whole square.
         divide_late: normalise after the product with V (T x E products a head instead of T x T).
         fold_affine: LayerNorm's gain and bias folded into the next linear map.
-        column_chunk: columns of a server-private matrix in one product; bounds the server's memory while it is encoded.
         one_product_decode: all heads of a single row share one product, against a block-diagonal query.
         exponential: "built-in" (the engine's, with cheap squarings) or "written-out" (repeated x * x, as its examples do).
         gelu: "even-polynomial" (x/2 + P(x^2) inside |x| < 3, |x|/2 outside) or "tanh".
@@ -60,7 +61,6 @@ class Rewrites:
     causal_blocks: int = 4
     divide_late: bool = True
     fold_affine: bool = True
-    column_chunk: int = 768
     one_product_decode: bool = True
     exponential: Literal["built-in", "written-out"] = "built-in"
     gelu: Literal["even-polynomial", "tanh"] = "even-polynomial"
@@ -82,11 +82,15 @@ PUBLISHED = Rewrites(
 
 @dataclass(frozen=True)
 class Embed:
-    """Client's one-hot rows times the server's table, plus the server's positions: (rows, vocabulary) -> (rows, width)."""
+    """Client's one-hot rows times the server's table, plus the server's positions: (rows, vocabulary) -> (rows, width).
+
+    `rows_per_product` rows go into one product, see `rows_per_product`.
+    """
 
     rows: int
     vocabulary: int
     width: int
+    rows_per_product: int
 
 
 @dataclass(frozen=True)
@@ -100,12 +104,12 @@ class Normalise:
 
 @dataclass(frozen=True)
 class Project:
-    """Shared (rows, inner) times the server's (inner, outer), plus the server's bias; `column_chunk` columns a product."""
+    """Shared (rows, inner) times the server's (inner, outer), plus the server's bias; `rows_per_product` rows a product."""
 
     rows: int
     inner: int
     outer: int
-    column_chunk: int
+    rows_per_product: int
 
 
 @dataclass(frozen=True)
@@ -240,6 +244,37 @@ def row_blocks(kernel: Kernel) -> list[tuple[int, int, int]]:
     return [(start, min(start + size, kernel.rows), min(start + size, kernel.keys)) for start in starts]
 
 
+def rows_per_product(rows: int, inner: int, outer: int) -> int:
+    """How many rows to put into one product with a server's matrix: fewest bytes within the server's memory.
+
+    A ciphertext of N coefficients holds a tile of R rows and N / R columns of the left matrix. The server encodes
+    R x inner x outer / N polynomials while the product lasts, so fewer rows take less memory; the bytes only grow once tiles or
+    answers no longer fill whole ciphertexts. (Splitting the matrix by columns instead would send the left matrix again for each.)
+    """
+    best, least = 1, math.inf
+    for size in [2**k for k in range(SLOTS.bit_length()) if 2**k < rows] + [rows]:
+        tile = max(1, SLOTS // size)
+        requests = -(-rows // size) * -(-inner // tile)
+        answers = -(-rows // size) * -(-size * outer // SLOTS)
+        encoded = -(-inner // tile) * -(-outer // max(1, SLOTS // (size * min(inner, tile))))
+        cost = requests * REQUEST_BYTES + answers * ANSWER_BYTES
+        if cost < least and (encoded <= ENCODED_POLYNOMIALS or size == 1):
+            best, least = size, cost
+    return best
+
+
+SLOTS = 8192
+"""N, coefficients of the engine's ciphertexts."""
+REQUEST_BYTES, ANSWER_BYTES = 185_000, 254_000
+"""A ciphertext on its way there and back, to weigh one against the other; the cost room has the exact figures."""
+ENCODED_POLYNOMIALS = 18_900
+"""At about 211 kB each, the server encodes at most 4 GB of weights at a time."""
+
+
+def _project(rows: int, inner: int, outer: int) -> Project:
+    return Project(rows, inner, outer, rows_per_product(rows, inner, outer))
+
+
 def prefill_plan(
     architecture: Architecture, shape: ModelShape, tokens: int, reveal: Reveal | None = None, rewrites: Rewrites = HUSH
 ) -> Plan:
@@ -272,7 +307,7 @@ def _check_length(tokens: int, shape: ModelShape) -> None:
 
 def _plan(architecture: Architecture, shape: ModelShape, rows: int, keys: int, reveal: Reveal | None, rewrites: Rewrites) -> Plan:
     width, vocabulary = shape.width, shape.vocabulary
-    steps = [Step("embedding", None, Embed(rows, vocabulary, width))]
+    steps = [Step("embedding", None, Embed(rows, vocabulary, width, rows_per_product(rows, vocabulary, width)))]
     for layer in range(shape.layers):
         narrowed = rewrites.last_row_only and layer == shape.layers - 1
         steps += _attention_steps(architecture, shape, rewrites, layer, rows, keys, 1 if narrowed else rows)
@@ -280,7 +315,7 @@ def _plan(architecture: Architecture, shape: ModelShape, rows: int, keys: int, r
     last = 1 if rewrites.last_row_only else rows
     if architecture.has_layer_norm:
         steps.append(Step("final_norm", None, Normalise(last, width, not rewrites.fold_affine)))
-    steps.append(Step("head", None, Project(last, width, vocabulary, rewrites.column_chunk)))
+    steps.append(Step("head", None, _project(last, width, vocabulary)))
     steps.append(Step("reveal", None, reveal or Reveal(vocabulary, "token")))
     return Plan(architecture, shape, rewrites, rows, keys, tuple(steps))
 
@@ -295,11 +330,11 @@ def _attention_steps(
     if architecture.has_layer_norm:
         named.append(("norm_attention", Normalise(rows, width, not rewrites.fold_affine)))
     if queries == rows:
-        named.append(("query_key_value", Project(rows, width, 3 * width, rewrites.column_chunk)))
+        named.append(("query_key_value", _project(rows, width, 3 * width)))
     else:
         named += [
-            ("query", Project(queries, width, width, rewrites.column_chunk)),
-            ("key_value", Project(rows, width, 2 * width, rewrites.column_chunk)),
+            ("query", _project(queries, width, width)),
+            ("key_value", _project(rows, width, 2 * width)),
         ]
     if architecture.temperature is Temperature.PER_HEAD_AND_POSITION:
         named.append(("temperature", ScaleRows(queries, width)))
@@ -317,7 +352,7 @@ def _attention_steps(
     mix = ("mix", Mix(heads, queries, keys, head_width, joined))
     named += [("scores", Scores(heads, queries, keys, head_width, joined)), ("kernel", kernel)]
     named += [mix, divide] if rewrites.divide_late else [divide, mix]
-    named.append(("attention_output", Project(queries, width, width, rewrites.column_chunk)))
+    named.append(("attention_output", _project(queries, width, width)))
     return [Step(name, layer, operation) for name, operation in named]
 
 
@@ -338,16 +373,16 @@ def _ffn_steps(architecture: Architecture, shape: ModelShape, rewrites: Rewrites
                 return []
             if rewrites.absorb_ffns or architecture.feed_forward is FeedForward.SCALED_FUSED:
                 # Nothing nonlinear inside: one D x D product.
-                named.append(("ffn", Project(rows, width, width, rewrites.column_chunk)))
+                named.append(("ffn", _project(rows, width, width)))
             else:
                 named += [
-                    ("ffn_expand", Project(rows, width, hidden, rewrites.column_chunk)),
-                    ("ffn_contract", Project(rows, hidden, width, rewrites.column_chunk)),
+                    ("ffn_expand", _project(rows, width, hidden)),
+                    ("ffn_contract", _project(rows, hidden, width)),
                 ]
             return [Step(name, layer, operation) for name, operation in named]
     named += [
-        ("ffn_expand", Project(rows, width, hidden, rewrites.column_chunk)),
+        ("ffn_expand", _project(rows, width, hidden)),
         ("ffn_activation", Activate(rows, hidden, kind)),
-        ("ffn_contract", Project(rows, hidden, width, rewrites.column_chunk)),
+        ("ffn_contract", _project(rows, hidden, width)),
     ]
     return [Step(name, layer, operation) for name, operation in named]

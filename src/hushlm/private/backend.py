@@ -88,18 +88,27 @@ class EngineBackend:
 
 
 class ReferenceBackend:
-    """The same programs in float64 numpy: no fixed point, exponentials exact. What the private program means."""
+    """The same programs in float64 numpy: exponentials exact, no fixed point. What the private program means.
+
+    Args:
+        fraction_bits: round every input and every step's result to this many, to see what fixed point will do; None for exact.
+    """
 
     knows_client = True
     knows_server = True
 
-    def __init__(self) -> None:
+    def __init__(self, fraction_bits: int | None = None) -> None:
         self._values: dict[str, np.ndarray] = {}
+        self._scale = None if fraction_bits is None else 2.0**fraction_bits
+
+    def _rounded(self, value: np.ndarray) -> np.ndarray:
+        value = np.asarray(value, np.float64)
+        return value if self._scale is None else np.round(value * self._scale) / self._scale
 
     def put(self, name: str, owner: Party, shape: Shape, value: np.ndarray | None) -> None:
         assert value is not None
         assert value.shape == shape
-        self._values[name] = np.asarray(value, np.float64)
+        self._values[name] = self._rounded(value)
 
     def put_public(self, name: str, value: np.ndarray) -> None:
         self._values[name] = np.asarray(value, np.float64)
@@ -108,7 +117,8 @@ class ReferenceBackend:
         self, key: Hashable, build: Callable[[ModuleType], Arithmetic], inputs: Sequence[str], outputs: Sequence[str], public: Sequence[str]
     ) -> Traffic:
         results = build(np)(*(self._values[name] for name in inputs))
-        self._values |= dict(zip(outputs, results if isinstance(results, tuple) else (results,), strict=True))
+        results = results if isinstance(results, tuple) else (results,)
+        self._values |= {name: self._rounded(result) for name, result in zip(outputs, results, strict=True)}
         return Traffic()
 
     def reveal(self, name: str, to: Party) -> tuple[np.ndarray | None, Traffic]:

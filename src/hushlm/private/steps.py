@@ -20,7 +20,7 @@ __all__ = ["GELU_EVEN_BOUND", "GELU_EVEN_COEFFICIENTS", "Array", "arithmetic", "
 Array = Any
 Arithmetic = Callable[..., Array | tuple[Array, ...]]
 
-MASKED_SCORE = -1000.0
+MASKED_SCORE = -131072.0
 """Stands for minus infinity before the row maximum: far below any score, far inside the ring's range."""
 
 EXACT_SOFTMAX_CLIP = -14.0
@@ -76,12 +76,11 @@ def _exponential(xp: ModuleType, z: Array, kernel: Kernel) -> Array:
     return power
 
 
-def _matrix_product(xp: ModuleType, x_RI: Array, weight_IO: Array, chunk: int) -> Array:
-    """Columns in chunks: encoding a block of weights costs the server memory, so only one block is alive at a time."""
-    outer = weight_IO.shape[1]
-    if outer <= chunk:
+def _matrix_product(xp: ModuleType, x_RI: Array, weight_IO: Array, rows: int) -> Array:
+    """`rows` rows a product: only as much of the weights is encoded at a time as the server's memory allows."""
+    if len(x_RI) <= rows:
         return x_RI @ weight_IO
-    return xp.concatenate([x_RI @ weight_IO[:, start : start + chunk] for start in range(0, outer, chunk)], -1)
+    return xp.concatenate([x_RI[start : start + rows] @ weight_IO for start in range(0, len(x_RI), rows)], 0)
 
 
 def _block_diagonal(xp: ModuleType, x_HN: Array) -> Array:
@@ -235,12 +234,13 @@ def arithmetic(operation: Operation, xp: ModuleType) -> Arithmetic:
     """
     match operation:
         case Embed():
-            return lambda one_hot_TV, table_VD, positions_TD: one_hot_TV @ table_VD + positions_TD
+            together = operation.rows_per_product
+            return lambda one_hot_TV, table_VD, positions_TD: _matrix_product(xp, one_hot_TV, table_VD, together) + positions_TD
         case Normalise():
             return _normalise(xp, operation)
         case Project():
-            chunk = operation.column_chunk
-            return lambda x_TI, weight_IO, bias_O: _matrix_product(xp, x_TI, weight_IO, chunk) + bias_O
+            together = operation.rows_per_product
+            return lambda x_TI, weight_IO, bias_O: _matrix_product(xp, x_TI, weight_IO, together) + bias_O
         case ScaleRows():
             return lambda q_HTE, inverse_HT1: q_HTE * inverse_HT1
         case Scores():

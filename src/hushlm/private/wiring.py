@@ -94,7 +94,7 @@ def step_program(plan: Plan, step: Step) -> StepProgram:
         return arithmetic(operation, xp)
 
     match operation:
-        case Embed(rows, vocabulary, width):
+        case Embed(rows, vocabulary, width, _):
             weights = (("table", (vocabulary, width)), ("positions", (rows, width)))
             return StepProgram(build, (operation,), ("one_hot",), ("x",), weights)
         case Normalise(_, width, affine):
