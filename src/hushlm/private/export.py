@@ -139,14 +139,14 @@ def export_model(
     model = checkpoint.model
     architecture, shape = model.architecture.without_regulariser(), model.shape
     state = {name: tensor.numpy() for name, tensor in model.plain_state().items()}
-    chosen, error = choose_rewrites(state, architecture, shape, fraction_bits, rewrites)
-    weights = fold_weights(state, architecture, shape, chosen)
-    largest = max(float(np.abs(value).max()) for value in weights.values())
-    if not np.isfinite(error) or largest > 2.0 ** (31 - fraction_bits):
+    largest = max(float(np.abs(value).max()) for value in fold_weights(state, architecture, shape, rewrites).values())
+    if not largest <= 2.0 ** (31 - fraction_bits):
         raise ValueError(
             f"The weights reach {largest:.3g}, too large for {fraction_bits} fraction bits: "
             "export with fewer bits or train with weight decay."
         )
+    chosen, error = choose_rewrites(state, architecture, shape, fraction_bits, rewrites)
+    weights = fold_weights(state, architecture, shape, chosen)
     tokenizer = checkpoint.tokenizer.to_str(pretty=True).encode()
     description = ProgramDescription(
         protocol_version=PROTOCOL_VERSION,

@@ -114,6 +114,26 @@ def _mix(xp: ModuleType, operation: Mix) -> Arithmetic:
     return joined if operation.joined else by_head
 
 
+def _row_maxima(xp: ModuleType, blocks: list[Array]) -> list[Array]:
+    """Maximum over the last axis of each (H, R, C) block, kept as (H, R, 1).
+
+    A tournament in which all blocks play each round together: as many rounds of comparison as the longest row needs, however
+    many blocks there are.
+    """
+    while any(block.shape[-1] > 1 for block in blocks):
+        pairs = [block.shape[-1] // 2 for block in blocks]
+        first = xp.concatenate([block[..., :pair].reshape(-1) for block, pair in zip(blocks, pairs, strict=True)])
+        second = xp.concatenate([block[..., block.shape[-1] - pair :].reshape(-1) for block, pair in zip(blocks, pairs, strict=True)])
+        winners, at, left = xp.maximum(first, second), 0, []
+        for block, pair in zip(blocks, pairs, strict=True):
+            size = block[..., :pair].size
+            won = winners[at : at + size].reshape(*block.shape[:-1], pair)
+            left.append(xp.concatenate([won, block[..., pair : block.shape[-1] - pair]], -1))
+            at += size
+        blocks = left
+    return blocks
+
+
 def _kernel(xp: ModuleType, operation: Kernel) -> Arithmetic:
     """Scores (H, T, S) and a public mask (T, S) of allowed pairs -> unnormalised weights (H, T, S) and row sums (H, T).
 
@@ -124,13 +144,15 @@ def _kernel(xp: ModuleType, operation: Kernel) -> Arithmetic:
 
     def kernel(s_HTS: Array, allowed_TS: Array) -> tuple[Array, Array]:
         allowed = allowed_TS > 0.5
-        parts, masks = [], []
+        blocks, masks = [], []
         for start, stop, limit in row_blocks(operation):
             mask = allowed[None, start:stop, :limit]
-            s = xp.where(mask, s_HTS[:, start:stop, :limit], MASKED_SCORE)
-            parts.append((s - xp.max(s, -1, keepdims=True)).reshape(-1))
-            masks.append(xp.broadcast_to(mask, s.shape).reshape(-1))
-        z = xp.maximum(xp.concatenate(parts), clip_bound(operation))
+            block = xp.where(mask, s_HTS[:, start:stop, :limit], MASKED_SCORE)
+            blocks.append(block)
+            masks.append(xp.broadcast_to(mask, block.shape).reshape(-1))
+        maxima = _row_maxima(xp, blocks)
+        differences = [(block - maximum).reshape(-1) for block, maximum in zip(blocks, maxima, strict=True)]
+        z = xp.maximum(xp.concatenate(differences), clip_bound(operation))
         flat = xp.where(xp.concatenate(masks), _exponential(xp, z, operation), 0.0)
         rows, at = [], 0
         for start, stop, limit in row_blocks(operation):
@@ -182,13 +204,13 @@ def _activate(xp: ModuleType, operation: Activate) -> Arithmetic:
 def _tournament(xp: ModuleType, values: Array, indices: Array) -> tuple[Array, Array]:
     """Largest value and its index, (n,) -> (1,): one comparison and two selections a pair; the earlier index wins a tie."""
     while values.shape[0] > 1:
-        half = (values.shape[0] + 1) // 2
-        pairs = values.shape[0] - half
-        later = values[:pairs] < values[half:]
-        best = xp.where(later, values[half:], values[:pairs])
-        where = xp.where(later, indices[half:], indices[:pairs])
-        values = xp.concatenate([best, values[pairs:half]])
-        indices = xp.concatenate([where, indices[pairs:half]])
+        even = values.shape[0] // 2 * 2
+        later = values[0:even:2] < values[1:even:2]
+        best = xp.where(later, values[1:even:2], values[0:even:2])
+        where = xp.where(later, indices[1:even:2], indices[0:even:2])
+        # Neighbours meet, so the order of ids is kept.
+        values = xp.concatenate([best, values[even:]])
+        indices = xp.concatenate([where, indices[even:]])
     return values, indices
 
 

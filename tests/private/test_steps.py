@@ -1,0 +1,98 @@
+"""The array programs against plain formulas, in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hushlm.plan import Activate, Kernel, Normalise, Project, Reveal, row_blocks, rows_per_product
+from hushlm.private.steps import GELU_EVEN_BOUND, arithmetic
+
+
+def kernel(rows: int, blocks: int, order: int = 2, bounded: bool = True) -> Kernel:
+    return Kernel(heads=2, rows=rows, keys=rows, squarings=order, bounded=bounded, causal=True, blocks=blocks, written_out=False)
+
+
+@given(rows=st.integers(1, 40), blocks=st.integers(1, 45), order=st.sampled_from([1, 2, 3]), seed=st.integers(0, 99))
+def test_block_causal_kernel_is_the_kernel(rows: int, blocks: int, order: int, seed: int) -> None:
+    scores = 6 * np.random.default_rng(seed).standard_normal((2, rows, rows))
+    mask = np.tril(np.ones((rows, rows)))
+    weights, sums = arithmetic(kernel(rows, blocks, order), np)(scores, mask)
+    maxima = np.where(mask > 0, scores, -np.inf).max(-1, keepdims=True)
+    wanted = np.maximum(0, 1 + (scores - maxima) / 2**order) ** (2**order) * mask
+    np.testing.assert_allclose(weights, wanted, atol=1e-12)
+    np.testing.assert_allclose(sums, wanted.sum(-1), atol=1e-12)
+
+
+def test_exact_kernel_is_softmax() -> None:
+    scores = 3 * np.random.default_rng(0).standard_normal((2, 9, 9))
+    mask = np.tril(np.ones((9, 9)))
+    weights, sums = arithmetic(kernel(9, 4, 6, bounded=False), np)(scores, mask)
+    masked = np.where(mask > 0, scores, -np.inf)
+    wanted = np.exp(masked - masked.max(-1, keepdims=True))
+    wanted /= wanted.sum(-1, keepdims=True)
+    np.testing.assert_allclose(weights / sums[..., None], wanted, atol=2e-6)
+
+
+def test_masked_scores_do_not_matter_however_large() -> None:
+    scores = np.random.default_rng(1).standard_normal((2, 8, 8))
+    mask = np.tril(np.ones((8, 8)))
+    poisoned = np.where(mask > 0, scores, 5000.0)
+    program = arithmetic(kernel(8, 2), np)
+    np.testing.assert_array_equal(program(scores, mask)[0], program(poisoned, mask)[0])
+
+
+@given(rows=st.integers(1, 300), blocks=st.integers(1, 40))
+def test_row_blocks_cover_the_lower_triangle_once(rows: int, blocks: int) -> None:
+    covered = np.zeros((rows, rows), int)
+    for start, stop, keys in row_blocks(kernel(rows, blocks)):
+        covered[start:stop, :keys] += 1
+    assert (covered[np.tril_indices(rows)] == 1).all()
+    assert covered.max() == 1
+
+
+@given(st.lists(st.integers(-50, 50), min_size=1, max_size=70))
+def test_token_is_the_first_largest_logit(logits: list[int]) -> None:
+    row = np.array([logits], float)
+    found = arithmetic(Reveal(len(logits), "token"), np)(row)
+    assert found == [np.argmax(row[0])]
+
+
+@given(st.lists(st.integers(-500, 500), min_size=5, max_size=70, unique=True), st.integers(1, 5))
+def test_top_k_are_the_largest_in_order(logits: list[int], top: int) -> None:
+    ids, values = arithmetic(Reveal(len(logits), "topk", top), np)(np.array([logits], float))
+    order = np.argsort(logits)[::-1][:top]
+    np.testing.assert_array_equal(ids, order)
+    np.testing.assert_array_equal(values, np.array(logits)[order])
+
+
+def test_polynomial_gelu_is_within_a_hundredth_everywhere() -> None:
+    x = np.linspace(-60, 60, 400_001)
+    exact = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    found = arithmetic(Activate(1, 1, "gelu-even-polynomial"), np)(x)
+    assert np.abs(found - exact).max() < 0.01
+    outside = np.abs(x) >= GELU_EVEN_BOUND
+    np.testing.assert_allclose(found[outside], np.maximum(x[outside], 0), atol=1e-9)
+    np.testing.assert_allclose(arithmetic(Activate(1, 1, "gelu-tanh"), np)(x), exact, atol=1e-12)
+
+
+def test_normalise_with_gain_and_bias() -> None:
+    random = np.random.default_rng(2)
+    x, gain, bias = random.standard_normal((5, 8)), random.standard_normal(8), random.standard_normal(8)
+    plain = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(arithmetic(Normalise(5, 8, False), np)(x), plain, atol=1e-12)
+    np.testing.assert_allclose(arithmetic(Normalise(5, 8, True), np)(x, gain, bias), plain * gain + bias, atol=1e-12)
+
+
+@pytest.mark.parametrize("together", [1, 3, 7, 20])
+def test_products_by_rows_are_the_product(together: int) -> None:
+    random = np.random.default_rng(4)
+    x, weight, bias = random.standard_normal((7, 5)), random.standard_normal((5, 6)), random.standard_normal(6)
+    np.testing.assert_allclose(arithmetic(Project(7, 5, 6, together), np)(x, weight, bias), x @ weight + bias, atol=1e-12)
+
+
+@given(rows=st.integers(1, 512), inner=st.integers(1, 60_000), outer=st.integers(1, 60_000))
+def test_rows_per_product_is_a_number_of_rows(rows: int, inner: int, outer: int) -> None:
+    assert 1 <= rows_per_product(rows, inner, outer) <= rows
