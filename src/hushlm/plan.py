@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from hushlm.architectures import Architecture, FeedForward, Temperature
 from hushlm.config import ModelShape
+from hushlm.tiling import POLYNOMIAL_BYTES, product_blocks, tile_product
 
 __all__ = [
     "HUSH",
     "PUBLISHED",
     "Activate",
+    "Cut",
     "Divide",
     "Embed",
     "Kernel",
@@ -34,8 +37,8 @@ __all__ = [
     "Step",
     "decode_plan",
     "prefill_plan",
+    "product_cut",
     "row_blocks",
-    "rows_per_product",
 ]
 
 
@@ -82,16 +85,29 @@ PUBLISHED = Rewrites(
 
 
 @dataclass(frozen=True)
+class Cut:
+    """A product (rows, inner) x (inner, outer) as several.
+
+    Attributes:
+        rows: of the left matrix in one product.
+        columns: of the left matrix in one product; the partial products are added.
+    """
+
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True)
 class Embed:
     """Client's one-hot rows times the server's table, plus the server's positions: (rows, vocabulary) -> (rows, width).
 
-    `rows_per_product` rows go into one product, see `rows_per_product`.
+    `cut` as in `Project`.
     """
 
     rows: int
     vocabulary: int
     width: int
-    rows_per_product: int
+    cut: Cut
 
 
 @dataclass(frozen=True)
@@ -105,12 +121,12 @@ class Normalise:
 
 @dataclass(frozen=True)
 class Project:
-    """Shared (rows, inner) times the server's (inner, outer), plus the server's bias; `rows_per_product` rows a product."""
+    """Shared (rows, inner) times the server's (inner, outer), plus the server's bias; computed as `cut` says."""
 
     rows: int
     inner: int
     outer: int
-    rows_per_product: int
+    cut: Cut
 
 
 @dataclass(frozen=True)
@@ -245,39 +261,46 @@ def row_blocks(kernel: Kernel) -> list[tuple[int, int, int]]:
     return [(start, min(start + size, kernel.rows), min(start + size, kernel.keys)) for start in starts]
 
 
-def rows_per_product(rows: int, inner: int, outer: int) -> int:
-    """How many rows to put into one product with a server's matrix: fewest bytes within the server's memory.
+@lru_cache(maxsize=4096)
+def product_cut(rows: int, inner: int, outer: int) -> Cut:
+    """How to cut a product with a server's matrix: fewest bytes within the server's memory, then least work.
 
-    A ciphertext of N coefficients holds a tile of R rows and N / R columns of the left matrix. The server encodes
-    R x inner x outer / N polynomials while the product lasts, so fewer rows take less memory; the bytes only grow once tiles or
-    answers no longer fill whole ciphertexts. (Splitting the matrix by columns instead would send the left matrix again for each.)
+    The server holds polynomials in number proportional to rows x inner x outer while a product lasts. Cut by rows, the bytes stay
+    the same until tiles or answers no longer fill whole ciphertexts; cut by inner columns, answers are sent again for each part; cut
+    by outer columns the requests would be, so that is never done.
     """
-    best, least = 1, math.inf
-    for size in [2**k for k in range(SLOTS.bit_length()) if 2**k < rows] + [rows]:
-        tile = max(1, SLOTS // size)
-        requests = -(-rows // size) * -(-inner // tile)
-        answers = -(-rows // size) * -(-size * outer // SLOTS)
-        encoded = -(-inner // tile) * -(-outer // max(1, SLOTS // (size * min(inner, tile))))
-        cost = requests * REQUEST_BYTES + answers * ANSWER_BYTES
-        if cost < least and (encoded <= ENCODED_POLYNOMIALS or size == 1):
-            best, least = size, cost
+    best, least = Cut(1, inner), (math.inf, math.inf)
+    for parts in range(1, 9):
+        columns = -(-inner // parts)
+        for together in [2**k for k in range(rows.bit_length()) if 2**k < rows] + [rows]:
+            size, work, held = 0.0, 0, 0
+            for count, part in ((rows // together, together), (1, rows % together)):
+                for start in range(0, inner, columns) if count and part else ():
+                    for block in product_blocks(part, min(columns, inner - start), outer):
+                        tiling = tile_product(*block)
+                        size += count * (tiling.requests * REQUEST_BYTES + tiling.responses * ANSWER_BYTES)
+                        work += count * (KEY_SWITCH_WORK * tiling.key_switches + tiling.multiplications)
+                        held = max(held, tiling.plaintexts)
+            if (size, work) < least and (held * POLYNOMIAL_BYTES <= ENCODED_BYTES or (together, parts) == (1, 8)):
+                best, least = Cut(together, columns), (size, work)
     return best
+
+
+REQUEST_BYTES, ANSWER_BYTES = 185_000, 254_400
+"""A ciphertext on its way there and back, to weigh one against the other; the cost room has the exact figures."""
+KEY_SWITCH_WORK = 100
+"""A key switch of the packing in multiplications of polynomials."""
+ENCODED_BYTES = 4_000_000_000
+"""The server's memory for encoded weights of one product."""
+
+
+def _project(rows: int, inner: int, outer: int) -> Project:
+    return Project(rows, inner, outer, product_cut(rows, inner, outer))
 
 
 CACHED_PRODUCTS = 3400
 """Up to so many elements an ordinary product, drawn from the engine's stock of triples, is cheaper than its built-in square,
 which fills whole ciphertexts (measured: 246 B an element against 0.87 MB)."""
-
-SLOTS = 8192
-"""N, coefficients of the engine's ciphertexts."""
-REQUEST_BYTES, ANSWER_BYTES = 185_000, 254_000
-"""A ciphertext on its way there and back, to weigh one against the other; the cost room has the exact figures."""
-ENCODED_POLYNOMIALS = 18_900
-"""At about 211 kB each, the server encodes at most 4 GB of weights at a time."""
-
-
-def _project(rows: int, inner: int, outer: int) -> Project:
-    return Project(rows, inner, outer, rows_per_product(rows, inner, outer))
 
 
 def prefill_plan(
@@ -312,7 +335,7 @@ def _check_length(tokens: int, shape: ModelShape) -> None:
 
 def _plan(architecture: Architecture, shape: ModelShape, rows: int, keys: int, reveal: Reveal | None, rewrites: Rewrites) -> Plan:
     width, vocabulary = shape.width, shape.vocabulary
-    steps = [Step("embedding", None, Embed(rows, vocabulary, width, rows_per_product(rows, vocabulary, width)))]
+    steps = [Step("embedding", None, Embed(rows, vocabulary, width, product_cut(rows, vocabulary, width)))]
     for layer in range(shape.layers):
         narrowed = rewrites.last_row_only and layer == shape.layers - 1
         steps += _attention_steps(architecture, shape, rewrites, layer, rows, keys, 1 if narrowed else rows)

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hushlm.plan import Activate, Kernel, Normalise, Project, Reveal, row_blocks, rows_per_product
+from hushlm.plan import Activate, Cut, Kernel, Normalise, Project, Reveal, product_cut, row_blocks
 from hushlm.private.steps import GELU_EVEN_BOUND, arithmetic
+from hushlm.tiling import POLYNOMIAL_BYTES, tile_product
 
 
 def kernel(rows: int, blocks: int, order: int = 2, bounded: bool = True) -> Kernel:
@@ -86,13 +87,20 @@ def test_normalise_with_gain_and_bias() -> None:
     np.testing.assert_allclose(arithmetic(Normalise(5, 8, True), np)(x, gain, bias), plain * gain + bias, atol=1e-12)
 
 
-@pytest.mark.parametrize("together", [1, 3, 7, 20])
-def test_products_by_rows_are_the_product(together: int) -> None:
+@pytest.mark.parametrize("rows", [1, 3, 7, 20])
+@pytest.mark.parametrize("columns", [1, 2, 5])
+def test_a_cut_product_is_the_product(rows: int, columns: int) -> None:
     random = np.random.default_rng(4)
     x, weight, bias = random.standard_normal((7, 5)), random.standard_normal((5, 6)), random.standard_normal(6)
-    np.testing.assert_allclose(arithmetic(Project(7, 5, 6, together), np)(x, weight, bias), x @ weight + bias, atol=1e-12)
+    found = arithmetic(Project(7, 5, 6, Cut(rows, columns)), np)(x, weight, bias)
+    np.testing.assert_allclose(found, x @ weight + bias, atol=1e-12)
 
 
-@given(rows=st.integers(1, 512), inner=st.integers(1, 60_000), outer=st.integers(1, 60_000))
-def test_rows_per_product_is_a_number_of_rows(rows: int, inner: int, outer: int) -> None:
-    assert 1 <= rows_per_product(rows, inner, outer) <= rows
+@pytest.mark.parametrize(
+    ("rows", "inner", "outer"), [(1, 8, 8), (128, 768, 2304), (128, 3072, 768), (128, 50257, 768), (1, 768, 50257), (100, 64, 256)]
+)
+def test_cuts_keep_to_the_servers_memory(rows: int, inner: int, outer: int) -> None:
+    cut = product_cut(rows, inner, outer)
+    assert 1 <= cut.rows <= rows
+    assert 1 <= cut.columns <= inner
+    assert tile_product(cut.rows, cut.columns, outer).plaintexts * POLYNOMIAL_BYTES <= 4e9

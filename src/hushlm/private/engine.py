@@ -62,6 +62,7 @@ class EngineSettings:
         fraction_bits: of fixed-point numbers in a ring of 64 bits.
         pack_products: pack matrix products into fewer ciphertexts: a twentieth of the bytes for about 1.6 times the server's CPU time.
         one_bit_error: allow an error of one unit in the last place after a product, for cheaper truncation.
+        threads: of each party's engine; they decide how many stocks of oblivious transfers are set up.
         simulate: run the same programs in the clear, in one process, with the same fixed-point arithmetic.
     """
 
@@ -69,12 +70,14 @@ class EngineSettings:
     fraction_bits: int = 18
     pack_products: bool = True
     one_bit_error: bool = True
+    threads: int = 2
     simulate: bool = False
 
     def to_json(self) -> str:
         protocol: dict[str, Any] = {"protocol": "REF2K" if self.simulate else "CHEETAH"}
         if not self.simulate:
             protocol |= {
+                "max_concurrency": self.threads,
                 # Without this flag the engine ignores owners and one process would hold both shares.
                 "experimental_enable_colocated_optimization": True,
                 "enable_hal_profile": True,

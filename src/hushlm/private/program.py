@@ -109,14 +109,16 @@ class PrivateGenerator:
         return value
 
     def set_up(self) -> Traffic:
-        """One-time work of a session (keys, base oblivious transfers), brought about by one small product, comparison and
-        exponential, so that a query's bytes are its own."""
-        shape = (8, 8)
+        """One-time work of a session (keys, stocks of oblivious transfers), so that a query's bytes are its own.
+
+        Brought about by one product, comparison and exponential, large enough for every thread of the engine to set up its stock.
+        """
+        shape = (32 * self._description.engine.threads, 64)
         self._backend.put("warm_client", Party.CLIENT, shape, np.ones(shape) if self._backend.knows_client else None)
-        self._backend.put("warm_server", Party.SERVER, shape, np.ones(shape) if self._backend.knows_server else None)
+        self._backend.put("warm_server", Party.SERVER, (64, 64), np.ones((64, 64)) if self._backend.knows_server else None)
         return self._backend.run(
             "set-up",
-            lambda xp: lambda a, b: xp.exp(xp.maximum((a @ b) * (a + b), -1.0) * -0.01) @ (a + b),
+            lambda xp: lambda a, b: xp.exp(xp.maximum((a @ b) * a, -1.0) * -0.01) @ b,
             ("warm_client", "warm_server"),
             ("warm",),
             (),

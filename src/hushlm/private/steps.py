@@ -13,7 +13,7 @@ from typing import Any, assert_never
 
 import numpy as np
 
-from hushlm.plan import Activate, Divide, Embed, Kernel, Mix, Normalise, Operation, Project, Reveal, ScaleRows, Scores, row_blocks
+from hushlm.plan import Activate, Cut, Divide, Embed, Kernel, Mix, Normalise, Operation, Project, Reveal, ScaleRows, Scores, row_blocks
 
 __all__ = ["GELU_EVEN_BOUND", "GELU_EVEN_COEFFICIENTS", "Array", "arithmetic", "clip_bound", "exponential_reference"]
 
@@ -76,11 +76,17 @@ def _exponential(xp: ModuleType, z: Array, kernel: Kernel) -> Array:
     return power
 
 
-def _matrix_product(xp: ModuleType, x_RI: Array, weight_IO: Array, rows: int) -> Array:
-    """`rows` rows a product: only as much of the weights is encoded at a time as the server's memory allows."""
-    if len(x_RI) <= rows:
-        return x_RI @ weight_IO
-    return xp.concatenate([x_RI[start : start + rows] @ weight_IO for start in range(0, len(x_RI), rows)], 0)
+def _matrix_product(x_RI: Array, weight_IO: Array, cut: Cut, xp: ModuleType) -> Array:
+    """A product cut so that only as much of the weights is encoded at a time as the server's memory allows."""
+    rows, inner = x_RI.shape
+
+    def row_block(x: Array) -> Array:
+        starts = range(0, inner, cut.columns)
+        return sum(x[:, start : start + cut.columns] @ weight_IO[start : start + cut.columns] for start in starts)
+
+    if rows <= cut.rows:
+        return row_block(x_RI)
+    return xp.concatenate([row_block(x_RI[start : start + cut.rows]) for start in range(0, rows, cut.rows)], 0)
 
 
 def _block_diagonal(xp: ModuleType, x_HN: Array) -> Array:
@@ -256,13 +262,13 @@ def arithmetic(operation: Operation, xp: ModuleType) -> Arithmetic:
     """
     match operation:
         case Embed():
-            together = operation.rows_per_product
-            return lambda one_hot_TV, table_VD, positions_TD: _matrix_product(xp, one_hot_TV, table_VD, together) + positions_TD
+            cut = operation.cut
+            return lambda one_hot_TV, table_VD, positions_TD: _matrix_product(one_hot_TV, table_VD, cut, xp) + positions_TD
         case Normalise():
             return _normalise(xp, operation)
         case Project():
-            together = operation.rows_per_product
-            return lambda x_TI, weight_IO, bias_O: _matrix_product(xp, x_TI, weight_IO, together) + bias_O
+            cut = operation.cut
+            return lambda x_TI, weight_IO, bias_O: _matrix_product(x_TI, weight_IO, cut, xp) + bias_O
         case ScaleRows():
             return lambda q_HTE, inverse_HT1: q_HTE * inverse_HT1
         case Scores():
