@@ -1,0 +1,247 @@
+"""`hushlm ask`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from hushlm.private.client import PrivateAnswer, Progress
+    from hushlm.private.description import RevealPolicy
+    from hushlm.private.engine import Traffic
+    from hushlm.private.program import TokenAnswer
+
+__all__ = ["ask"]
+
+
+def ask(
+    prompt: str,
+    model: Path | None = None,
+    server: str = "127.0.0.1:8440",
+    keys: Path | None = None,
+    new_tokens: int = 8,
+    reveal: str = "token",
+    mode: Literal["plain", "simulate", "two-party"] = "two-party",
+    truncate: bool = False,
+    client: str = "client",
+    listen_host: str | None = None,
+    connect_seconds: float = 30.0,
+    silent_seconds: float = 120.0,
+    json: bool = False,
+) -> None:
+    """Continue a prompt without showing it to the server.
+
+    Three ways give the same answer: two-party computes with a server and shows it nothing but lengths; simulate runs the same
+    program with the same fixed-point numbers in one process; plain runs the checkpoint.
+
+    Args:
+        prompt: text to continue; "-" reads it from standard input, where no other user of this machine can see it.
+        model: client/ folder of `hushlm export`; for simulate the export itself, which holds the weights; for plain a checkpoint.
+        server: HOST:PORT of `hushlm serve`.
+        keys: folder with authority.pem, client.pem and client.key, from `hushlm keys create`.
+        new_tokens: how many tokens to generate, greedily.
+        reveal: what this side learns of each step: token, topk:K or logits; each later one tells more about the weights.
+        mode: two-party, simulate or plain.
+        truncate: keep the last tokens of a prompt that is too long, instead of refusing it.
+        client: name of the .pem and .key in the folder of keys.
+        listen_host: IPv4 address of this machine that the server can reach; found by itself where there is one.
+        connect_seconds: how long the server may take to connect.
+        silent_seconds: how long the server's engine may be silent before the session is given up.
+        json: print one JSON document.
+    """
+    from hushlm.private.description import RevealPolicy
+    from hushlm.report.table import print_json
+
+    policy = RevealPolicy.parse(reveal)
+    if model is None:
+        raise ValueError("ask needs --model: the client/ folder of an export, or for --mode plain a checkpoint.")
+    text = sys.stdin.read() if prompt == "-" else prompt
+    match mode:
+        case "plain":
+            result = _plain(text, model, new_tokens, policy, truncate)
+        case "simulate":
+            result = _simulate(text, model, new_tokens, policy, truncate)
+        case "two-party":
+            if keys is None:
+                raise ValueError("ask needs --keys: the folder that `hushlm keys create` wrote.")
+            from hushlm.private.client import Client, ClientSettings
+
+            settings = ClientSettings(connect_seconds=connect_seconds, silent_seconds=silent_seconds, listen_host=listen_host)
+            asking = Client(model, server, keys, client, settings)
+            with _Bar(asking.description.shape.layers) as bar:
+                answer = asking.ask(text, new_tokens, policy, truncate, bar.update)
+            result = _two_party(answer, asking.tokenizer.decode(list(answer.prompt_tokens)))
+    if json:
+        print_json(result.to_dict(mode, str(policy)))
+    else:
+        result.show()
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What is printed."""
+
+    prompt_text: str
+    prompt_tokens: int
+    text: str
+    tokens: list[int]
+    answers: tuple[TokenAnswer, ...]
+    seconds: float
+    query: Traffic | None = None
+    set_up: Traffic | None = None
+    set_up_seconds: float | None = None
+
+    def to_dict(self, mode: str, reveal: str) -> dict[str, Any]:
+        revealed = [
+            {"token": a.token, "top": a.top, "logits": None if a.logits is None else [float(value) for value in a.logits]}
+            for a in self.answers
+        ]
+        return {
+            "mode": mode,
+            "reveal": reveal,
+            "prompt_text": self.prompt_text,
+            "prompt_tokens": self.prompt_tokens,
+            "text": self.text,
+            "tokens": self.tokens,
+            "answers": revealed,
+            **_moved(self.query),
+            "seconds": round(self.seconds, 3),
+            "set_up": None if self.set_up_seconds is None else {**_moved(self.set_up), "seconds": round(self.set_up_seconds, 3)},
+        }
+
+    def show(self) -> None:
+        print(f"prompt, its last tokens:  {self.prompt_text[-60:]!r}")
+        print(f"answer:                   {self.text!r}")
+        print(f"tokens:                   {self.tokens}")
+        for answer in self.answers:
+            if answer.top is not None:
+                print("  " + ", ".join(f"{token}: {logit:.3f}" for token, logit in answer.top))
+        if self.query is None or self.set_up is None or self.set_up_seconds is None:
+            print(f"{self.seconds:.1f} s in one process: nothing was sent.")
+            return
+        from hushlm.report.table import Column, Table, print_table
+
+        columns = (
+            Column("phase", ""),
+            Column("bytes_client_to_server", "client to server (MB)", lambda count: f"{count / 1e6:.2f}", "right"),
+            Column("bytes_server_to_client", "server to client (MB)", lambda count: f"{count / 1e6:.2f}", "right"),
+            Column("messages", "messages", "d", "right"),
+            Column("seconds", "seconds", ".1f", "right"),
+        )
+        rows = [
+            {"phase": "set-up", **_moved(self.set_up), "seconds": self.set_up_seconds},
+            {"phase": f"{len(self.tokens)} tokens", **_moved(self.query), "seconds": self.seconds},
+        ]
+        note = "Payload of the engine's links, counted by the engine; 1 MB = 10^6 bytes. Set-up includes starting both processes."
+        print_table(Table("What it took", columns, rows, note))
+
+
+def _moved(traffic: Traffic | None) -> dict[str, int | None]:
+    """As seen by the client."""
+    if traffic is None:
+        return {"bytes_client_to_server": None, "bytes_server_to_client": None, "messages": None}
+    return {
+        "bytes_client_to_server": traffic.sent_bytes,
+        "bytes_server_to_client": traffic.received_bytes,
+        "messages": traffic.sent_messages + traffic.received_messages,
+    }
+
+
+def _two_party(answer: PrivateAnswer, prompt_text: str) -> _Result:
+    return _Result(
+        prompt_text,
+        len(answer.prompt_tokens),
+        answer.text,
+        list(answer.tokens),
+        answer.answers,
+        answer.query_seconds,
+        answer.query,
+        answer.set_up,
+        answer.set_up_seconds,
+    )
+
+
+def _plain(prompt: str, folder: Path, new_tokens: int, reveal: RevealPolicy, truncate: bool) -> _Result:
+    """The checkpoint itself, in float32."""
+    from hushlm.private.prompts import encode_prompt
+    from hushlm.training.checkpoint import load_checkpoint
+
+    if reveal.kind != "token":
+        raise ValueError("--mode plain gives tokens: leave --reveal out, or use --mode simulate.")
+    checkpoint = load_checkpoint(folder)
+    tokens = encode_prompt(checkpoint.tokenizer, prompt, checkpoint.model.shape.context, new_tokens, truncate)
+    start = time.perf_counter()
+    answer = checkpoint.model.greedy(tokens, new_tokens)
+    seconds = time.perf_counter() - start
+    return _Result(checkpoint.tokenizer.decode(tokens), len(tokens), checkpoint.tokenizer.decode(answer), answer, (), seconds)
+
+
+def _simulate(prompt: str, folder: Path, new_tokens: int, reveal: RevealPolicy, truncate: bool) -> _Result:
+    """The private program in the clear, with the engine's fixed-point numbers."""
+    from dataclasses import replace
+
+    from hushlm.private.description import load_description, load_server_weights
+    from hushlm.private.engine import Engine, Party
+    from hushlm.private.program import PrivateGenerator
+    from hushlm.private.prompts import encode_prompt, load_tokenizer
+
+    if not (folder / "server").is_dir() or not (folder / "client").is_dir():
+        raise ValueError(f"{folder} does not hold server/ and client/: --mode simulate needs the folder that `hushlm export` wrote.")
+    description = load_description(folder / "server")
+    tokenizer = load_tokenizer(folder / "client", load_description(folder / "client"))
+    tokens = encode_prompt(tokenizer, prompt, description.shape.context, new_tokens, truncate)
+    start = time.perf_counter()
+    engine = Engine(Party.CLIENT, replace(description.engine, simulate=True), None)
+    generator = PrivateGenerator(engine, description, load_server_weights(folder / "server"))
+    answers = tuple(generator.generate(tokens, len(tokens), new_tokens, reveal))
+    seconds = time.perf_counter() - start
+    ids = [answer.token for answer in answers if answer.token is not None]
+    return _Result(tokenizer.decode(tokens), len(tokens), tokenizer.decode(ids), ids, answers, seconds)
+
+
+class _Bar:
+    """Progress on standard error: a bar on a terminal, otherwise a line now and then."""
+
+    LINE_EVERY_SECONDS = 15.0
+
+    def __init__(self, layers: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        self._terminal, self._layers, self._last = sys.stderr.isatty(), layers, time.monotonic()
+        self._progress = RichProgress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True, highlight=False),
+            disable=not self._terminal,
+            transient=True,
+        )
+        self._task = self._progress.add_task("opening the session", total=None)
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def update(self, progress: Progress) -> None:
+        if progress.phase == "set-up":
+            text, done, total = "engine's set-up", 0, None
+        else:
+            # Between layers the layer just done is shown.
+            layer = progress.layer if progress.layer is not None else (0 if progress.step * 2 < progress.steps else progress.layers)
+            moved = f"{progress.traffic.total_bytes / 1e6:.1f} MB"
+            text = f"token {progress.token} of {progress.tokens}, layer {layer} of {progress.layers}, {moved}"
+            done, total = (progress.token - 1) * progress.steps + progress.step, progress.tokens * progress.steps
+        self._progress.update(self._task, description=text, completed=done, total=total)
+        if not self._terminal and time.monotonic() - self._last > self.LINE_EVERY_SECONDS:
+            self._last = time.monotonic()
+            print(f"{text}, {progress.seconds:.0f} s", file=sys.stderr, flush=True)

@@ -1,0 +1,64 @@
+"""`hushlm serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["serve"]
+
+
+def serve(
+    model: Path,
+    keys: Path | None = None,
+    listen: str = "127.0.0.1:8440",
+    workers: int = 1,
+    new_tokens: int | None = None,
+    once: bool = False,
+    connect_seconds: float = 30.0,
+    silent_seconds: float = 120.0,
+    session_seconds: float = 86400.0,
+    drain_seconds: float = 60.0,
+    verbose: bool = False,
+) -> None:
+    """Answer private questions: this machine has the weights, and sees no prompt and no answer.
+
+    Prints one line when it is ready. Each session runs in a process of its own, for a client whose certificate comes from the same
+    authority. SIGTERM lets running sessions finish and then ends with exit code 0. The log, on standard error, holds times, sizes and
+    outcomes only.
+
+    Args:
+        model: server/ folder of `hushlm export`.
+        keys: folder with authority.pem, server.pem and server.key, from `hushlm keys create`.
+        listen: HOST:PORT; port 0 lets the system choose. Engines use further ports of the same address, chosen per session.
+        workers: sessions at a time; each needs memory for the weights and the engine.
+        new_tokens: most tokens a session may ask for; without it the context is the limit.
+        once: stop after the first session.
+        connect_seconds: how long a client's engine may take to connect.
+        silent_seconds: how long a client's engine may be silent before the session is given up.
+        session_seconds: longest session.
+        drain_seconds: how long sessions may go on after SIGTERM.
+        verbose: log the end of a failed worker's own log too.
+    """
+    import logging
+    import sys
+
+    if keys is None:
+        raise ValueError("serve needs --keys: the folder that `hushlm keys create` wrote.")
+    from hushlm.private.server import PrivateServer, ServerSettings
+
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    logging.getLogger("hushlm.server").setLevel(logging.DEBUG if verbose else logging.INFO)
+    settings = ServerSettings(
+        workers=workers,
+        new_tokens=new_tokens,
+        connect_seconds=connect_seconds,
+        silent_seconds=silent_seconds,
+        session_seconds=session_seconds,
+        drain_seconds=drain_seconds,
+        once=once,
+    )
+    server = PrivateServer(model, listen, keys, settings)
+    described = f"{server.description.architecture}, program {server.description.fingerprint[:12]}"
+    server.run(
+        lambda: print(f"Serving {described}, on {server.address}, up to {workers} session{'s' * (workers > 1)} at a time.", flush=True)
+    )
