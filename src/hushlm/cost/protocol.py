@@ -1,0 +1,197 @@
+"""What each step of a plan moves on the engine "Cheetah (SPU 0.9.5)": the arithmetic of `private.steps`, call by call.
+
+Nothing here knows an architecture; a new operation without a price fails the type check.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import assert_never
+
+from hushlm.cost.constants import CalibratedConstants, load_constants
+from hushlm.cost.primitives import Exchange, Primitives, Protocol
+from hushlm.plan import (
+    Activate,
+    Cut,
+    Divide,
+    Embed,
+    Kernel,
+    Mix,
+    Normalise,
+    Operation,
+    Project,
+    Reveal,
+    ScaleRows,
+    Scores,
+    Step,
+    row_blocks,
+)
+
+__all__ = ["StepCost", "price_opening", "price_operation", "price_set_up", "price_step"]
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """One step in steady state.
+
+    Attributes:
+        step: of the plan.
+        exchange: what it moves, its share of refills and triple batches included.
+        bare: the same without that share: what most single runs show.
+    """
+
+    step: Step
+    exchange: Exchange
+    bare: Exchange
+
+    @property
+    def client_to_server_bytes(self) -> float:
+        return self.exchange.forward_bytes
+
+    @property
+    def server_to_client_bytes(self) -> float:
+        return self.exchange.back_bytes
+
+    @property
+    def total_bytes(self) -> float:
+        return self.exchange.total_bytes
+
+
+def price_step(step: Step, protocol: Protocol | None = None, calibrated: CalibratedConstants | None = None) -> StepCost:
+    """Price of a step.
+
+    Args:
+        protocol: the engine's settings; those of the private program by default.
+        calibrated: fitted constants; the packaged ones by default.
+    """
+    primitives = _primitives(protocol, calibrated)
+    bare = price_operation(step.operation, primitives)
+    return StepCost(step, primitives.amortised(bare), bare)
+
+
+def price_set_up(protocol: Protocol | None = None, calibrated: CalibratedConstants | None = None) -> Exchange:
+    """What a session moves once, before its first query."""
+    return _primitives(protocol, calibrated).set_up()
+
+
+def price_opening(reveal: Reveal, protocol: Protocol | None = None, calibrated: CalibratedConstants | None = None) -> Exchange:
+    """Opening the answer to the client: the server's shares of it."""
+    primitives = _primitives(protocol, calibrated)
+    match reveal.kind:
+        case "token":
+            return primitives.open(1)
+        case "topk":
+            return primitives.open(reveal.top).times(2)
+        case "logits":
+            return primitives.open(reveal.vocabulary)
+        case _:
+            assert_never(reveal.kind)
+
+
+def _primitives(protocol: Protocol | None, calibrated: CalibratedConstants | None) -> Primitives:
+    return Primitives((calibrated or load_constants()).values, protocol or Protocol())
+
+
+def price_operation(operation: Operation, p: Primitives) -> Exchange:
+    """The calls of an operation, in order, without their share of refills and triple batches."""
+    match operation:
+        case Embed():
+            return _cut_product(p, operation.rows, operation.vocabulary, operation.width, operation.cut)
+        case Project():
+            return _cut_product(p, operation.rows, operation.inner, operation.outer, operation.cut)
+        case Normalise():
+            return _normalise(p, operation)
+        case ScaleRows():
+            n = operation.rows * operation.width
+            return p.multiply_private(n) + p.truncate(n)
+        case Scores(heads, rows, keys, head_width, joined):
+            if joined:
+                return p.product_shared(heads, heads * head_width, keys) + p.truncate(heads * keys)
+            return (p.product_shared(rows, head_width, keys) + p.truncate(rows * keys)).times(heads)
+        case Mix(heads, rows, keys, head_width, joined):
+            if joined:
+                return p.product_shared(heads, keys, heads * head_width) + p.truncate(heads * heads * head_width)
+            return (p.product_shared(rows, keys, head_width) + p.truncate(rows * head_width)).times(heads)
+        case Kernel():
+            return _kernel(p, operation)
+        case Divide():
+            n = operation.heads * operation.rows
+            return p.reciprocal(n) + _product(p, n * operation.width)
+        case Activate():
+            return _activate(p, operation)
+        case Reveal():
+            return _reveal(p, operation)
+        case _:
+            assert_never(operation)
+
+
+def _product(p: Primitives, n: int) -> Exchange:
+    """Fixed-point product of two secrets."""
+    return p.multiply(n) + p.truncate(n)
+
+
+def _larger(p: Primitives, n: int) -> Exchange:
+    """max(x, y), or a choice by a secret sign."""
+    return p.compare(n) + p.select(n)
+
+
+def _cut_product(p: Primitives, rows: int, inner: int, outer: int, cut: Cut) -> Exchange:
+    """A product with a server's matrix in parts; every part is truncated before they are added."""
+
+    def row_block(size: int) -> Exchange:
+        parts = [p.product_private(size, min(cut.columns, inner - start), outer) for start in range(0, inner, cut.columns)]
+        return sum(parts, Exchange()) + p.truncate(size * outer).times(len(parts))
+
+    whole, rest = divmod(rows, cut.rows)
+    total = row_block(cut.rows).times(whole)
+    return total + row_block(rest) if rest else total
+
+
+def _normalise(p: Primitives, operation: Normalise) -> Exchange:
+    rows, n = operation.rows, operation.rows * operation.width
+    mean_and_variance = p.truncate(rows).times(2) + _product(p, n)
+    scaled = p.reciprocal_square_root(rows) + _product(p, n)
+    affine = p.multiply_private(n) + p.truncate(n) if operation.affine else Exchange()
+    return mean_and_variance + scaled + affine
+
+
+def _kernel(p: Primitives, operation: Kernel) -> Exchange:
+    """Row maxima of all blocks in one tournament, clip, exponential; masks are public and cost nothing."""
+    blocks = [[operation.heads * (stop - start), keys] for start, stop, keys in row_blocks(operation)]
+    n = sum(rows * keys for rows, keys in blocks)
+    total = Exchange()
+    while any(keys > 1 for _, keys in blocks):
+        total += _larger(p, sum(rows * (keys // 2) for rows, keys in blocks))
+        blocks = [[rows, keys - keys // 2] for rows, keys in blocks]
+    total += _larger(p, n)
+    if operation.written_out:
+        return total + p.truncate(n) + _product(p, n).times(operation.squarings)
+    return total + p.exponential(n, operation.squarings)
+
+
+def _activate(p: Primitives, operation: Activate) -> Exchange:
+    n = operation.rows * operation.width
+    match operation.kind:
+        case "relu":
+            return _larger(p, n)
+        case "gelu-even-polynomial":
+            return _larger(p, n).times(2) + p.multiply(n).times(3) + p.truncate(n).times(5)
+        case "gelu-tanh":
+            return p.hyperbolic_tangent(n) + p.multiply(n).times(3) + p.truncate(n).times(6)
+        case _:
+            assert_never(operation.kind)
+
+
+def _reveal(p: Primitives, operation: Reveal) -> Exchange:
+    n = operation.vocabulary
+    match operation.kind:
+        case "logits":
+            return Exchange()
+        case "token":
+            return p.arg_maximum(n, with_value=False)
+        case "topk":
+            # Each winner is struck out of the list before the next round: its id is the one at distance 0.
+            strike = _product(p, n) + _larger(p, n)
+            return p.arg_maximum(n, with_value=True).times(operation.top) + strike.times(operation.top - 1)
+        case _:
+            assert_never(operation.kind)

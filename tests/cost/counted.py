@@ -1,0 +1,121 @@
+"""Runs steps of plans in two real processes and reports every single run: what the cost room's predictions are held against."""
+
+from __future__ import annotations
+
+import multiprocessing
+import socket
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+import numpy as np
+
+from hushlm.plan import Plan, Step
+from hushlm.private.backend import EngineBackend
+from hushlm.private.counting import value_shapes
+from hushlm.private.engine import Channel, Engine, EngineSettings, Party, Traffic
+from hushlm.private.wiring import step_program, weight_names
+
+WARM_ELEMENTS = 2048 * 64
+"""Enough for every OT worker of any machine to start."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Bytes and messages of one execution, seen from the client."""
+
+    forward_bytes: int
+    back_bytes: int
+    forward_messages: int
+    back_messages: int
+    seconds: float
+
+    @property
+    def total_bytes(self) -> int:
+        return self.forward_bytes + self.back_bytes
+
+
+def _run_step(engine: Engine, backend: EngineBackend, plan: Plan, step: Step, repeats: int) -> list[Traffic]:
+    random, party = np.random.default_rng(0), engine.party
+    program = step_program(plan, step)
+    names = []
+    for name, shape in value_shapes(plan, step).items():
+        if name in program.public:
+            backend.put_public(name, np.tril(np.ones(shape)))
+        else:
+            for owner in Party:
+                backend.put(f"{name}.{owner.name}", owner, shape, random.uniform(0.1, 1.0, shape) if party is owner else None)
+            if name == "one_hot":
+                names.append(f"{name}.CLIENT")
+                continue
+            backend.run("add", lambda xp: lambda a, b: a + b, (f"{name}.CLIENT", f"{name}.SERVER"), (name,), ())
+        names.append(name)
+    weights = weight_names(step, program)
+    for name, (_, shape) in zip(weights, program.weights, strict=True):
+        backend.put(name, Party.SERVER, shape, random.uniform(-0.1, 0.1, shape) if party is Party.SERVER else None)
+    outputs = [f"out.{i}" for i in range(len(program.outputs))]
+    runs = [backend.run(program.key, program.build, [*names, *weights], outputs, program.public) for _ in range(repeats)]
+    for name in {*weights, *outputs, *names}:
+        engine.delete(name)
+    return runs
+
+
+def _warm_up(engine: Engine, backend: EngineBackend) -> None:
+    """Start every worker and make all keys, so that no run pays for set-up."""
+    for name, owner in (("a", Party.CLIENT), ("b", Party.SERVER)):
+        for size, label in ((WARM_ELEMENTS, name), (64, f"small.{name}")):
+            backend.put(label, owner, (size,), np.ones(size) if engine.party is owner else None)
+    backend.run("compare", lambda xp: lambda a, b: xp.maximum(a + b, 0.0), ("a", "b"), ("out",), ())
+    backend.run(
+        "products",
+        lambda xp: lambda a, b: xp.exp((a + b) * 0.01).reshape(8, 8) @ (a + b).reshape(8, 8),
+        ("small.a", "small.b"),
+        ("out",),
+        (),
+    )
+
+
+def _party(
+    party: Party, ports: tuple[int, int], settings: EngineSettings, work: list[tuple[Plan, Step]], repeats: int, to: Connection
+) -> None:
+    engine = Engine(party, settings, Channel(party, (f"127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}"), None))
+    backend = EngineBackend(engine)
+    _warm_up(engine, backend)
+    for plan, step in work:
+        to.send(
+            [
+                Run(t.sent_bytes, t.received_bytes, t.sent_messages, t.received_messages, t.seconds)
+                for t in _run_step(engine, backend, plan, step, repeats)
+            ]
+        )
+    to.recv()
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def count_every_run(work: list[tuple[Plan, Step]], settings: EngineSettings, repeats: int) -> list[list[Run]]:
+    """Every run of every step at the client, in the order in which they were made; set-up is over before the first."""
+    context = multiprocessing.get_context("spawn")
+    ports = (_free_port(), _free_port())
+    pipes, processes = [], []
+    for party in Party:
+        here, there = context.Pipe()
+        process = context.Process(target=_party, args=(party, ports, settings, work, repeats, there), daemon=True)
+        process.start()
+        there.close()
+        pipes.append(here)
+        processes.append(process)
+    try:
+        counted = []
+        for _ in work:
+            client, server = (pipe.recv() for pipe in pipes)
+            assert [(r.forward_bytes, r.back_bytes) for r in client] == [(r.back_bytes, r.forward_bytes) for r in server]
+            counted.append(client)
+        return counted
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
