@@ -30,6 +30,7 @@ COMMANDS = {
     "entropy": "hushlm.cli.entropy:entropy",
     "cost": "hushlm.cli.cost:cost",
     "export": "hushlm.cli.export:export",
+    "keys": "hushlm.cli.keys:keys",
     "serve": "hushlm.cli.serve:serve",
     "ask": "hushlm.cli.ask:ask",
     "demo": "hushlm.cli.demo:demo",

@@ -74,17 +74,20 @@ def parse_options(name: str, function: Callable[..., Any], words: Sequence[str])
     """
     parser = build_parser(name, function)
     try:
-        values = parser.instantiate(parser.parse_args([_underscored(word) for word in words]))
+        values = parser.instantiate(parser.parse_args(_underscored(words)))
     except argparse.ArgumentError as error:
         raise ValueError(_sentence(str(error), parser)) from error
-    names = inspect.signature(function).parameters
-    return {key: value for key, value in vars(values).items() if key in names}
+    # By name, not by iteration: the namespace stores names like `keys`, which are its own methods' too, under others.
+    return {parameter: values[parameter] for parameter in inspect.signature(function).parameters}
 
 
-def _underscored(word: str) -> str:
-    """`--new-tokens=1` as `--new_tokens=1`; values are left alone."""
-    if not word.startswith("--"):
-        return word
+def _underscored(words: Sequence[str]) -> list[str]:
+    """`--new-tokens=1` as `--new_tokens=1`; values, and what follows `--`, are left alone."""
+    end = words.index("--") if "--" in words else len(words)
+    return [_option_underscored(word) if word.startswith("--") else word for word in words[:end]] + list(words[end:])
+
+
+def _option_underscored(word: str) -> str:
     option, equals, value = word[2:].partition("=")
     return "--" + option.replace("-", "_") + equals + value
 
@@ -105,6 +108,9 @@ def _sentence(message: str, parser: ArgumentParser) -> str:
         return f"{command} needs {found[1].upper()}: `{parser.prog} --help` shows its arguments."
     if found := re.match(r"argument (-\S+): expected (.*)", text):
         return f"{found[1]} needs {found[2].replace('argument', 'value')}."
+    if found := re.match(r"Problems parsing config: (.*)", text):
+        where = found[1].replace('in "<unicode string>", ', "")
+        return f"--config: this is not YAML, {where}"
     if found := re.search(r'Parser key "([\w.]+)":? (.*)', text):
         return f"{_option(found[1], parser)}: {_plain(found[2])}"
     return _plain(text)

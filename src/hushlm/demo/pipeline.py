@@ -1,0 +1,195 @@
+"""The demo's stages, one after another; every stage says in one line what it does."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hushlm.config import ModelShape
+from hushlm.data import TokenStore, open_token_store
+from hushlm.demo.jobs import RunOutcome, run_all
+from hushlm.demo.private_answer import PrivateAnswer, answer_privately
+from hushlm.demo.rows import Row, choose, rows_table, trained_row
+from hushlm.demo.settings import COLLAPSE, REFERENCE, ROWS, DemoSettings
+from hushlm.entropy import attainable_maximum_nats
+from hushlm.files import write_atomic
+from hushlm.report.figures import LayerCourse, head_entropy_figure, head_share_figure, layer_entropy_figure, save_figure
+from hushlm.report.table import Table
+
+__all__ = ["run_demo"]
+
+Say = Callable[[str], None]
+STAGES = 5
+
+
+def run_demo(settings: DemoSettings, say: Say, show: Callable[[Table], None]) -> dict[str, Any]:
+    """Run every stage and write `summary.json`.
+
+    Args:
+        settings: what to run.
+        say: prints a line.
+        show: prints a table.
+
+    Returns: the summary, as written; docs/demo.md describes its keys.
+
+    Raises:
+        ValueError: one sentence, if a stage can't be done.
+    """
+    begin = time.monotonic()
+    if importlib.util.find_spec("spu") is None:
+        raise ValueError("The demo ends with a private answer and needs the two-party engine for it: pip install 'hushlm[private]'.")
+    if settings.private_architecture not in (None, *ROWS):
+        raise ValueError(f"{settings.private_architecture} is not a row of the demo: choose one of {', '.join(ROWS)}.")
+
+    def stage(number: int, text: str) -> None:
+        say(f"[{number}/{STAGES}, {_clock(time.monotonic() - begin)}] {text}")
+
+    stage(1, f"reading the corpus ({settings.data.corpus}) as {settings.data.tokenizer}")
+    store = open_token_store(settings.data)
+    say(f"  {store.corpus_name}: {store.documents} files, {store.bytes / 1e6:.1f} MB, V={store.vocabulary}, split by file; {store.folder}")
+    shape = replace(settings.shape, vocabulary=store.vocabulary)
+
+    parallel = max(1, min(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+    stage(
+        2, f"training {', '.join(ROWS)} and {COLLAPSE} until it collapses, {parallel} at a time, seed {settings.seed}; {_sizes(settings)}"
+    )
+    outcomes = _train(settings, parallel)
+    collapse = outcomes.pop(COLLAPSE)
+    say(f"  {COLLAPSE}, {_setting(collapse)}: {_collapse_sentence(collapse)}")
+    for name, outcome in outcomes.items():
+        if outcome.stopped_at_step is not None:
+            say(f"  {name} did not come through. {outcome.reason}")
+
+    stage(3, "measuring perplexity and head entropies on held-out text, and what a private answer would cost")
+    rows = [trained_row(name, outcomes[name], shape, store, settings.evaluation_batches) for name in ROWS]
+    show(rows_table(rows, f"{store.corpus_name}, {settings.data.tokenizer}, {_sizes(settings)}, seed {settings.seed}"))
+    figures = _draw(settings, rows, outcomes, collapse)
+    say(f"  figures: {', '.join(str(path) for path in figures)}")
+
+    chosen, reason = choose(rows, REFERENCE, settings.private_architecture)
+    stage(4, f"answering privately with {chosen.name} ({reason}): a server process with the weights, a client process with the prompt")
+    answer = answer_privately(outcomes[chosen.name].config.output, store, settings, say)
+    _show_answer(answer, say)
+
+    stage(5, "writing the summary")
+    summary = _summary(settings, store, shape, rows, outcomes, collapse, chosen, answer, figures)
+    summary["wall_seconds"] = round(time.monotonic() - begin, 1)
+    path = settings.output / "summary.json"
+    write_atomic(path, json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    _farewell(settings, outcomes[chosen.name], path, summary["wall_seconds"], say)
+    return summary
+
+
+def _train(settings: DemoSettings, parallel: int) -> dict[str, RunOutcome]:
+    configs = {COLLAPSE: settings.collapse_config(), **{name: settings.row_config(name) for name in reversed(ROWS)}}
+    return run_all(configs, settings.output / "runs", parallel)
+
+
+def _sizes(settings: DemoSettings) -> str:
+    shape, training = settings.shape, settings.training
+    return f"L={shape.layers} D={shape.width} H={shape.heads} T={shape.context} B={training.batch}, {training.steps} steps"
+
+
+def _setting(outcome: RunOutcome) -> str:
+    training = outcome.config.training
+    return f"L={outcome.config.shape.layers}, learning rate {training.learning_rate:g}, no clipping"
+
+
+def _collapse_sentence(outcome: RunOutcome) -> str:
+    if outcome.stopped_at_step is None:
+        return f"did NOT collapse within {outcome.config.training.steps} steps with this seed"
+    layers = ", ".join(map(str, outcome.layers))
+    where = f"entropy fell to zero in layers {layers}" if layers else "no layer's entropy had fallen to zero before"
+    return f"stopped by the watch before update {outcome.stopped_at_step}; {where}"
+
+
+def _draw(settings: DemoSettings, rows: Sequence[Row], outcomes: Mapping[str, RunOutcome], collapse: RunOutcome) -> list[Path]:
+    """Heat maps, shares by range, and layer entropy against step; the collapsing run beside the others."""
+    maximum = attainable_maximum_nats(settings.shape.context)
+    collapse_maximum = attainable_maximum_nats(settings.collapse_shape.context)
+    label = f"{COLLAPSE}, {settings.collapse_shape.layers} layers"
+    panels = [(row.name, row.report.head_entropy_nats_LH) for row in rows if row.report]
+    courses = [LayerCourse.from_metrics(name, outcome.metrics, maximum, outcome.stopped_at_step) for name, outcome in outcomes.items()]
+    if collapse.metrics:
+        last = collapse.metrics[-1]
+        panels.append((f"{label}, step {last['step']}", last["head_entropy_nats"]))
+        courses.append(LayerCourse.from_metrics(label, collapse.metrics, collapse_maximum, collapse.stopped_at_step))
+    folder = settings.output / "figures"
+    return [
+        save_figure(head_entropy_figure(panels, max(maximum, collapse_maximum)), folder / "head-entropy.png"),
+        save_figure(head_share_figure([(row.name, row.report.share_per_range) for row in rows if row.report]), folder / "head-share.png"),
+        save_figure(layer_entropy_figure(courses), folder / "layer-entropy.png"),
+    ]
+
+
+def _show_answer(answer: PrivateAnswer, say: Say) -> None:
+    say(f"  prompt, its last tokens:  {answer.prompt_text[-60:]!r}")
+    say(f"  private answer:           {answer.text!r}")
+    say(f"  tokens, private:   {answer.tokens}")
+    say(f"  tokens, plaintext: {answer.plaintext_tokens}")
+    if answer.tokens_equal_plaintext:
+        say(f"  equal; the two likeliest tokens differ by at least {answer.smallest_margin:.3f} in logits along the way")
+    else:
+        say("  NOT EQUAL: the private answer is not the plaintext model's greedy answer")
+    say(
+        f"  client to server {answer.bytes_client_to_server / 1e6:.1f} MB, server to client {answer.bytes_server_to_client / 1e6:.1f} MB, "
+        f"{answer.messages} messages, {answer.seconds:.1f} s for {len(answer.tokens)} tokens"
+    )
+
+
+def _summary(
+    settings: DemoSettings,
+    store: TokenStore,
+    shape: ModelShape,
+    rows: Sequence[Row],
+    outcomes: Mapping[str, RunOutcome],
+    collapse: RunOutcome,
+    chosen: Row,
+    answer: PrivateAnswer,
+    figures: Sequence[Path],
+) -> dict[str, Any]:
+    return {
+        "wall_seconds": None,
+        "seed": settings.seed,
+        "version": version("hushlm"),
+        "python": platform.python_version(),
+        "corpus": {
+            "name": store.corpus_name,
+            "tokenizer": settings.data.tokenizer,
+            "documents": store.documents,
+            "bytes": store.bytes,
+            "fingerprint": store.fingerprint,
+        },
+        "shape": asdict(shape),
+        "steps": settings.training.steps,
+        "architectures": [{**row.to_dict(), "checkpoint": str(outcomes[row.name].config.output)} for row in rows],
+        "collapse": {
+            "architecture": COLLAPSE,
+            "layers_of_model": settings.collapse_shape.layers,
+            "learning_rate": settings.collapse_training.learning_rate,
+            "stopped_at_step": collapse.stopped_at_step,
+            "layers": list(collapse.layers),
+            "reason": collapse.reason,
+        },
+        "private": {"architecture": chosen.name, **answer.to_dict()},
+        "figures": [str(path) for path in figures],
+    }
+
+
+def _farewell(settings: DemoSettings, outcome: RunOutcome, summary: Path, seconds: float, say: Say) -> None:
+    say(f"Done in {_clock(seconds)}. Everything lies in {settings.output}: checkpoints in runs/, figures/, private/, {summary.name}.")
+    say("Try next:")
+    say(f"  hushlm entropy {outcome.config.output}")
+    say(f"  hushlm ask 'def __init__(self, ' --mode simulate --model {settings.output / 'private'} --new-tokens 16")
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

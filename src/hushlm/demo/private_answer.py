@@ -1,0 +1,223 @@
+"""The demo's private answer: a server process with the weights, a client process with the prompt, and nothing shared but a socket.
+
+Each process gets only the files that its own machine would have: the server `server/` and `server-keys/`, the client `client/`,
+`client-keys/` and, on standard input, the prompt.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from hushlm.data import Tokens, TokenStore
+from hushlm.demo.settings import DemoSettings
+from hushlm.model import LanguageModel
+from hushlm.training import load_checkpoint
+
+__all__ = ["PrivateAnswer", "answer_privately", "choose_prompt"]
+
+HOST = "127.0.0.1"
+READY = re.compile(r" on (\S+:\d+)[,.]")
+SILENT_SECONDS = 600
+"""Patience with a busy machine."""
+
+STOP_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class PrivateAnswer:
+    """What came back, and what the plaintext model says.
+
+    Attributes:
+        prompt_tokens: their number.
+        prompt_text, text: of prompt and answer.
+        tokens, plaintext_tokens: the private answer and the plaintext model's greedy one.
+        smallest_margin: least difference of the two largest logits along the plaintext answer; fixed-point errors are far below it,
+            or the answers may differ.
+        bytes_client_to_server, bytes_server_to_client, messages: of the passes that made the tokens.
+        setup_bytes: of the session's one-time set-up, both directions.
+        seconds: of those passes.
+        session_seconds: of the client's process, from its start to its end.
+        server_folder, client_folder: the export.
+    """
+
+    prompt_tokens: int
+    prompt_text: str
+    text: str
+    tokens: list[int]
+    plaintext_tokens: list[int]
+    smallest_margin: float
+    bytes_client_to_server: int
+    bytes_server_to_client: int
+    messages: int
+    setup_bytes: int
+    seconds: float
+    session_seconds: float
+    server_folder: str
+    client_folder: str
+
+    @property
+    def tokens_equal_plaintext(self) -> bool:
+        return self.tokens == self.plaintext_tokens
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in summary.json."""
+        return {"tokens_equal_plaintext": self.tokens_equal_plaintext, **asdict(self)}
+
+
+def answer_privately(checkpoint: Path, store: TokenStore, settings: DemoSettings, say: Callable[[str], None]) -> PrivateAnswer:
+    """Export a checkpoint and continue a held-out prompt in two processes.
+
+    Args:
+        checkpoint: folder of the model.
+        store: the prompt comes from its validation split.
+        settings: of the demo.
+        say: prints a line.
+
+    Raises:
+        ValueError: one sentence, if the export, the server or the client fails.
+    """
+    from hushlm.private.certificates import create_keys
+    from hushlm.private.export import export_model
+
+    folder = settings.output / "private"
+    loaded = load_checkpoint(checkpoint)
+    prompt = choose_prompt(store.tokens["validation"], store.tokenizer, settings.prompt_tokens, settings.seed)
+    text = store.tokenizer.decode(prompt)
+    plaintext = loaded.model.greedy(prompt, settings.new_tokens)
+
+    report = export_model(loaded, folder)
+    absorbed = f", FFNs absorbed in layers {', '.join(map(str, report.absorbed_ffns))}" if report.absorbed_ffns else ""
+    say(f"  exported to {folder}: server/ ({report.server_bytes / 1e6:.1f} MB of weights) and client/ (no weights){absorbed}")
+    keys = folder / "keys"
+    for old in (keys, folder / "server-keys", folder / "client-keys"):
+        shutil.rmtree(old, ignore_errors=True)
+    create_keys(keys, [HOST])
+    for party in ("server", "client"):
+        _hand_over(keys, folder / f"{party}-keys", party)
+    say(f"  made certificates for server and client; a prompt of {len(prompt)} tokens, {settings.new_tokens} to come")
+
+    begin = time.monotonic()
+    with _server(folder) as address:
+        found = _ask(folder, address, text, settings.new_tokens)
+    tokens = [int(token) for token in found["tokens"]]
+    set_up = found["set_up"]
+    return PrivateAnswer(
+        prompt_tokens=len(prompt),
+        prompt_text=text,
+        text=found["text"],
+        tokens=tokens,
+        plaintext_tokens=plaintext,
+        smallest_margin=_smallest_margin(loaded.model, prompt, plaintext),
+        bytes_client_to_server=found["bytes_client_to_server"],
+        bytes_server_to_client=found["bytes_server_to_client"],
+        messages=found["messages"],
+        setup_bytes=set_up["bytes_client_to_server"] + set_up["bytes_server_to_client"],
+        seconds=found["seconds"],
+        session_seconds=round(time.monotonic() - begin, 1),
+        server_folder=str(folder / "server"),
+        client_folder=str(folder / "client"),
+    )
+
+
+def choose_prompt(tokens: Tokens, tokenizer: Tokenizer, length: int, seed: int) -> list[int]:
+    """A stretch of text that starts a line and survives the way through text: its characters give back the same tokens.
+
+    Args:
+        tokens: of the validation split.
+        tokenizer: of the split.
+        length: tokens.
+        seed: decides which of the stretches.
+
+    Raises:
+        ValueError: if the split has none.
+    """
+    ends = np.flatnonzero([tokenizer.decode([token]).endswith("\n") for token in range(int(tokens.max()) + 1)])
+    starts = np.flatnonzero(np.isin(tokens[: len(tokens) - length], ends)) + 1
+    for start in np.random.default_rng(seed).permutation(starts):
+        stretch = [int(token) for token in tokens[start : start + length]]
+        text = tokenizer.decode(stretch)
+        if text.isascii() and "\0" not in text and text.strip() and tokenizer.encode(text).ids == stretch:
+            return stretch
+    raise ValueError(f"The validation split holds no stretch of {length} plain tokens to ask about: use more text.")
+
+
+def _smallest_margin(model: LanguageModel, prompt: list[int], answer: list[int]) -> float:
+    with torch.inference_mode():
+        logits_TV = model(torch.tensor([prompt + answer[:-1]])).logits_BTV[0, len(prompt) - 1 :]
+    largest_T2 = logits_TV.topk(2, dim=-1).values
+    return float((largest_T2[:, 0] - largest_T2[:, 1]).min())
+
+
+def _hand_over(keys: Path, folder: Path, party: str) -> None:
+    """The files of one party; the authority's private key stays where it is."""
+    folder.mkdir(mode=0o700)
+    shutil.copy(keys / "authority.pem", folder)
+    for suffix in ("pem", "key"):
+        (keys / f"{party}.{suffix}").rename(folder / f"{party}.{suffix}")
+
+
+@contextmanager
+def _server(folder: Path) -> Iterator[str]:
+    """`hushlm serve` in a process of its own; yields its address. It is stopped at the end, however the block ends."""
+    log = folder / "server.log"
+    options = ["--keys", str(folder / "server-keys"), "--listen", f"{HOST}:0", "--once", "--silent-seconds", str(SILENT_SECONDS)]
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hushlm", "serve", str(folder / "server"), *options],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            stdin=subprocess.DEVNULL,
+            text=True,
+        )
+    assert process.stdout is not None
+    try:
+        ready = READY.search(process.stdout.readline())
+        if ready is None:
+            process.wait()
+            raise ValueError(f"The demo's server did not start: {_last_line(log)} (log: {log})")
+        yield ready[1]
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
+
+def _ask(folder: Path, address: str, prompt: str, new_tokens: int) -> dict[str, Any]:
+    """`hushlm ask` in a process of its own; its progress goes to our standard error."""
+    options = ["--model", str(folder / "client"), "--server", address, "--keys", str(folder / "client-keys")]
+    options += ["--new-tokens", str(new_tokens), "--silent-seconds", str(SILENT_SECONDS), "--json"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hushlm", "ask", "-", *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        out, _ = process.communicate(prompt)
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    if process.returncode:
+        raise ValueError(f"The demo's client gave no answer (exit code {process.returncode}); its reason stands above.")
+    return json.loads(out)
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text().strip().splitlines()
+    return lines[-1].removeprefix("hushlm: ") if lines else "it said nothing."

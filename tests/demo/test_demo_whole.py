@@ -1,0 +1,67 @@
+"""`hushlm demo --quick`: every stage, its processes included."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hushlm.config import ModelShape
+from hushlm.demo.settings import ROWS
+from hushlm.files import verify_manifest
+from hushlm.training import load_checkpoint
+
+DOCUMENTED = Path(__file__).parents[2] / "docs" / "demo.md"
+
+
+@pytest.mark.slow
+@pytest.mark.two_party
+def test_the_demo_goes_all_the_way(tmp_path: Path) -> None:
+    pytest.importorskip("spu", reason="the two-party engine is not installed")
+    command = [sys.executable, "-m", "hushlm", "demo", "--quick", "--seed", "1", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=540)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary == json.loads((tmp_path / "runs/demo/summary.json").read_text())
+    assert summary["seed"] == 1
+    assert summary["wall_seconds"] > 0
+    assert [row["name"] for row in summary["architectures"]] == list(ROWS)
+    shape = ModelShape(**summary["shape"])
+    for row in summary["architectures"]:
+        assert 1 < row["validation_perplexity"] < shape.vocabulary
+        assert math.isclose(sum(row["head_share"]), 1)
+        assert row["predicted_bytes"] > 0
+        assert load_checkpoint(tmp_path / row["checkpoint"]).config.architecture == row["name"]
+    assert summary["collapse"]["stopped_at_step"] > 1
+    assert 11 in summary["collapse"]["layers"]
+
+    private = summary["private"]
+    assert private["tokens_equal_plaintext"] is True
+    assert private["tokens"] == private["plaintext_tokens"]
+    assert len(private["tokens"]) == 2
+    checkpoint = next(row["checkpoint"] for row in summary["architectures"] if row["name"] == private["architecture"])
+    model = load_checkpoint(tmp_path / checkpoint)
+    prompt = model.tokenizer.encode(private["prompt_text"]).ids
+    assert len(prompt) == private["prompt_tokens"]
+    assert model.model.greedy(prompt, 2) == private["tokens"]
+    assert private["text"] == model.tokenizer.decode(private["tokens"])
+    assert min(private["bytes_client_to_server"], private["bytes_server_to_client"], private["messages"]) > 1000
+
+    folder = tmp_path / "runs/demo/private"
+    for party in ("server", "client"):
+        verify_manifest(folder / party)
+        assert sorted(path.name for path in (folder / f"{party}-keys").iterdir()) == ["authority.pem", f"{party}.key", f"{party}.pem"]
+    assert not list((folder / "client").glob("*.safetensors"))
+    for figure in summary["figures"]:
+        assert (tmp_path / figure).read_bytes().startswith(b"\x89PNG")
+    for stage in range(1, 6):
+        assert f"[{stage}/5" in done.stderr
+    assert "hushlm entropy" in done.stderr
+
+    text = DOCUMENTED.read_text()
+    for key in (*summary, *summary["architectures"][0], *private, *summary["collapse"], *summary["corpus"], *summary["shape"]):
+        assert f"`{key}`" in text, f"docs/demo.md does not describe {key}"
