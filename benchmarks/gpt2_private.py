@@ -1,0 +1,159 @@
+"""Bytes of one private token of GPT-2 small, counted step by step in real two-process runs, beside the paper and the engine's plain forms.
+
+    python benchmarks/gpt2_private.py [--context 128] [--rows SM2+R,...] [--no-published-forms] [--write]
+
+Each distinct step of the plans runs once at its real shape between two processes (bytes repeat within 0.01%); a product cut by
+rows runs one cut and is multiplied. A step is counted once and kept in results/gpt2-private-counts.json; delete it to count
+anew. Totals add the steps of a plan up: embedding, all layers, last-position head and the private arg max. --write regenerates
+the table in docs/measured-vs-paper.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from hushlm.architectures import parse
+from hushlm.config import ModelShape
+from hushlm.files import write_atomic
+from hushlm.plan import HUSH, PUBLISHED, Embed, Kernel, Plan, Project, Rewrites, Step, decode_plan, prefill_plan
+from hushlm.private.counting import count_steps
+from hushlm.private.engine import EngineSettings, engine_version
+from hushlm.private.wiring import step_program
+
+COUNTS = Path("results/gpt2-private-counts.json")
+DOCUMENT = Path("docs/measured-vs-paper.md")
+MARKS = ("<!-- gpt2-private: begin -->", "<!-- gpt2-private: end -->")
+ROWS = ("SM+LN+G", "SM+LN+R", "SM+R", "SM2+R", "SM1+R", "SM+ScFuFFN", "SM2+ScFuFFN", "SM1+ScFuFFN")
+PAPER_GB = {"SM+LN+G": 25.32, "SM+LN+R": 9.44, "SM+ScFuFFN": 6.43}
+"""arXiv 2501.03489, Table 3: GPT-2 small, T = 128, one token, end to end."""
+
+
+def one_cut(step: Step) -> tuple[Step, int]:
+    """A step whose product is cut into equal row blocks, as one block and how many there are."""
+    operation = step.operation
+    if isinstance(operation, Project | Embed) and operation.rows > operation.cut.rows and operation.rows % operation.cut.rows == 0:
+        return replace(step, operation=replace(operation, rows=operation.cut.rows)), operation.rows // operation.cut.rows
+    return step, 1
+
+
+def key(plan: Plan, step: Step) -> str:
+    """Names a count: the program, and the engine's squarings where they matter."""
+    program = step_program(plan, step)
+    squarings = plan.architecture.squarings if isinstance(step.operation, Kernel) or "tanh" in str(step.operation) else "any"
+    return f"{program.key} squarings={squarings}"
+
+
+def count_missing(plans: list[Plan], counts: dict[str, dict]) -> None:
+    """Count every step that has no count yet, one session for each number of squarings."""
+    missing: dict[int, dict[str, tuple[Plan, Step]]] = {}
+    for plan in plans:
+        for step in plan.steps:
+            single, _ = one_cut(step)
+            name = key(plan, single)
+            squarings = plan.architecture.squarings if "squarings=any" not in name else 2
+            if name not in counts:
+                missing.setdefault(squarings, {}).setdefault(name, (plan, single))
+    for squarings, work in missing.items():
+        settings = EngineSettings(exponential_squarings=squarings)
+        for name, job in work.items():
+            print(f"counting {job[1].name}: {job[1].operation}", flush=True)
+            (count,) = count_steps([job], settings, repeats=1)
+            counts[name] = {
+                "client_to_server_bytes": count.client.sent_bytes,
+                "server_to_client_bytes": count.client.received_bytes,
+                "messages": count.client.sent_messages + count.client.received_messages,
+                "seconds": round(count.client.seconds, 3),
+                "client_peak_bytes": count.client_peak_bytes,
+                "server_peak_bytes": count.server_peak_bytes,
+            }
+            write_atomic(COUNTS, json.dumps({"engine": engine_version(), "counts": counts}, indent=1))
+
+
+def total(plan: Plan, counts: dict[str, dict], kind: str) -> int:
+    """Sum of a count over the steps of a plan."""
+    found = 0
+    for step in plan.steps:
+        single, times = one_cut(step)
+        found += times * counts[key(plan, single)][kind]
+    return found
+
+
+def both_ways(plan: Plan, counts: dict[str, dict]) -> int:
+    return total(plan, counts, "client_to_server_bytes") + total(plan, counts, "server_to_client_bytes")
+
+
+def plan_of(name: str, shape: ModelShape, context: int, rewrites: Rewrites, decode: bool = False) -> Plan:
+    return (decode_plan if decode else prefill_plan)(parse(name), shape, context, None, rewrites)
+
+
+def report(names: list[str], shape: ModelShape, counts: dict[str, dict], published_forms: bool) -> list[dict]:
+    """One row an architecture: counted, predicted by the cost room, published."""
+    from hushlm.cost import price
+
+    rows = []
+    for name in names:
+        prefill, decode = plan_of(name, shape, shape.context, HUSH), plan_of(name, shape, shape.context, HUSH, decode=True)
+        without_head = replace(decode, steps=tuple(step for step in decode.steps if step.name not in ("head", "reveal")))
+        row = {
+            "architecture": name,
+            "counted_bytes": both_ways(prefill, counts),
+            "predicted_bytes": price(prefill).total.bytes,
+            "messages": total(prefill, counts, "messages"),
+            "further_token_bytes": both_ways(decode, counts),
+            "further_token_without_head_bytes": both_ways(without_head, counts),
+            "paper_gb": PAPER_GB.get(name),
+        }
+        if published_forms:
+            row["plain_forms_bytes"] = both_ways(plan_of(name, shape, shape.context, PUBLISHED), counts)
+        rows.append(row)
+    return rows
+
+
+def markdown(rows: list[dict], context: int) -> str:
+    plain = "plain_forms_bytes" in rows[0]
+    titles = ["architecture", "counted GB", "predicted GB", "messages", "further token GB", "of it without head GB", "paper GB"]
+    titles += ["engine's plain forms GB"] if plain else []
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    for row in rows:
+        cells = [
+            row["architecture"],
+            f"{row['counted_bytes'] / 1e9:.3f}",
+            f"{row['predicted_bytes'] / 1e9:.3f}",
+            f"{row['messages']:,}",
+            f"{row['further_token_bytes'] / 1e9:.4f}",
+            f"{row['further_token_without_head_bytes'] / 1e9:.4f}",
+            "-" if row["paper_gb"] is None else f"{row['paper_gb']:.2f}",
+        ]
+        cells += [f"{row['plain_forms_bytes'] / 1e9:.2f}"] if plain else []
+        lines.append("| " + " | ".join(cells) + " |")
+    return f"T = {context}, both directions, {engine_version()}, set-up not included.\n\n" + "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--context", type=int, default=128)
+    parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("--published-forms", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--write", action="store_true", help="regenerate the table in docs/measured-vs-paper.md")
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    shape = ModelShape(layers=12, heads=12, width=768, context=asked.context, vocabulary=50257)
+    names = asked.rows.split(",")
+    counts = json.loads(COUNTS.read_text())["counts"] if COUNTS.is_file() else {}
+    plans = [plan_of(name, shape, asked.context, HUSH, decode) for name in names for decode in (False, True)]
+    if asked.published_forms:
+        plans += [plan_of(name, shape, asked.context, PUBLISHED) for name in names]
+    count_missing(plans, counts)
+    rows = report(names, shape, counts, asked.published_forms)
+    print(json.dumps({"shape": asdict(shape), "rows": rows}, indent=1) if asked.json else markdown(rows, asked.context))
+    if asked.write:
+        before, _, rest = DOCUMENT.read_text().partition(MARKS[0])
+        _, _, after = rest.partition(MARKS[1])
+        write_atomic(DOCUMENT, f"{before}{MARKS[0]}\n{markdown(rows, asked.context)}{MARKS[1]}{after}")
+
+
+if __name__ == "__main__":
+    main()
