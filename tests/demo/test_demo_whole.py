@@ -56,6 +56,8 @@ def test_the_demo_goes_all_the_way(tmp_path: Path) -> None:
         verify_manifest(folder / party)
         assert sorted(path.name for path in (folder / f"{party}-keys").iterdir()) == ["authority.pem", f"{party}.key", f"{party}.pem"]
     assert not list((folder / "client").glob("*.safetensors"))
+    table = (tmp_path / "runs/demo/table.md").read_text()
+    assert [line.split(" | ")[0] for line in table.splitlines()[2:]] == [f"| {name}" for name in ROWS]
     for figure in summary["figures"]:
         assert (tmp_path / figure).read_bytes().startswith(b"\x89PNG")
     for stage in range(1, 6):

@@ -13,7 +13,7 @@ TABLE = Table(
     "Rows [not markup]",
     (
         Column("name", "architecture"),
-        Column("value", "value", ".2f", "right"),
+        Column("value", "val-\nue", ".2f", "right"),
         Column("shares", "shares", lambda shares: " / ".join(map(str, shares))),
     ),
     [{"name": "SM|LN", "value": 1.234, "shares": [1, 2], "hidden": True}, {"name": "[bold]EReg(SM)[/bold]", "value": None}],
@@ -48,5 +48,5 @@ def test_a_pipe_gets_the_whole_width_without_trailing_blanks(capsys: pytest.Capt
     wide = Table("t", (Column("a", "a"), Column("b", "b")), [{"a": "x" * 90, "b": "y" * 60}])
     print_table(wide)
     lines = capsys.readouterr().out.splitlines()
-    assert any("x" * 90 + "   " + "y" * 60 in line for line in lines)
+    assert any("x" * 90 + "  " + "y" * 60 in line for line in lines)
     assert all(line == line.rstrip() for line in lines)

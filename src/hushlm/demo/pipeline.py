@@ -70,7 +70,9 @@ def run_demo(settings: DemoSettings, say: Say, show: Callable[[Table], None]) ->
 
     stage(3, "measuring perplexity and head entropies on held-out text, and what a private answer would cost")
     rows = [trained_row(name, outcomes[name], shape, store, settings.evaluation_batches) for name in ROWS]
-    show(rows_table(rows, f"{store.corpus_name}, {settings.data.tokenizer}, {_sizes(settings)}, seed {settings.seed}"))
+    table = rows_table(rows, f"{store.corpus_name}, {settings.data.tokenizer}, {_sizes(settings)}, seed {settings.seed}")
+    show(table)
+    write_atomic(settings.output / "table.md", table.to_markdown())
     figures = _draw(settings, rows, outcomes, collapse)
     say(f"  figures: {', '.join(str(path) for path in figures)}")
 
@@ -185,7 +187,7 @@ def _summary(
 
 
 def _farewell(settings: DemoSettings, outcome: RunOutcome, summary: Path, seconds: float, say: Say) -> None:
-    say(f"Done in {_clock(seconds)}. Everything lies in {settings.output}: checkpoints in runs/, figures/, private/, {summary.name}.")
+    say(f"Done in {_clock(seconds)}. Everything lies in {settings.output}: runs/, figures/, private/, table.md, {summary.name}.")
     say("Try next:")
     say(f"  hushlm entropy {outcome.config.output}")
     say(f"  hushlm ask 'def __init__(self, ' --mode simulate --model {settings.output / 'private'} --new-tokens 16")

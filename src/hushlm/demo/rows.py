@@ -129,26 +129,30 @@ def rows_table(rows: Sequence[Row], title: str) -> Table:
     """For the terminal and the README."""
     columns = (
         Column("name", "architecture"),
-        Column("validation_perplexity", "perplexity\nvalidation", ".2f", "right"),
-        Column("test_perplexity", "\ntest", ".2f", "right"),
-        Column("head_share", "heads by entropy range (%)\nto m/4, m/2, 3m/4, m", _shares, "right"),
+        Column("validation_perplexity", "validation\nperplexity", ".2f", "right"),
+        Column("test_perplexity", "test\nperplexity", ".2f", "right"),
+        Column("head_share", "heads (%) by\nentropy range", _shares, "right"),
         Column("overload", "over-\nload", _verdict),
         Column("collapse", "col-\nlapse", _verdict),
-        Column("nonlinear_operations", "nonlinear\noperations", "\n".join),
-        Column("ffn_gflops", "GFLOP\nFFN", ".4f", "right"),
-        Column("attn_gflops", "\nattention", ".4f", "right"),
-        Column("predicted_bytes", "private answer\npredicted (MB)", lambda count: f"{count / 1e6:.1f}", "right"),
+        Column("nonlinear_operations", "nonlinear\noperations", lambda found: "\n".join(map(_compact, found))),
+        Column("ffn_gflops", "FFN\nGFLOP", ".4f", "right"),
+        Column("attn_gflops", "attention\nGFLOP", ".4f", "right"),
+        Column("predicted_bytes", "predicted\nMB", lambda count: f"{count / 1e6:.1f}", "right"),
     )
-    return Table(
-        title,
-        columns,
-        [row.to_dict() for row in rows],
-        "m: largest head entropy observed in the model. 1 MB = 10^6 bytes, both directions.",
+    note = (
+        "Ranges: up to m/4, m/2, 3m/4 and m, the model's largest head entropy. Predicted: bytes of a private pass over a full context, "
+        "both directions, 1 MB = 10^6."
     )
+    return Table(title, columns, [row.to_dict() for row in rows], note)
 
 
 def _shares(shares: Sequence[float]) -> str:
-    return " / ".join(f"{100 * share:.0f}" for share in shares)
+    return "/".join(f"{100 * share:.0f}" for share in shares)
+
+
+def _compact(operation: str) -> str:
+    """ "SM: 24 x R^128x128" as "SM 24x128x128"."""
+    return operation.replace(": ", " ").replace(" x R^", "x")
 
 
 def _verdict(found: bool) -> str:

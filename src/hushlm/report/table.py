@@ -61,7 +61,13 @@ class Table:
     def to_rich(self) -> rich.table.Table:
         """For a terminal."""
         # Text, not markup: an architecture's name may hold brackets.
-        table = rich.table.Table(title=Text(self.title), caption=Text(self.note) if self.note else None, box=box.SIMPLE_HEAD)
+        table = rich.table.Table(
+            title=Text(self.title),
+            caption=Text(self.note) if self.note else None,
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
+        )
         table.title_justify = table.caption_justify = "left"
         for column in self.columns:
             table.add_column(Text(column.title), justify=column.align, overflow="fold")
@@ -71,7 +77,8 @@ class Table:
 
     def to_markdown(self) -> str:
         """A GitHub-flavoured table, without title and note; ends in a newline."""
-        lines = [[column.title for column in self.columns]]
+        # A heading hyphenated for the terminal is whole again.
+        lines = [[column.title.replace("-\n", "") for column in self.columns]]
         lines.append(["---:" if column.align == "right" else "---" for column in self.columns])
         lines += [[column.cell(row) for column in self.columns] for row in self.rows]
         return "".join("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |\n" for line in lines)
