@@ -178,14 +178,15 @@ def client_context(files: TlsFiles) -> ssl.SSLContext:
     return _with_identity(ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(files.authority)), files)
 
 
-def create_session_certificate(folder: Path) -> SessionCertificate:
+def create_session_certificate(folder: Path, now: datetime.datetime | None = None) -> SessionCertificate:
     """A fresh pair for one session, in files because the engine reads files.
 
     Args:
         folder: private to this user, removed after the session.
+        now: start of validity; the present by default.
     """
     key = ec.generate_private_key(ec.SECP256R1())
-    builder = _builder("hushlm session", "hushlm session", key.public_key(), _now(), SESSION_DAYS)
+    builder = _builder("hushlm session", "hushlm session", key.public_key(), now or _now(), SESSION_DAYS)
     certificate = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True).sign(key, hashes.SHA256())
     paths = _write_pair(folder, "session", certificate, key)
     return SessionCertificate(*paths, _pem(certificate).decode())

@@ -131,6 +131,10 @@ class PrivateServer:
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         self._uvicorn.run(sockets=[self._socket])
 
+    def close(self) -> None:
+        """Give the port back; needed only where `run` is never called."""
+        self._socket.close()
+
     def application(self) -> Starlette:
         """The control channel: `POST /sessions` and `GET /health`."""
         return Starlette(

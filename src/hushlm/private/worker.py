@@ -10,13 +10,15 @@ environment. When the pipe is closed, which the kernel does when the parent dies
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any, Literal
+from pathlib import Path
+from typing import IO, Any, Literal, NoReturn
 
 import numpy as np
 
@@ -76,9 +78,9 @@ class _Worker:
             self.emit("listening", address=own, certificate=identity.text)
         line = orders.readline()
         if not line:
-            os._exit(ORPHANED)
+            _orphaned(order.scratch)
         peer = PeerOrder.model_validate_json(line)
-        threading.Thread(target=_watch_parent, args=(orders,), daemon=True).start()
+        threading.Thread(target=_watch_parent, args=(orders, order.scratch), daemon=True).start()
         party = Party.CLIENT if order.role == "client" else Party.SERVER
         addresses = (own, peer.address) if party is Party.CLIENT else (peer.address, own)
         tls = identity.tls_files(peer.certificate) if order.tls else None
@@ -172,9 +174,14 @@ def _peer_sentence(error: RuntimeError, seconds: float) -> str:
     return "The engine's link to the peer broke in the middle of the computation."
 
 
-def _watch_parent(orders: IO[str]) -> None:
+def _watch_parent(orders: IO[str], scratch: Path) -> None:
     # Nothing more is ever written to the pipe: a return from read means that the parent closed it, or is dead.
     orders.read()
+    _orphaned(scratch)
+
+
+def _orphaned(scratch: Path) -> NoReturn:
+    shutil.rmtree(scratch, ignore_errors=True)
     os._exit(ORPHANED)
 
 
