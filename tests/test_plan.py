@@ -1,0 +1,66 @@
+"""The private computation as a list of steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from hushlm.architectures import REGISTRY, Architecture, parse
+from hushlm.config import ModelShape
+from hushlm.plan import HUSH, PUBLISHED, Activate, Kernel, Normalise, Project, ScaleRows, decode_plan, prefill_plan
+
+SHAPE = ModelShape(layers=7, heads=4, width=32, context=64, vocabulary=64)
+
+
+@pytest.mark.parametrize("architecture", REGISTRY, ids=str)
+def test_a_plan_has_the_architectures_nonlinearities_and_no_other(architecture: Architecture) -> None:
+    for plan in (
+        prefill_plan(architecture, SHAPE, 64),
+        decode_plan(architecture, SHAPE, 64),
+        prefill_plan(architecture, SHAPE, 64, rewrites=PUBLISHED),
+    ):
+        operations = [step.operation for step in plan.steps]
+        with_ffn = sum(architecture.has_ffn(layer, SHAPE.layers) for layer in range(SHAPE.layers))
+        assert sum(isinstance(operation, Kernel) for operation in operations) == SHAPE.layers
+        norms = sum(isinstance(operation, Normalise) for operation in operations)
+        assert norms == (SHAPE.layers + with_ffn + 1 if architecture.has_layer_norm else 0)
+        activations = sum(isinstance(operation, Activate) for operation in operations)
+        assert activations == (0 if architecture.feed_forward.is_linear else with_ffn)
+        scaled = sum(isinstance(operation, ScaleRows) for operation in operations)
+        assert scaled == (SHAPE.layers if "(t)" in str(architecture) else 0)
+
+
+def test_the_regulariser_changes_nothing_at_inference() -> None:
+    assert prefill_plan(parse("EReg(SM2+R)"), SHAPE, 64).steps == prefill_plan(parse("SM2+R"), SHAPE, 64).steps
+
+
+def test_fused_ffns_leave_no_step() -> None:
+    steps = prefill_plan(parse("SM+ScFuFFN"), SHAPE, 64).steps
+    assert not [step for step in steps if "ffn" in step.name]
+    kept = prefill_plan(parse("SM+ScFuFFN"), SHAPE, 64, rewrites=replace(HUSH, explicit_ffns=(2, 5))).steps
+    assert [step.layer for step in kept if step.name == "ffn"] == [2, 5]
+
+
+def test_only_the_last_row_of_the_last_layer_is_computed() -> None:
+    plan = prefill_plan(parse("SM+R"), SHAPE, 64)
+    last = {step.name: step.operation for step in plan.steps if step.layer == SHAPE.layers - 1}
+    assert isinstance(last["key_value"], Project)
+    assert last["key_value"].rows == 64
+    assert {
+        getattr(last[name], "rows", None) for name in ("query", "scores", "kernel", "mix", "divide", "ffn_expand", "ffn_activation")
+    } == {1}
+    (head,) = [step.operation for step in plan.steps if step.name == "head"]
+    assert getattr(head, "rows", None) == 1
+
+
+@pytest.mark.parametrize("tokens", [0, -1, 65])
+def test_lengths_outside_the_context_are_refused(tokens: int) -> None:
+    with pytest.raises(ValueError, match="between 1 and 64"):
+        prefill_plan(parse("SM"), SHAPE, tokens)
+
+
+@pytest.mark.parametrize(("heads", "width"), [(3, 32), (5, 64)])
+def test_heads_that_do_not_divide_the_width_are_refused(heads: int, width: int) -> None:
+    with pytest.raises(ValueError, match=f"{heads} heads do not divide a width of {width}"):
+        ModelShape(layers=2, heads=heads, width=width)
