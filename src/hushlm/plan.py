@@ -290,8 +290,8 @@ REQUEST_BYTES, ANSWER_BYTES = 185_000, 254_400
 """A ciphertext on its way there and back, to weigh one against the other; the cost room has the exact figures."""
 KEY_SWITCH_WORK = 100
 """A key switch of the packing in multiplications of polynomials."""
-ENCODED_BYTES = 4_000_000_000
-"""The server's memory for encoded weights of one product."""
+ENCODED_BYTES = 2_000_000_000
+"""The server's memory for encoded weights of one product; buffers take as much again, and a GPT-2 small's own weights 2 GB, of 6."""
 
 
 def _project(rows: int, inner: int, outer: int) -> Project:

@@ -19,7 +19,7 @@ import numpy as np
 from hushlm.plan import Plan, Step
 from hushlm.private.backend import EngineBackend
 from hushlm.private.engine import Channel, Engine, EngineSettings, Party, Traffic
-from hushlm.private.wiring import step_program, weight_names
+from hushlm.private.wiring import step_program, weight_names, weight_shapes
 
 __all__ = ["StepCount", "count_steps", "distinct_steps"]
 
@@ -83,12 +83,21 @@ def value_shapes(plan: Plan, step: Step) -> dict[str, tuple[int, ...]]:
 
 
 def _party(
-    party: Party, ports: tuple[int, int], settings: EngineSettings, work: list[tuple[Plan, Step]], repeats: int, to: Connection
+    party: Party,
+    ports: tuple[int, int],
+    settings: EngineSettings,
+    work: list[tuple[Plan, Step]],
+    repeats: int,
+    resident: list[Plan],
+    to: Connection,
 ) -> None:
     addresses = (f"127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}")
     engine = Engine(party, settings, Channel(party, addresses, None))
     backend = EngineBackend(engine)
     random = np.random.default_rng(0)
+    for plan in resident:
+        for name, shape in weight_shapes(plan).items():
+            backend.put(f"resident.{name}", Party.SERVER, shape, np.zeros(shape) if party is Party.SERVER else None)
     for plan, step in work:
         program = step_program(plan, step)
         names = []
@@ -138,8 +147,16 @@ def _free_ports() -> tuple[int, int]:
         return one.getsockname()[1], two.getsockname()[1]
 
 
-def count_steps(work: Sequence[tuple[Plan, Step]], settings: EngineSettings, repeats: int = 2) -> list[StepCount]:
+def count_steps(
+    work: Sequence[tuple[Plan, Step]], settings: EngineSettings, repeats: int = 2, resident: Sequence[Plan] = ()
+) -> list[StepCount]:
     """Run every step in two processes over loopback (no TLS: payload bytes are the same) and count.
+
+    Args:
+        work: steps and the plans they belong to.
+        settings: the engine's.
+        repeats: counted runs after an uncounted one; 0 counts the first.
+        resident: plans whose server tensors are all in memory meanwhile, for honest peaks.
 
     Raises:
         RuntimeError: if a party dies.
@@ -149,7 +166,7 @@ def count_steps(work: Sequence[tuple[Plan, Step]], settings: EngineSettings, rep
     pipes, processes = [], []
     for party in Party:
         here, there = context.Pipe()
-        process = context.Process(target=_party, args=(party, ports, settings, list(work), repeats, there), daemon=True)
+        process = context.Process(target=_party, args=(party, ports, settings, list(work), repeats, list(resident), there), daemon=True)
         process.start()
         there.close()
         pipes.append(here)
