@@ -14,7 +14,7 @@ import yaml
 from hushlm.architectures import REGISTRY, parse
 from hushlm.cli.main import main
 from hushlm.config import ModelShape, RunConfig
-from hushlm.cost.counts import nonlinear_operations
+from hushlm.cost import nonlinear_operations
 from hushlm.data import open_token_store
 from hushlm.training import evaluate, load_checkpoint
 

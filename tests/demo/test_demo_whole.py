@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -50,6 +53,8 @@ def test_the_demo_goes_all_the_way(tmp_path: Path) -> None:
     assert model.model.greedy(prompt, 2) == private["tokens"]
     assert private["text"] == model.tokenizer.decode(private["tokens"])
     assert min(private["bytes_client_to_server"], private["bytes_server_to_client"], private["messages"]) > 1000
+    counted = private["bytes_client_to_server"] + private["bytes_server_to_client"]
+    assert private["predicted_bytes"] == pytest.approx(counted, rel=0.1)
 
     folder = tmp_path / "runs/demo/private"
     for party in ("server", "client"):
@@ -67,3 +72,22 @@ def test_the_demo_goes_all_the_way(tmp_path: Path) -> None:
     text = DOCUMENTED.read_text()
     for key in (*summary, *summary["architectures"][0], *private, *summary["collapse"], *summary["corpus"], *summary["shape"]):
         assert f"`{key}`" in text, f"docs/demo.md does not describe {key}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_demo_that_is_stopped_takes_its_processes_along(tmp_path: Path, sent: signal.Signals, code: int) -> None:
+    pytest.importorskip("spu", reason="the two-party engine is not installed")
+    command = [sys.executable, "-m", "hushlm", "demo", "--quick", "--steps", "1000000"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout is not None
+    while not process.stdout.readline().startswith("[2/5"):
+        assert process.poll() is None
+    time.sleep(3)
+    process.send_signal(sent)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in errors
+    with pytest.raises(ProcessLookupError):
+        # The demo led a process group of its own: nobody is left in it.
+        os.killpg(process.pid, 0)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from hushlm.architectures import REGISTRY, Architecture, FeedForward, Norm, Temperature
 from hushlm.config import ModelShape
-from hushlm.cost.counts import nonlinear_operations
+from hushlm.cost import nonlinear_operations
 from hushlm.report.table import Column, Table, print_json, print_table
 
 __all__ = ["architectures", "describe"]

@@ -1,6 +1,7 @@
 """Options of a command from its function's signature and docstring, with jsonargparse.
 
-A parameter without a default is positional; a `bool` that is False by default is a flag; a dataclass gives dotted options.
+A parameter without a default is positional; so is one with a default before a `*`, and may be left out; a `bool` that is False by
+default is a flag; a dataclass gives dotted options.
 `--config x.yaml` sets any of them, later options override it. Dashes and underscores in names mean the same.
 """
 
@@ -46,6 +47,10 @@ def build_parser(name: str, function: Callable[..., Any]) -> ArgumentParser:
     """
     parameters = inspect.signature(function).parameters.values()
     positional = [parameter.name.upper() for parameter in parameters if parameter.default is inspect.Parameter.empty]
+    starred = any(parameter.kind is inspect.Parameter.KEYWORD_ONLY for parameter in parameters)
+    before_star = [parameter for parameter in parameters if starred and parameter.kind is not inspect.Parameter.KEYWORD_ONLY]
+    omissible = [parameter for parameter in before_star if parameter.default is not inspect.Parameter.empty]
+    positional += [f"[{parameter.name.upper()}]" for parameter in omissible]
     described = parse_docstring(inspect.getdoc(function) or "")
     parser = _Parser(
         prog=f"hushlm {name}",
@@ -56,9 +61,13 @@ def build_parser(name: str, function: Callable[..., Any]) -> ArgumentParser:
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
     types = get_type_hints(function)
-    flags = {parameter.name for parameter in parameters if types.get(parameter.name) is bool and parameter.default is False}
+    flags: set[str | int] = {parameter.name for parameter in parameters if types.get(parameter.name) is bool and parameter.default is False}
     helps = {parameter.arg_name: parameter.description for parameter in described.params}
-    parser.add_function_arguments(function, as_group=False, as_positional=True, skip=set(flags))
+    for parameter in omissible:
+        kind, described_as = types[parameter.name], helps.get(parameter.name)
+        parser.add_argument(parameter.name, nargs="?", type=kind, default=parameter.default, help=described_as)
+    skipped = flags.union(parameter.name for parameter in omissible)
+    parser.add_function_arguments(function, as_group=False, as_positional=True, skip=set(skipped))
     for parameter in parameters:
         if parameter.name in flags:
             parser.add_argument(f"--{parameter.name}", action="store_true", help=helps.get(parameter.name))

@@ -141,10 +141,12 @@ def _show_answer(answer: PrivateAnswer, say: Say) -> None:
         say(f"  equal; the two likeliest tokens differ by at least {answer.smallest_margin:.3f} in logits along the way")
     else:
         say("  NOT EQUAL: the private answer is not the plaintext model's greedy answer")
+    counted = answer.bytes_client_to_server + answer.bytes_server_to_client
     say(
         f"  client to server {answer.bytes_client_to_server / 1e6:.1f} MB, server to client {answer.bytes_server_to_client / 1e6:.1f} MB, "
-        f"{answer.messages} messages, {answer.seconds:.1f} s for {len(answer.tokens)} tokens"
+        f"{answer.messages} messages, {answer.seconds:.1f} s for {len(answer.tokens)} tokens; set-up {answer.setup_bytes / 1e6:.1f} MB"
     )
+    say(f"  predicted {answer.predicted_bytes / 1e6:.1f} MB, counted {counted / 1e6:.1f} MB")
 
 
 def _summary(

@@ -22,9 +22,11 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from hushlm.cost import price
 from hushlm.data import Tokens, TokenStore
 from hushlm.demo.settings import DemoSettings
 from hushlm.model import LanguageModel
+from hushlm.plan import decode_plan, prefill_plan
 from hushlm.training import load_checkpoint
 
 __all__ = ["PrivateAnswer", "answer_privately", "choose_prompt"]
@@ -48,6 +50,7 @@ class PrivateAnswer:
         smallest_margin: least difference of the two largest logits along the plaintext answer; fixed-point errors are far below it,
             or the answers may differ.
         bytes_client_to_server, bytes_server_to_client, messages: of the passes that made the tokens.
+        predicted_bytes: what the cost model expects of them, both directions.
         setup_bytes: of the session's one-time set-up, both directions.
         seconds: of those passes.
         session_seconds: of the client's process, from its start to its end.
@@ -63,6 +66,7 @@ class PrivateAnswer:
     bytes_client_to_server: int
     bytes_server_to_client: int
     messages: int
+    predicted_bytes: int
     setup_bytes: int
     seconds: float
     session_seconds: float
@@ -125,6 +129,7 @@ def answer_privately(checkpoint: Path, store: TokenStore, settings: DemoSettings
         bytes_client_to_server=found["bytes_client_to_server"],
         bytes_server_to_client=found["bytes_server_to_client"],
         messages=found["messages"],
+        predicted_bytes=_predicted_bytes(folder / "client", len(prompt), settings.new_tokens),
         setup_bytes=set_up["bytes_client_to_server"] + set_up["bytes_server_to_client"],
         seconds=found["seconds"],
         session_seconds=round(time.monotonic() - begin, 1),
@@ -153,6 +158,19 @@ def choose_prompt(tokens: Tokens, tokenizer: Tokenizer, length: int, seed: int) 
         if text.isascii() and "\0" not in text and text.strip() and tokenizer.encode(text).ids == stretch:
             return stretch
     raise ValueError(f"The validation split holds no stretch of {length} plain tokens to ask about: use more text.")
+
+
+def _predicted_bytes(client: Path, prompt_tokens: int, new_tokens: int) -> int:
+    """Of the passes that the exported program makes: lengths are rounded up to its buckets."""
+    from hushlm.private.description import load_description
+    from hushlm.private.program import bucket_length
+
+    description = load_description(client)
+    architecture, shape, rewrites = description.parsed_architecture, description.shape, description.rewrites
+    plans = [prefill_plan(architecture, shape, bucket_length(prompt_tokens, shape.context), rewrites=rewrites)]
+    for length in range(prompt_tokens + 1, prompt_tokens + new_tokens):
+        plans.append(decode_plan(architecture, shape, bucket_length(length, shape.context), rewrites=rewrites))
+    return sum(price(plan).total.bytes for plan in plans)
 
 
 def _smallest_margin(model: LanguageModel, prompt: list[int], answer: list[int]) -> float:
