@@ -5,7 +5,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hushlm.architectures import REGISTRY, FeedForward, Norm, parse
@@ -51,6 +51,7 @@ def test_operations_are_those_of_the_name(architecture):
     assert ("R" in counts) == (architecture.feed_forward is FeedForward.RELU)
 
 
+@settings(deadline=None)
 @given(
     layers=st.integers(1, 40),
     heads=st.integers(1, 16),

@@ -2,3 +2,28 @@
 
 Needs neither weights nor the engine: everything follows from an `Architecture`, a `ModelShape` and the plan of the computation.
 """
+
+from hushlm.cost.counts import Flops, NonlinearOperation, flops, nonlinear_operations
+from hushlm.cost.network import LAN, WAN, Network, parse_network
+from hushlm.cost.pricing import Amount, CostReport, GenerationCost, price, price_generation
+from hushlm.cost.primitives import Protocol
+from hushlm.cost.protocol import StepCost, price_step
+
+__all__ = [
+    "LAN",
+    "WAN",
+    "Amount",
+    "CostReport",
+    "Flops",
+    "GenerationCost",
+    "Network",
+    "NonlinearOperation",
+    "Protocol",
+    "StepCost",
+    "flops",
+    "nonlinear_operations",
+    "parse_network",
+    "price",
+    "price_generation",
+    "price_step",
+]

@@ -1,25 +1,24 @@
 """A user-space network: a TCP relay that delays and rate-limits what passes, for both directions alike.
 
-Each direction is one pipe of a given bandwidth, shared by its connections: a chunk leaves when the pipe is free, and arrives half
+Each direction is one wire of a given bandwidth, shared by its connections: a chunk leaves when the wire is free, and arrives half
 a round trip later. Needs no privileges; what it achieves is measured by `probe` and reported beside every timing.
 """
 
 from __future__ import annotations
 
-import asyncio
 import multiprocessing
+import queue
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 
 __all__ = ["MeasuredLink", "Relay", "free_ports", "probe", "relayed"]
 
-CHUNK_BYTES = 16 * 1024
-QUEUE_CHUNKS = 4096
+CHUNK_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -38,67 +37,69 @@ class MeasuredLink:
     bits_per_second: float
 
 
-class _Pipe:
-    """One direction's clock: when the wire is free again."""
+class _Wire:
+    """One direction's clock: when it is free again."""
 
     def __init__(self, one_way_seconds: float, bits_per_second: float) -> None:
-        self.one_way_seconds, self.seconds_per_byte = one_way_seconds, 8 / bits_per_second
-        self._free = 0.0
+        self._one_way_seconds, self._seconds_per_byte = one_way_seconds, 8 / bits_per_second
+        self._free, self._lock = 0.0, threading.Lock()
 
     def arrival(self, size: int) -> float:
-        self._free = max(self._free, time.monotonic()) + size * self.seconds_per_byte
-        return self._free + self.one_way_seconds
+        with self._lock:
+            self._free = max(self._free, time.monotonic()) + size * self._seconds_per_byte
+            return self._free + self._one_way_seconds
 
 
-async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pipe: _Pipe) -> None:
-    queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(QUEUE_CHUNKS)
+def _carry(source: socket.socket, sink: socket.socket, wire: _Wire) -> None:
+    """Pass on one direction of one connection until it closes."""
+    pending: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
 
-    async def deliver() -> None:
-        while True:
-            arrival, chunk = await queue.get()
-            if (wait := arrival - time.monotonic()) > 0:
-                await asyncio.sleep(wait)
-            if not chunk:
-                writer.close()
-                return
-            writer.write(chunk)
-            await writer.drain()
+    def deliver() -> None:
+        with suppress(OSError):
+            while True:
+                arrival, chunk = pending.get()
+                if (wait := arrival - time.monotonic()) > 0:
+                    time.sleep(wait)
+                if not chunk:
+                    sink.shutdown(socket.SHUT_WR)
+                    return
+                sink.sendall(chunk)
 
-    task = asyncio.create_task(deliver())
-    try:
-        while chunk := await reader.read(CHUNK_BYTES):
-            await queue.put((pipe.arrival(len(chunk)), chunk))
-        await queue.put((pipe.arrival(0), b""))
-        await task
-    except (ConnectionError, asyncio.CancelledError):
-        task.cancel()
-        writer.close()
+    threading.Thread(target=deliver, daemon=True).start()
+    chunk = b"x"
+    while chunk:
+        try:
+            chunk = source.recv(CHUNK_BYTES)
+        except OSError:
+            chunk = b""
+        pending.put((wire.arrival(len(chunk)), chunk))
 
 
-async def _serve(relays: tuple[Relay, ...], one_way_seconds: float, bits_per_second: float, ready: Event) -> None:
-    # A relay carries one party's requests; answers on the same connection travel the other direction's wire.
-    wires = [_Pipe(one_way_seconds, bits_per_second) for _ in range(2)]
-
-    def handler(index: int, target_port: int):  # type: ignore[no-untyped-def]
-        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            try:
-                far_reader, far_writer = await asyncio.open_connection("127.0.0.1", target_port)
-            except OSError:
-                writer.close()
-                return
-            await asyncio.gather(
-                _carry(reader, far_writer, wires[index % 2]), _carry(far_reader, writer, wires[1 - index % 2]), return_exceptions=True
-            )
-
-        return handle
-
-    servers = [await asyncio.start_server(handler(i, relay.target_port), "127.0.0.1", relay.listen_port) for i, relay in enumerate(relays)]
-    ready.set()
-    await asyncio.gather(*(server.serve_forever() for server in servers))
+def _listen(relay: Relay, there: _Wire, back: _Wire, listener: socket.socket) -> None:
+    while True:
+        near, _ = listener.accept()
+        try:
+            far = socket.create_connection(("127.0.0.1", relay.target_port))
+        except OSError:
+            near.close()
+            continue
+        for one in (near, far):
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        threading.Thread(target=_carry, args=(near, far, there), daemon=True).start()
+        threading.Thread(target=_carry, args=(far, near, back), daemon=True).start()
 
 
 def _main(relays: tuple[Relay, ...], one_way_seconds: float, bits_per_second: float, ready: Event) -> None:
-    asyncio.run(_serve(relays, one_way_seconds, bits_per_second, ready))
+    # A relay carries one party's requests; answers on the same connection travel the other direction's wire.
+    wires = [_Wire(one_way_seconds, bits_per_second) for _ in range(2)]
+    threads = []
+    for index, relay in enumerate(relays):
+        listener = socket.create_server(("127.0.0.1", relay.listen_port))
+        threads.append(threading.Thread(target=_listen, args=(relay, wires[index % 2], wires[1 - index % 2], listener), daemon=True))
+    for thread in threads:
+        thread.start()
+    ready.set()
+    threads[0].join()
 
 
 @contextmanager
@@ -133,9 +134,8 @@ def probe(round_trip_seconds: float, bits_per_second: float, megabytes: float = 
     """Measure a relay of these settings with plain sockets."""
     listen_port, target_port = free_ports(2)
     size = int(megabytes * 1e6)
-    listener = socket.create_server(("127.0.0.1", target_port))
 
-    def answer() -> None:
+    def answer(listener: socket.socket) -> None:
         connection, _ = listener.accept()
         with connection:
             for _ in range(5):
@@ -145,9 +145,12 @@ def probe(round_trip_seconds: float, bits_per_second: float, megabytes: float = 
                 left -= len(connection.recv(65536))
             connection.sendall(b"x")
 
-    thread = threading.Thread(target=answer, daemon=True)
-    thread.start()
-    with listener, relayed((Relay(listen_port, target_port),), round_trip_seconds, bits_per_second):
+    with (
+        socket.create_server(("127.0.0.1", target_port)) as listener,
+        relayed((Relay(listen_port, target_port),), round_trip_seconds, bits_per_second),
+    ):
+        thread = threading.Thread(target=answer, args=(listener,), daemon=True)
+        thread.start()
         with socket.create_connection(("127.0.0.1", listen_port)) as connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             trips = []

@@ -1,0 +1,267 @@
+"""`hushlm cost`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from hushlm.architectures import parse
+from hushlm.config import ModelShape
+from hushlm.cost.counts import flops, nonlinear_operations
+from hushlm.cost.network import Network, parse_network
+from hushlm.cost.pricing import Amount, CostReport, GenerationCost, price_generation
+from hushlm.plan import HUSH, PUBLISHED, Reveal
+from hushlm.report.table import Column, Table, print_json, print_table
+
+__all__ = ["cost"]
+
+
+def cost(
+    architecture: str | None = None,
+    *,
+    layers: int = 12,
+    heads: int = 12,
+    width: int = 768,
+    context: int = 128,
+    vocab: int = 50_257,
+    ffn_multiple: int = 4,
+    prompt: int | None = None,
+    new_tokens: int = 1,
+    reveal: str = "token",
+    network: str = "wan",
+    protocol: Literal["cheetah"] = "cheetah",
+    forms: Literal["hush", "published"] = "hush",
+    baseline: str = "SM+LN+G",
+    against: Literal["paper"] | None = None,
+    growth: bool = False,
+    calibrate: bool = False,
+    output: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Price private inference of an architecture: operations, FLOPs, bytes, time, memory.
+
+    Needs no weights and no engine. Bytes are what the two-party engine moves, both directions, in steady state; they are predicted
+    from its own rules and checked against counted runs. The shape is GPT-2 small's unless given.
+
+    Args:
+        architecture: its name, see `hushlm architectures`; not needed with --against and --calibrate.
+        layers: blocks.
+        heads: per block; must divide the width.
+        width: of the residual stream.
+        context: longest sequence.
+        vocab: token ids.
+        ffn_multiple: FFN width over the width.
+        prompt: tokens of the prompt; as many as leave room for the new tokens by default.
+        new_tokens: to generate, with keys and values kept as shares.
+        reveal: what the client learns: token, topk:K or logits.
+        network: lan, wan, or round trip in ms and bandwidth in Mbps, e.g. 20,300.
+        protocol: of the engine.
+        forms: the program as Hush runs it, or as the engine's own examples write it.
+        baseline: architecture that savings are measured against, with the published forms.
+        against: print published figures beside ours.
+        growth: print how the price grows with each size and with new tokens.
+        calibrate: run micro-programs in two processes and refit the constants; some minutes.
+        output: file for the refitted constants.
+        json: print one JSON document instead of the tables.
+    """
+    if calibrate:
+        _calibrate(output, json)
+        return
+    if against is not None:
+        _against(json)
+        return
+    if architecture is None:
+        raise ValueError("cost needs an ARCHITECTURE (`hushlm architectures` lists them), or --against paper, or --calibrate.")
+    named, link = parse(architecture), parse_network(network)
+    shape = ModelShape(layers=layers, heads=heads, width=width, context=context, vocabulary=vocab, ffn_multiple=ffn_multiple)
+    if growth:
+        _growth(architecture, shape, link, json)
+        return
+    if prompt is None:
+        prompt = max(1, context - new_tokens + 1)
+    rewrites = PUBLISHED if forms == "published" else HUSH
+    answer = price_generation(named, shape, prompt, new_tokens, _reveal(reveal, vocab), rewrites, network=link)
+    base = price_generation(parse(baseline), shape, prompt, new_tokens, _reveal(reveal, vocab), PUBLISHED, network=link)
+    document = _document(architecture, shape, prompt, answer, baseline, base, link)
+    if json:
+        print_json(document)
+    else:
+        _print(document, answer)
+
+
+def _reveal(text: str, vocabulary: int) -> Reveal:
+    kind, _, number = text.partition(":")
+    if kind == "topk" and number.isdigit() and 1 <= int(number) <= min(64, vocabulary):
+        return Reveal(vocabulary, "topk", int(number))
+    if not number and kind == "token":
+        return Reveal(vocabulary, "token")
+    if not number and kind == "logits":
+        return Reveal(vocabulary, "logits")
+    raise ValueError(f"What to reveal must be token, topk:K with K from 1 to 64, or logits, not {text!r}.")
+
+
+def _document(
+    architecture: str, shape: ModelShape, prompt: int, answer: GenerationCost, baseline: str, base: GenerationCost, network: Network
+) -> dict[str, Any]:
+    named, first = parse(architecture), answer.passes[0]
+    further = answer.passes[1:]
+    return {
+        "architecture": str(named),
+        "engine": _engine(),
+        "shape": asdict(shape),
+        "prompt": prompt,
+        "new_tokens": len(answer.passes),
+        "network": asdict(network),
+        "nonlinear_operations": [str(operation) for operation in nonlinear_operations(named, shape, prompt)],
+        "flops": {convention: flops(named, shape, prompt, convention).to_dict() for convention in ("paper", "full")},
+        "total": answer.total.to_dict(),
+        "without_cache": answer.without_cache.to_dict(),
+        "set_up": first.set_up.to_dict(),
+        "first_token": first.to_dict(),
+        "last_further_token": further[-1].to_dict() if further else None,
+        "client_peak_bytes": max(report.client_peak_bytes for report in answer.passes),
+        "server_peak_bytes": max(report.server_peak_bytes for report in answer.passes),
+        "baseline": {
+            "architecture": baseline,
+            "forms": "published",
+            "total": base.total.to_dict(),
+            "bytes_ratio": base.total.bytes / answer.total.bytes,
+            "seconds_ratio": base.total.seconds / answer.total.seconds,
+        },
+    }
+
+
+def _engine() -> str:
+    from hushlm.cost.constants import load_constants
+
+    return load_constants().engine
+
+
+def _megabytes(count: float) -> str:
+    return f"{count / 1e6:,.2f}"
+
+
+AMOUNT = (
+    Column("bytes", "MB", _megabytes, "right"),
+    Column("client_to_server_bytes", "client to server", _megabytes, "right"),
+    Column("server_to_client_bytes", "server to client", _megabytes, "right"),
+    Column("messages", "messages", ",", "right"),
+    Column("rounds", "round trips", ",.0f", "right"),
+    Column("cpu_seconds", "CPU s", ",.1f", "right"),
+    Column("seconds", "s", ",.1f", "right"),
+)
+
+
+def _amounts(title: str, label: str, amounts: dict[Any, Amount], note: str = "") -> Table:
+    rows = [{"of": name, **amount.to_dict()} for name, amount in amounts.items()]
+    return Table(title, (Column("of", label), *AMOUNT), rows, note)
+
+
+def _print(document: dict[str, Any], answer: GenerationCost) -> None:
+    first: CostReport = answer.passes[0]
+    shape, counted = first.plan.shape, document["flops"]
+    print(f"{document['architecture']}   L={shape.layers} H={shape.heads} D={shape.width} V={shape.vocabulary}, {document['engine']}")
+    print("nonlinear operations: " + "; ".join(document["nonlinear_operations"]))
+    print(
+        f"GFLOP: FFN {counted['paper']['ffn'] / 1e9:.1f}, attention {counted['paper']['attention'] / 1e9:.1f} (the paper's convention); "
+        f"in full {counted['full']['ffn'] / 1e9:.1f} + {counted['full']['attention'] / 1e9:.1f}, head {counted['full']['head'] / 1e9:.1f}"
+    )
+    note = f"Seconds on {first.network}. Payload of the engine's link: framing adds about 3%."
+    print_table(_amounts(f"First token, prompt of {document['prompt']}", "operation", dict(first.by_operation), note))
+    layers = {"outside" if layer is None else str(layer): amount for layer, amount in first.by_layer.items()}
+    print_table(_amounts("By layer", "layer", layers))
+    summary = {"first token": first.total}
+    if len(answer.passes) > 1:
+        summary |= {
+            f"{len(answer.passes)} tokens, keys and values kept": answer.total,
+            f"{len(answer.passes)} tokens, a whole pass each": answer.without_cache,
+            "the last further token": answer.passes[-1].total,
+        }
+    print_table(_amounts("Sums", "", summary | {"set-up, once a session": first.set_up}))
+    base = document["baseline"]
+    print(
+        f"Memory, estimated: client {document['client_peak_bytes'] / 1e9:.1f} GB, server {document['server_peak_bytes'] / 1e9:.1f} GB. "
+        f"{base['architecture']} in the published forms moves {base['bytes_ratio']:.1f} times the bytes."
+    )
+
+
+def _against(json: bool) -> None:
+    from hushlm.cost.against import NOTE, against_paper
+
+    rows = against_paper()
+    if json:
+        print_json({"engine": _engine(), "rows": rows, "note": NOTE})
+        return
+    flat = [{**row, **{f"published_{name}": value for name, value in row["published"].items()}} for row in rows]
+
+    def gigabytes(count: float) -> str:
+        return f"{count / 1e9:.2f}"
+
+    columns = (
+        Column("table", "table"),
+        Column("architecture", "architecture"),
+        Column("layers", "L", align="right"),
+        Column("context", "T", align="right"),
+        Column("published_ffn_gflops", "FFN GFLOP\npublished", ".1f", "right"),
+        Column("ffn_gflops", "ours", ".1f", "right"),
+        Column("published_attn_gflops", "attention\npublished", ".1f", "right"),
+        Column("attn_gflops", "ours", ".1f", "right"),
+        Column("published_bytes", "GB\npublished", gigabytes, "right"),
+        Column("bytes_as_published_forms", "its forms\non our engine", gigabytes, "right"),
+        Column("bytes", "Hush", gigabytes, "right"),
+        Column("ratio", "Hush /\npublished", ".2f", "right"),
+    )
+    print_table(Table("Private inference of one token: published and ours", columns, flat, NOTE))
+
+
+def _growth(architecture: str, shape: ModelShape, network: Network, json: bool) -> None:
+    from hushlm.cost.growth import growth_by_size, growth_by_tokens, growth_of_shapes
+
+    named = parse(architecture)
+    by_size, by_tokens = growth_by_size(named, shape, network), growth_by_tokens(named, shape, max(1, shape.context // 2), network=network)
+    shapes = growth_of_shapes(named, network=network)
+    if json:
+        print_json({"architecture": str(named), "shape": asdict(shape), "by_size": by_size, "by_tokens": by_tokens, "shapes": shapes})
+        return
+    size = (Column("size", "size"), Column("value", "value", ",", "right"))
+    print_table(Table(f"{named}: one token, one size changed at a time", (*size, *AMOUNT), by_size))
+    tokens = (
+        Column("new_tokens", "new tokens", ",", "right"),
+        Column("bytes", "MB, keys and values kept", _megabytes, "right"),
+        Column("bytes_without_cache", "MB, a whole pass each", _megabytes, "right"),
+        Column("seconds", "s, kept", ",.0f", "right"),
+        Column("seconds_without_cache", "s, whole", ",.0f", "right"),
+    )
+    print_table(Table(f"{named}: an answer to {max(1, shape.context // 2)} tokens", tokens, by_tokens))
+    known = (
+        Column("shape", "shape"),
+        Column("context", "T", ",", "right"),
+        Column("bytes", "first token MB", _megabytes, "right"),
+        Column("further_token_bytes", "further token MB", _megabytes, "right"),
+        Column("seconds", "first s", ",.0f", "right"),
+        Column("further_token_seconds", "further s", ",.0f", "right"),
+        Column("server_peak_bytes", "server GB", lambda count: f"{count / 1e9:.1f}", "right"),
+    )
+    print_table(Table(f"{named}: known shapes, on paper", known, shapes))
+
+
+def _calibrate(output: Path | None, json: bool) -> None:
+    from hushlm.cost.calibration import calibrate
+    from hushlm.files import write_atomic
+
+    fitted = calibrate()
+    path = output or Path("cost-constants.json")
+    write_atomic(path, fitted.to_json())
+    residuals = [asdict(residual) | {"relative": residual.relative} for residual in fitted.residuals]
+    if json:
+        print_json({"file": str(path), "engine": fitted.engine, "values": asdict(fitted.values), "residuals": residuals})
+        return
+    columns = (
+        Column("case", "micro-run"),
+        Column("counted_bytes", "counted bytes", ",.0f", "right"),
+        Column("predicted_bytes", "predicted", ",.0f", "right"),
+        Column("relative", "difference", "+.3%", "right"),
+    )
+    print_table(Table(f"{fitted.engine}, constants version {fitted.version}: residuals", columns, residuals))
+    print(path)

@@ -1,0 +1,99 @@
+"""How the price grows with each size of the model and with the length of the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from hushlm.architectures import Architecture
+from hushlm.config import ModelShape
+from hushlm.cost.network import WAN, Network
+from hushlm.cost.pricing import Amount, price
+from hushlm.plan import decode_plan, prefill_plan
+
+__all__ = ["SHAPES", "growth_by_size", "growth_by_tokens", "growth_of_shapes"]
+
+SHAPES = {
+    "Pythia 70M": ModelShape(layers=6, heads=8, width=512, context=128, vocabulary=50_304),
+    "GPT-2 small": ModelShape(layers=12, heads=12, width=768, context=128, vocabulary=50_257),
+    "GPT-2 medium": ModelShape(layers=24, heads=16, width=1024, context=128, vocabulary=50_257),
+    "GPT-2 XL": ModelShape(layers=48, heads=25, width=1600, context=128, vocabulary=50_257),
+    "7B": ModelShape(layers=32, heads=32, width=4096, context=128, vocabulary=32_000),
+}
+"""Sizes to grow through, on paper: no memory of any machine is asked."""
+
+
+def growth_by_size(architecture: Architecture, base: ModelShape, network: Network = WAN) -> list[dict[str, Any]]:
+    """Bytes as one size at a time is halved, doubled and so on, the others kept.
+
+    Returns: rows with `size` (its name), `value`, and the amount of one token from a full context.
+    """
+    changes: list[tuple[str, Sequence[int]]] = [
+        ("context", [base.context * 2**k for k in range(-2, 6) if base.context * 2**k in range(1, 4097)]),
+        ("layers", sorted({max(1, architecture.removed_ffns, base.layers // 2), base.layers, 2 * base.layers, 4 * base.layers})),
+        ("heads", [h for h in (1, 2, 4, 8, 12, 16, 24, 32) if base.width % h == 0]),
+        ("width", [base.width // 2 * k for k in (1, 2, 4) if base.width // 2 * k % base.heads == 0]),
+        ("vocabulary", [256, 8192, 16_384, 50_257, 128_000]),
+    ]
+    rows = []
+    for size, values in changes:
+        for value in values:
+            shape = replace(base, **{size: value})
+            total = price(prefill_plan(architecture, shape, shape.context), network=network).total
+            rows.append({"size": size, "value": value, **total.to_dict()})
+    return rows
+
+
+def growth_by_tokens(
+    architecture: Architecture, base: ModelShape, prompt: int, counts: Sequence[int] = (1, 2, 4, 8, 16, 32), network: Network = WAN
+) -> list[dict[str, Any]]:
+    """An answer's amount with the key-value cache and without, for growing numbers of new tokens after a prompt."""
+    rows = []
+    cached = uncached = 0
+    seconds_cached = seconds_uncached = 0.0
+
+    def token(index: int) -> tuple[Amount, Amount]:
+        shape = replace(base, context=max(base.context, prompt + index))
+        whole = price(prefill_plan(architecture, shape, prompt + index), network=network).total
+        return whole, whole if index == 0 else price(decode_plan(architecture, shape, prompt + index), network=network).total
+
+    for index in range(max(counts)):
+        whole, further = token(index)
+        cached, uncached = cached + further.bytes, uncached + whole.bytes
+        seconds_cached, seconds_uncached = seconds_cached + further.seconds, seconds_uncached + whole.seconds
+        if index + 1 in counts:
+            rows.append(
+                {
+                    "new_tokens": index + 1,
+                    "bytes": cached,
+                    "seconds": seconds_cached,
+                    "bytes_without_cache": uncached,
+                    "seconds_without_cache": seconds_uncached,
+                }
+            )
+    return rows
+
+
+def growth_of_shapes(
+    architecture: Architecture, contexts: Sequence[int] = (128, 512, 2048), network: Network = WAN
+) -> list[dict[str, Any]]:
+    """Known shapes at growing contexts: first token, and a further one at the end of the context."""
+    rows = []
+    for name, shape in SHAPES.items():
+        for context in contexts:
+            at = replace(shape, context=context)
+            first = price(prefill_plan(architecture, at, context), network=network)
+            further = price(decode_plan(architecture, at, context), network=network).total
+            rows.append(
+                {
+                    "shape": name,
+                    "context": context,
+                    "bytes": first.total.bytes,
+                    "seconds": first.total.seconds,
+                    "server_peak_bytes": first.server_peak_bytes,
+                    "further_token_bytes": further.bytes,
+                    "further_token_seconds": further.seconds,
+                }
+            )
+    return rows

@@ -1,0 +1,55 @@
+"""Latency: what is sent takes its time on the wire, what is waited for takes round trips, and the rest is CPU."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from hushlm.cost.primitives import Exchange
+
+__all__ = ["LAN", "WAN", "Network", "parse_network"]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A symmetric link.
+
+    Attributes:
+        name: for tables.
+        round_trip_seconds: of a byte and its answer.
+        bits_per_second: of each direction.
+    """
+
+    name: str
+    round_trip_seconds: float
+    bits_per_second: float
+
+    def seconds(self, exchange: Exchange) -> float:
+        """CPU + round trips + bytes of both directions, one after the other: a step's messages nearly all depend on one another."""
+        wire = 8 * exchange.total_bytes / self.bits_per_second
+        return exchange.cpu_seconds + exchange.rounds * self.round_trip_seconds + wire
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.round_trip_seconds * 1e3:g} ms, {self.bits_per_second / 1e6:g} Mbps)"
+
+
+LAN = Network("lan", 0.5e-3, 1e9)
+WAN = Network("wan", 80e-3, 100e6)
+"""The paper's two networks."""
+
+_CUSTOM = re.compile(r"(\d+(?:\.\d+)?)\s*(?:ms)?\s*,\s*(\d+(?:\.\d+)?)\s*(?:Mbps)?", re.IGNORECASE)
+
+
+def parse_network(text: str) -> Network:
+    """From "lan", "wan", or round trip and bandwidth as "RTTms,Mbps", e.g. "20ms,300" or "20,300".
+
+    Raises:
+        ValueError: for anything else, in one sentence.
+    """
+    for network in (LAN, WAN):
+        if text.strip().lower() == network.name:
+            return network
+    found = _CUSTOM.fullmatch(text.strip())
+    if found is None or float(found[2]) == 0:
+        raise ValueError(f"A network must be lan, wan, or a round trip in milliseconds and a bandwidth in Mbps like 20,300, not {text!r}.")
+    return Network("custom", float(found[1]) / 1e3, float(found[2]) * 1e6)
