@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import cli_surface
 import pytest
+from tests.cli import cli_surface
 
 import hushlm
 from hushlm.cli.main import COMMANDS, load_command, main, summaries
@@ -63,6 +63,7 @@ def _imported_after(statement: str) -> set[str]:
         "from hushlm.cli.main import main; main(['--version'])",
         "from hushlm.cli.main import main; main(['trian'])",
         "from hushlm.cli.main import main; main(['architectures', '--json'])",
+        "from hushlm.cli.main import main; main(['cost', 'SM2+R', '--json'])",
         "from hushlm import ModelShape, parse, prefill_plan, flops; flops(parse('SM'), ModelShape())",
     ],
 )

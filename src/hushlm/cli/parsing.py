@@ -61,13 +61,13 @@ def build_parser(name: str, function: Callable[..., Any]) -> ArgumentParser:
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
     types = get_type_hints(function)
-    flags: set[str | int] = {parameter.name for parameter in parameters if types.get(parameter.name) is bool and parameter.default is False}
+    flags = {parameter.name for parameter in parameters if types.get(parameter.name) is bool and parameter.default is False}
     helps = {parameter.arg_name: parameter.description for parameter in described.params}
     for parameter in omissible:
         kind, described_as = types[parameter.name], helps.get(parameter.name)
         parser.add_argument(parameter.name, nargs="?", type=kind, default=parameter.default, help=described_as)
-    skipped = flags.union(parameter.name for parameter in omissible)
-    parser.add_function_arguments(function, as_group=False, as_positional=True, skip=set(skipped))
+    skipped: set[str | int] = {*flags, *(parameter.name for parameter in omissible)}
+    parser.add_function_arguments(function, as_group=False, as_positional=True, skip=skipped)
     for parameter in parameters:
         if parameter.name in flags:
             parser.add_argument(f"--{parameter.name}", action="store_true", help=helps.get(parameter.name))
