@@ -53,6 +53,9 @@ class Rewrites:
         causal_blocks: row blocks of the lower triangle for the row maximum and the exponential; 1 computes the whole square.
         divide_late: normalise after the product with V (T x E products a head instead of T x T).
         fold_affine: LayerNorm's gain and bias folded into the next linear map.
+        encoded_bytes: the server's memory for the encoded weights of one product; buffers take as much again. Products are cut to
+            fit: the fewest bytes within it, at the price of more work. The default keeps a GPT-2 small server, with 2 GB of weights,
+            under 6 GB; 6e9 and more leaves its products whole.
         one_product_decode: all heads of a single row share one product, against a block-diagonal query.
         exponential: "built-in" (the engine's, with cheap squarings, where there are enough elements to fill them) or
             "written-out" (repeated x * x, as its examples do).
@@ -65,6 +68,7 @@ class Rewrites:
     causal_blocks: int = 16
     divide_late: bool = True
     fold_affine: bool = True
+    encoded_bytes: float = 2e9
     one_product_decode: bool = True
     exponential: Literal["built-in", "written-out"] = "built-in"
     gelu: Literal["even-polynomial", "tanh"] = "even-polynomial"
@@ -262,7 +266,7 @@ def row_blocks(kernel: Kernel) -> list[tuple[int, int, int]]:
 
 
 @lru_cache(maxsize=4096)
-def product_cut(rows: int, inner: int, outer: int) -> Cut:
+def product_cut(rows: int, inner: int, outer: int, encoded_bytes: float = 2e9) -> Cut:
     """How to cut a product with a server's matrix: fewest bytes within the server's memory, then least work.
 
     The server holds polynomials in number proportional to rows x inner x outer while a product lasts. Cut by rows, the bytes stay
@@ -281,7 +285,7 @@ def product_cut(rows: int, inner: int, outer: int) -> Cut:
                         size += count * (tiling.requests * REQUEST_BYTES + tiling.responses * ANSWER_BYTES)
                         work += count * (KEY_SWITCH_WORK * tiling.key_switches + tiling.multiplications)
                         held = max(held, tiling.plaintexts)
-            if (size, work) < least and (held * POLYNOMIAL_BYTES <= ENCODED_BYTES or (together, parts) == (1, 8)):
+            if (size, work) < least and (held * POLYNOMIAL_BYTES <= encoded_bytes or (together, parts) == (1, 8)):
                 best, least = Cut(together, columns), (size, work)
     return best
 
@@ -290,12 +294,10 @@ REQUEST_BYTES, ANSWER_BYTES = 185_000, 254_400
 """A ciphertext on its way there and back, to weigh one against the other; the cost room has the exact figures."""
 KEY_SWITCH_WORK = 100
 """A key switch of the packing in multiplications of polynomials."""
-ENCODED_BYTES = 2_000_000_000
-"""The server's memory for encoded weights of one product; buffers take as much again, and a GPT-2 small's own weights 2 GB, of 6."""
 
 
-def _project(rows: int, inner: int, outer: int) -> Project:
-    return Project(rows, inner, outer, product_cut(rows, inner, outer))
+def _project(rewrites: Rewrites, rows: int, inner: int, outer: int) -> Project:
+    return Project(rows, inner, outer, product_cut(rows, inner, outer, rewrites.encoded_bytes))
 
 
 CACHED_PRODUCTS = 3400
@@ -335,7 +337,7 @@ def _check_length(tokens: int, shape: ModelShape) -> None:
 
 def _plan(architecture: Architecture, shape: ModelShape, rows: int, keys: int, reveal: Reveal | None, rewrites: Rewrites) -> Plan:
     width, vocabulary = shape.width, shape.vocabulary
-    steps = [Step("embedding", None, Embed(rows, vocabulary, width, product_cut(rows, vocabulary, width)))]
+    steps = [Step("embedding", None, Embed(rows, vocabulary, width, product_cut(rows, vocabulary, width, rewrites.encoded_bytes)))]
     for layer in range(shape.layers):
         narrowed = rewrites.last_row_only and layer == shape.layers - 1
         steps += _attention_steps(architecture, shape, rewrites, layer, rows, keys, 1 if narrowed else rows)
@@ -343,7 +345,7 @@ def _plan(architecture: Architecture, shape: ModelShape, rows: int, keys: int, r
     last = 1 if rewrites.last_row_only else rows
     if architecture.has_layer_norm:
         steps.append(Step("final_norm", None, Normalise(last, width, not rewrites.fold_affine)))
-    steps.append(Step("head", None, _project(last, width, vocabulary)))
+    steps.append(Step("head", None, _project(rewrites, last, width, vocabulary)))
     steps.append(Step("reveal", None, reveal or Reveal(vocabulary, "token")))
     return Plan(architecture, shape, rewrites, rows, keys, tuple(steps))
 
@@ -358,11 +360,11 @@ def _attention_steps(
     if architecture.has_layer_norm:
         named.append(("norm_attention", Normalise(rows, width, not rewrites.fold_affine)))
     if queries == rows:
-        named.append(("query_key_value", _project(rows, width, 3 * width)))
+        named.append(("query_key_value", _project(rewrites, rows, width, 3 * width)))
     else:
         named += [
-            ("query", _project(queries, width, width)),
-            ("key_value", _project(rows, width, 2 * width)),
+            ("query", _project(rewrites, queries, width, width)),
+            ("key_value", _project(rewrites, rows, width, 2 * width)),
         ]
     if architecture.temperature is Temperature.PER_HEAD_AND_POSITION:
         named.append(("temperature", ScaleRows(queries, width)))
@@ -380,7 +382,7 @@ def _attention_steps(
     mix = ("mix", Mix(heads, queries, keys, head_width, joined))
     named += [("scores", Scores(heads, queries, keys, head_width, joined)), ("kernel", kernel)]
     named += [mix, divide] if rewrites.divide_late else [divide, mix]
-    named.append(("attention_output", _project(queries, width, width)))
+    named.append(("attention_output", _project(rewrites, queries, width, width)))
     return [Step(name, layer, operation) for name, operation in named]
 
 
@@ -401,16 +403,16 @@ def _ffn_steps(architecture: Architecture, shape: ModelShape, rewrites: Rewrites
                 return []
             if rewrites.absorb_ffns or architecture.feed_forward is FeedForward.SCALED_FUSED:
                 # Nothing nonlinear inside: one D x D product.
-                named.append(("ffn", _project(rows, width, width)))
+                named.append(("ffn", _project(rewrites, rows, width, width)))
             else:
                 named += [
-                    ("ffn_expand", _project(rows, width, hidden)),
-                    ("ffn_contract", _project(rows, hidden, width)),
+                    ("ffn_expand", _project(rewrites, rows, width, hidden)),
+                    ("ffn_contract", _project(rewrites, rows, hidden, width)),
                 ]
             return [Step(name, layer, operation) for name, operation in named]
     named += [
-        ("ffn_expand", _project(rows, width, hidden)),
+        ("ffn_expand", _project(rewrites, rows, width, hidden)),
         ("ffn_activation", Activate(rows, hidden, kind)),
-        ("ffn_contract", _project(rows, hidden, width)),
+        ("ffn_contract", _project(rewrites, rows, hidden, width)),
     ]
     return [Step(name, layer, operation) for name, operation in named]
