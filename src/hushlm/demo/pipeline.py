@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hushlm.config import ModelShape
 from hushlm.data import TokenStore, open_token_store
 from hushlm.demo.jobs import RunOutcome, run_all
@@ -43,6 +45,8 @@ def run_demo(settings: DemoSettings, say: Say, show: Callable[[Table], None]) ->
     Raises:
         ValueError: one sentence, if a stage can't be done.
     """
+    # Tensors are small: further threads would only wait for each other, and on a busy machine for long.
+    torch.set_num_threads(1)
     begin = time.monotonic()
     if importlib.util.find_spec("spu") is None:
         raise ValueError("The demo ends with a private answer and needs the two-party engine for it: pip install 'hushlm[private]'.")

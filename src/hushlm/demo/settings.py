@@ -61,7 +61,7 @@ class DemoSettings:
             data=DataConfig(tokenizer=tokenizer),
             training=training,
             collapse_training=replace(training, steps=1200, learning_rate=1e-2, clip_norm=None, watch_every=1, evaluate_every=600),
-            evaluation_batches=128,
+            evaluation_batches=64,
             prompt_tokens=112,
             new_tokens=16,
             private_architecture=private_architecture,
