@@ -37,6 +37,9 @@ ORPHANED, TOO_LATE = 3, 4
 LINGER_SECONDS = 0.2
 """For the acknowledgement of the client's last message to leave the server."""
 
+PART_SECONDS = 10.0
+"""For the client's parent to hear that the server has finished, and end the client's worker."""
+
 
 class _FailureError(Exception):
     """Ends the worker with a `failed` event."""
@@ -100,13 +103,14 @@ class _Worker:
     def _part(self, party: Party, channel: Channel) -> None:
         """End the session so that neither side dies of the other's end.
 
-        The link's own close needs the peer alive, and takes the process down (exit code 255) where it is not. So the client has
-        finished as soon as it has the answer, and says so; the server, which must not leave while its last share is on the way,
-        waits for that word. The process then ends without closing the link.
+        The link's own close needs the peer alive and takes the process down (exit code 255) where it is not, and so do late
+        acknowledgements. So the client has finished as soon as it has the answer, tells the server, and stays until its parent
+        ends it; the server, which must not leave while its last share is on the way, waits for that word and leaves at once.
         """
         if party is Party.CLIENT:
             self.emit("finished")
             channel.context.send(int(Party.SERVER), b"received")
+            time.sleep(PART_SECONDS)
         else:
             channel.context.recv(int(Party.CLIENT))
             time.sleep(LINGER_SECONDS)

@@ -1,0 +1,457 @@
+"""Kills, stalls and cuts in every phase: one clear sentence within a stated time, no hang, nothing left behind, the next client served.
+
+The engine's own link notices the death of its peer only by its timeout, and then raises, exits or crashes; that is why both sides
+watch the control connection. The times below are limits of these tests on a busy machine of two cores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+pytest.importorskip("spu")
+
+from hushlm.private.certificates import client_context, create_session_certificate, load_keys, server_context
+from hushlm.private.client import Client, ClientSettings, Progress
+from hushlm.private.description import PROTOCOL_VERSION, load_description
+from hushlm.private.engine import engine_version
+from hushlm.private.session import MAXIMUM_BODY_BYTES, SessionError
+from hushlm.training import Checkpoint
+from tests.private.pair import run_pair
+from tests.private.service import (
+    PROMPTS,
+    Relay,
+    Serving,
+    ask_command,
+    assert_one_sentence,
+    children,
+    free_port,
+    is_alive,
+    run,
+    serving,
+    session_folders,
+    wait_for,
+)
+
+NOTICED_SECONDS = 12.0
+"""From the death of a process to the error at the other side."""
+
+SILENT_SECONDS = 8.0
+
+RETRIES_SECONDS = 3 * SILENT_SECONDS + 9
+"""The engine tries a message four times before it gives its receiver up; a message that does not come it gives up at once."""
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where every process of the test keeps its session folders."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def server(export_folder: Path, key_folder: Path, scratch: Path) -> Iterator[Serving]:
+    options = ("--silent-seconds", str(SILENT_SECONDS), "--connect-seconds", "4")
+    with serving(export_folder, key_folder, scratch / "server.log", *options) as running:
+        yield running
+
+
+def own_workers(server: Serving) -> list[int]:
+    """Workers of clients in this process."""
+    return [child for child in children(os.getpid()) if child != server.process.pid]
+
+
+def set_up_begins(progress: Progress) -> bool:
+    return progress.phase == "set-up"
+
+
+def computing(progress: Progress) -> bool:
+    return progress.phase == "query" and progress.layer is not None
+
+
+def break_session(
+    server: Serving, export: Path, keys: Path, when: Callable[[Progress], bool], fault: Callable[[], None], settings: ClientSettings
+) -> tuple[str, float]:
+    """Ask, and do something bad at a moment. Returns: the sentence, and the seconds from the deed to it."""
+    done: list[float] = []
+
+    def note(progress: Progress) -> None:
+        if not done and when(progress):
+            done.append(time.monotonic())
+            fault()
+
+    with pytest.raises(SessionError) as failure:
+        Client(export / "client", server.address, keys, settings=settings).ask(PROMPTS[0], 4, on_progress=note)
+    seconds = time.monotonic() - done[0]
+    text = str(failure.value)
+    assert text.endswith(".")
+    assert "\n" not in text
+    return text, seconds
+
+
+def assert_clean(server: Serving, scratch: Path) -> None:
+    """Both sides have ended their workers and removed the session's folders, and the server is there for the next."""
+    wait_for(lambda: not server.workers() and not own_workers(server), NOTICED_SECONDS, "the end of the workers")
+    wait_for(lambda: session_folders(scratch) == [], 5, "the end of the session folders")
+    assert server.process.poll() is None
+    assert "Traceback" not in server.log.read_text()
+
+
+@pytest.mark.two_party
+@pytest.mark.parametrize("when", [set_up_begins, computing])
+def test_a_killed_worker_of_the_server_is_noticed_and_the_next_client_served(
+    server: Serving, scratch: Path, export_folder: Path, key_folder: Path, served_checkpoint: Checkpoint, when: Callable[[Progress], bool]
+) -> None:
+    fault = lambda: os.kill(server.worker(), signal.SIGKILL)  # noqa: E731
+    text, seconds = break_session(server, export_folder, key_folder, when, fault, ClientSettings())
+    assert text == "The server's worker for this session was ended by signal 9."
+    assert seconds < NOTICED_SECONDS
+    assert_clean(server, scratch)
+    if when is computing:
+        answer = Client(export_folder / "client", server.address, key_folder).ask(PROMPTS[0], 1)
+        assert list(answer.tokens) == served_checkpoint.model.greedy(list(answer.prompt_tokens), 1)
+        assert_clean(server, scratch)
+
+
+@pytest.mark.two_party
+def test_a_killed_worker_of_the_client_is_noticed(server: Serving, scratch: Path, export_folder: Path, key_folder: Path) -> None:
+    fault = lambda: os.kill(own_workers(server)[0], signal.SIGKILL)  # noqa: E731
+    text, seconds = break_session(server, export_folder, key_folder, computing, fault, ClientSettings())
+    assert "own process was ended by signal 9" in text
+    assert seconds < NOTICED_SECONDS
+    assert_clean(server, scratch)
+    assert "given up by the client" in server.log.read_text()
+
+
+@pytest.mark.two_party
+def test_a_stalled_engine_is_given_up(server: Serving, scratch: Path, export_folder: Path, key_folder: Path) -> None:
+    """SIGSTOP: the peer is there, its connections are open, and nothing comes."""
+    fault = lambda: os.kill(server.worker(), signal.SIGSTOP)  # noqa: E731
+    _, seconds = break_session(server, export_folder, key_folder, computing, fault, ClientSettings(silent_seconds=SILENT_SECONDS))
+    assert seconds < SILENT_SECONDS + RETRIES_SECONDS + NOTICED_SECONDS
+    assert_clean(server, scratch)
+
+
+@pytest.mark.two_party
+def test_a_stalled_client_is_given_up(server: Serving, scratch: Path, export_folder: Path, key_folder: Path) -> None:
+    fault = lambda: os.kill(own_workers(server)[0], signal.SIGSTOP)  # noqa: E731
+    text, seconds = break_session(server, export_folder, key_folder, computing, fault, ClientSettings())
+    assert text.startswith("The server's worker for this session ")
+    assert seconds < SILENT_SECONDS + RETRIES_SECONDS + NOTICED_SECONDS
+    assert_clean(server, scratch)
+
+
+@pytest.mark.two_party
+def test_a_killed_server_is_noticed_and_leaves_no_worker(server: Serving, scratch: Path, export_folder: Path, key_folder: Path) -> None:
+    workers: list[int] = []
+
+    def fault() -> None:
+        workers.append(server.worker())
+        server.process.kill()
+
+    text, seconds = break_session(server, export_folder, key_folder, set_up_begins, fault, ClientSettings())
+    assert "closed the session: it was stopped or killed, or the network broke" in text
+    assert seconds < NOTICED_SECONDS
+    wait_for(lambda: not is_alive(workers[0]), NOTICED_SECONDS, "the end of the killed server's worker")
+    wait_for(lambda: session_folders(scratch) == [], 5, "the end of the session folders")
+    assert own_workers(server) == []
+
+
+@pytest.mark.two_party
+def test_a_frozen_server_is_given_up(server: Serving, scratch: Path, export_folder: Path, key_folder: Path) -> None:
+    """Its control connection is open and says nothing any more, although the engines could go on."""
+    fault = lambda: server.process.send_signal(signal.SIGSTOP)  # noqa: E731
+    text, seconds = break_session(server, export_folder, key_folder, set_up_begins, fault, ClientSettings(alive_seconds=SILENT_SECONDS))
+    assert "has been silent for 8 s" in text
+    assert seconds < SILENT_SECONDS + NOTICED_SECONDS
+    server.process.send_signal(signal.SIGCONT)
+    assert_clean(server, scratch)
+
+
+@pytest.mark.two_party
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, -15)])
+def test_a_client_that_ends_takes_its_session_along(
+    server: Serving, scratch: Path, export_folder: Path, key_folder: Path, sent: signal.Signals, code: int
+) -> None:
+    process = subprocess.Popen(
+        ask_command(PROMPTS[0], export_folder, key_folder, server.address), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        server.worker()
+        wait_for(lambda: bool(children(process.pid)), 10, "the client's worker")
+        [worker] = children(process.pid)
+        time.sleep(3)
+        process.send_signal(sent)
+        _, errors = process.communicate(timeout=NOTICED_SECONDS)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == code
+    assert "Traceback" not in errors
+    wait_for(lambda: not is_alive(worker), NOTICED_SECONDS, "the end of the client's worker")
+    wait_for(lambda: not server.workers(), NOTICED_SECONDS, "the end of the server's worker")
+    wait_for(lambda: session_folders(scratch) == [], 5, "the end of the session folders")
+    assert server.process.poll() is None
+
+
+@pytest.mark.two_party
+def test_a_caller_may_stop_listening(server: Serving, scratch: Path, export_folder: Path, key_folder: Path) -> None:
+    client = Client(export_folder / "client", server.address, key_folder)
+
+    class EnoughError(Exception):
+        pass
+
+    def note(progress: Progress) -> None:
+        raise EnoughError
+
+    with pytest.raises(EnoughError):
+        next(client.stream([1, 2, 3], 2, on_progress=note))
+    assert_clean(server, scratch)
+
+
+@pytest.mark.two_party
+def test_the_command_says_what_became_of_the_server(server: Serving, scratch: Path, export_folder: Path, key_folder: Path) -> None:
+    def kill() -> None:
+        os.kill(server.worker(60), signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    result = run(ask_command(PROMPTS[0], export_folder, key_folder, server.address), 90)
+    thread.join()
+    assert_one_sentence(result, "The server's worker for this session was ended by signal 9.")
+    assert_clean(server, scratch)
+
+
+@pytest.mark.two_party
+def test_a_cut_between_the_engines_is_one_sentence_at_each(export_folder: Path, scratch: Path) -> None:
+    """Only the engines' connections break: nobody is dead, and the control connection stands."""
+    with Relay() as to_server, Relay() as to_client:
+
+        def cut() -> None:
+            for relay in (to_server, to_client):
+                relay.target = ""
+                relay.cut()
+
+        outcome = asyncio.run(
+            run_pair(
+                export_folder,
+                [1, 2, 3],
+                to_server,
+                to_client,
+                silent_seconds=SILENT_SECONDS,
+                on_client_event=lambda event: cut() if event.event == "ready" else None,
+            )
+        )
+    for events, death in ((outcome.client, outcome.client_death), (outcome.server, outcome.server_death)):
+        # The engine may crash; its parent then says so.
+        assert death.startswith(("ended with code", "was ended by signal")) or events[-1].kind == "peer", (events[-1], death)
+        assert events[-1].event != "finished"
+    assert session_folders(scratch) == []
+
+
+@pytest.fixture
+def by_hand(key_folder: Path) -> Iterator[httpx.Client]:
+    """A client without an engine."""
+    with httpx.Client(verify=client_context(load_keys(key_folder, "client")), trust_env=False, timeout=60) as http:
+        yield http
+
+
+@pytest.fixture
+def request_body(export_folder: Path, tmp_path: Path) -> bytes:
+    """A valid request for an engine that never comes."""
+    fields = {
+        "protocol_version": PROTOCOL_VERSION,
+        "engine_version": engine_version(),
+        "fingerprint": load_description(export_folder / "client").fingerprint,
+        "prompt_length": 3,
+        "new_tokens": 1,
+        "reveal": {"kind": "token", "top": 1},
+        "engine_address": f"127.0.0.1:{free_port()}",
+        "engine_certificate": create_session_certificate(tmp_path).text,
+    }
+    return json.dumps(fields).encode()
+
+
+def test_a_client_whose_engine_never_connects_is_given_up(
+    server: Serving, scratch: Path, by_hand: httpx.Client, request_body: bytes
+) -> None:
+    start = time.monotonic()
+    with by_hand.stream("POST", f"https://{server.address}/sessions", content=request_body) as response:
+        events = [json.loads(line) for line in response.iter_lines()]
+    assert [event["event"] for event in events if event["event"] != "alive"] == ["accepted", "failed"]
+    assert "did not open within 4 s" in events[-1]["error"]
+    assert time.monotonic() - start < 4 + 20
+    assert_clean(server, scratch)
+
+
+def test_a_certificate_that_is_none_fails_its_own_session_only(
+    server: Serving, scratch: Path, by_hand: httpx.Client, request_body: bytes
+) -> None:
+    body = json.dumps(json.loads(request_body) | {"engine_certificate": "no certificate"}).encode()
+    with by_hand.stream("POST", f"https://{server.address}/sessions", content=body) as response:
+        events = [json.loads(line) for line in response.iter_lines()]
+    assert events[-1] == {"event": "failed", "error": "The server's worker for this session failed: see the server's log."}
+    assert "not one certificate in PEM" in server.log.read_text()
+    assert_clean(server, scratch)
+
+
+def test_a_client_that_hangs_up_frees_its_place(server: Serving, scratch: Path, by_hand: httpx.Client, request_body: bytes) -> None:
+    url = f"https://{server.address}"
+    with by_hand.stream("POST", f"{url}/sessions", content=request_body) as response:
+        next(response.iter_lines())
+        worker = server.worker()
+        assert by_hand.get(f"{url}/health").json()["sessions"] == 1
+    wait_for(lambda: not is_alive(worker), NOTICED_SECONDS, "the end of the worker")
+    wait_for(lambda: by_hand.get(f"{url}/health").json()["sessions"] == 0, 5, "the place")
+    assert_clean(server, scratch)
+
+
+def test_weights_that_are_damaged_while_serving_fail_the_session(
+    export_folder: Path, key_folder: Path, scratch: Path, by_hand: httpx.Client, request_body: bytes
+) -> None:
+    copy = scratch / "export"
+    shutil.copytree(export_folder, copy)
+    with serving(copy, key_folder, scratch / "server.log") as server:
+        weights = copy / "server" / "weights.safetensors"
+        data = weights.read_bytes()
+        weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        with by_hand.stream("POST", f"https://{server.address}/sessions", content=request_body) as response:
+            events = [json.loads(line) for line in response.iter_lines()]
+        assert events[-1] == {"event": "failed", "error": "The server's worker for this session failed: see the server's log."}
+        assert "is damaged or was altered" in server.log.read_text()
+        assert_clean(server, scratch)
+
+
+@contextlib.contextmanager
+def secure_connection(server: Serving, key_folder: Path) -> Iterator[ssl.SSLSocket]:
+    host, _, port = server.address.partition(":")
+    with (
+        socket.create_connection((host, int(port)), 30) as plain,
+        client_context(load_keys(key_folder, "client")).wrap_socket(plain, server_hostname=host) as secure,
+    ):
+        yield secure
+
+
+def test_a_body_that_never_comes_is_not_waited_for(server: Serving, key_folder: Path, by_hand: httpx.Client) -> None:
+    with secure_connection(server, key_folder) as secure:
+        secure.sendall(b"POST /sessions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+        start = time.monotonic()
+        answer = secure.recv(4096)
+        assert 9 < time.monotonic() - start < 15
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert by_hand.get(f"https://{server.address}/health").json()["sessions"] == 0
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\0" * 200,
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"POST /sessions HTTP/1.1\r\nhost: x\r\n" + b"x: " + b"y" * (2 * MAXIMUM_BODY_BYTES) + b"\r\n\r\n",
+        b"POST /sessions HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n",
+        b"POST /sessions HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n" + b" " * 100_000,
+        b"POST /sessions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+        + b"1000\r\n"
+        + b" " * 4096
+        + b"\r\n" * 1
+        + b"4001\r\n"
+        + b" " * 0x4001,
+    ],
+    ids=["zeros", "version", "long header", "negative length", "long body", "long chunks"],
+)
+def test_malformed_http_is_refused_and_survived(server: Serving, key_folder: Path, by_hand: httpx.Client, sent: bytes) -> None:
+    with secure_connection(server, key_folder) as secure:
+        with contextlib.suppress(OSError):
+            secure.sendall(sent)
+        with contextlib.suppress(OSError):
+            assert secure.recv(4096)[:10] in (b"", b"HTTP/1.1 4")
+    assert by_hand.get(f"https://{server.address}/health").json() == {"status": "ok", "sessions": 0, "workers": 1}
+    assert server.workers() == []
+
+
+ACCEPTED = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "part"),
+    [
+        (b"SSH-2.0-OpenSSH_9.9\r\n", "ended the connection without an answer"),
+        (b"", "ended the connection without an answer"),
+        (None, "did not answer the request within 2 s"),
+        (b"HTTP/1.1 500 Oh\r\ncontent-length: 4\r\n\r\nhtml", "refused: it gave no reason."),
+        (b'HTTP/1.1 400 No\r\ncontent-length: 17\r\n\r\n{"error": "No\x1b."}', "refused: "),
+        (ACCEPTED, "ended the session without a word"),
+        (ACCEPTED + b"hello\n", "not an event of this protocol"),
+        (ACCEPTED + b'{"event": "alive", "weights": [1]}\n', "not an event of this protocol"),
+        (ACCEPTED + b" " * (MAXIMUM_BODY_BYTES + 1), "more than 16384 bytes in one piece"),
+        (ACCEPTED + b'{"event": "finished"}\n', "finished before the answer was complete"),
+        (ACCEPTED + b'{"event": "failed", "error": "Out of\\u001b[2Jorder."}\n', "Out of?[2Jorder."),
+        (
+            ACCEPTED
+            + json.dumps(
+                {
+                    "event": "accepted",
+                    "session": "1",
+                    "protocol_version": PROTOCOL_VERSION,
+                    "engine_version": "Other",
+                    "fingerprint": "0" * 64,
+                    "engine_address": "127.0.0.1:4000",
+                    "engine_certificate": "pem",
+                }
+            ).encode()
+            + b"\n",
+            "The server's engine is Other",
+        ),
+    ],
+    ids=["ssh", "nothing", "silence", "no reason", "escape", "no event", "text", "more", "endless", "finished", "failed", "engine"],
+)
+def test_a_server_that_does_not_keep_the_protocol_is_named(
+    export_folder: Path, key_folder: Path, scratch: Path, answer: bytes | None, part: str
+) -> None:
+    """With the right certificate, for what follows it."""
+    context = server_context(load_keys(key_folder, "server"))
+    done = threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        connection.settimeout(10)
+        with contextlib.suppress(OSError), context.wrap_socket(connection, server_side=True) as secure:
+            received = secure.recv(1 << 16)
+            while not received.endswith(b"}"):
+                received += secure.recv(1 << 16)
+            if answer is None:
+                done.wait(20)
+            else:
+                secure.sendall(answer)
+        connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        address = "{}:{}".format(*listener.getsockname())
+        client = Client(export_folder / "client", address, key_folder, settings=ClientSettings(alive_seconds=2))
+        with pytest.raises(SessionError) as failure:
+            client.ask(PROMPTS[0], 1)
+        done.set()
+        thread.join()
+    assert part in str(failure.value), str(failure.value)
+    assert str(failure.value).isprintable()
+    assert children(os.getpid()) == []
+    assert session_folders(scratch) == []
