@@ -123,7 +123,7 @@ def _draw(settings: DemoSettings, rows: Sequence[Row], outcomes: Mapping[str, Ru
     collapse_maximum = attainable_maximum_nats(settings.collapse_shape.context)
     label = f"{COLLAPSE}, {settings.collapse_shape.layers} layers"
     panels = [(row.name, row.report.head_entropy_nats_LH) for row in rows if row.report]
-    courses = [LayerCourse.from_metrics(name, outcome.metrics, maximum, outcome.stopped_at_step) for name, outcome in outcomes.items()]
+    courses = [LayerCourse.from_metrics(row.name, outcomes[row.name].metrics, maximum, row.stopped_at_step) for row in rows]
     if collapse.metrics:
         last = collapse.metrics[-1]
         panels.append((f"{label}, step {last['step']}", last["head_entropy_nats"]))
