@@ -15,8 +15,8 @@ from hushlm.private.counting import value_shapes
 from hushlm.private.engine import Channel, Engine, EngineSettings, Party, Traffic
 from hushlm.private.wiring import step_program, weight_names
 
-WARM_ELEMENTS = 2048 * 64
-"""Enough for every OT worker of any machine to start."""
+WARM_ELEMENTS = 4096
+"""Enough for both OT workers of the default settings to start."""
 
 
 @dataclass(frozen=True)

@@ -93,9 +93,12 @@ MICRO_PROGRAMS: tuple[MicroProgram, ...] = (
             ((64, 64, 2), Party.SERVER),
             ((128, 64, 64), Party.SERVER),
             ((64, 128, 256), Party.SERVER),
+            ((128, 1024, 128), Party.SERVER),
+            ((1, 512, 4096), Party.SERVER),
             ((128, 128, 64), Party.SERVER),
             ((32, 512, 64), Party.SERVER),
             ((1, 4096, 512), Party.SERVER),
+            ((1, 327_680, 8), Party.SERVER),
             ((64, 16, 64), None),
             ((1, 16, 64), None),
         )

@@ -36,7 +36,8 @@ class Constants:
         worker_set_up: starting a worker, each way.
         slot_keys, product_keys: keys for elementwise and for matrix products, once a session, each way.
     Round trips of one call:
-        *_rounds.
+        *_rounds; of a product with the server's matrix none beyond those of its truncation; of two shared ones more; and for each
+        further `SENT_AT_ONCE` ciphertexts, which the engine has acknowledged before it goes on.
     CPU seconds, of both parties one after the other, as they mostly wait for each other:
         *_seconds; of a ciphertext, of a key switch, of a multiplication of polynomials, of an element.
     """
@@ -69,7 +70,8 @@ class Constants:
     bits_rounds: float = 0.0
     open_rounds: float = 0.0
     slot_rounds: float = 0.0
-    product_rounds: float = 0.0
+    shared_product_rounds: float = 0.0
+    further_ciphertexts_rounds: float = 0.0
 
     call_seconds: float = 0.0
     compare_seconds: float = 0.0

@@ -15,6 +15,9 @@ from hushlm.tiling import POLYNOMIAL_BYTES, SLOTS, product_blocks, tile_product
 __all__ = ["TRANSFER_STOCK", "TRIPLE_BATCH", "Exchange", "Primitives", "Protocol"]
 
 WORKER_ELEMENTS = 2048
+SENT_AT_ONCE = 16
+"""Ciphertexts of a matrix product that are sent before the engine waits for an acknowledgement."""
+
 TRANSFER_STOCK = 10_016_992
 """Oblivious transfers that one refill of a worker yields, for each role."""
 
@@ -289,11 +292,16 @@ class Primitives:
             server_bytes=memory if client_encrypts else 0,
         )
 
+    def _further(self, requests: int) -> float:
+        """Round trips of acknowledgements within a product."""
+        return (_ceil(requests, SENT_AT_ONCE) - 1) * self.constants.further_ciphertexts_rounds
+
     def product_private(self, rows: int, inner: int, outer: int) -> Exchange:
         """(rows, inner) of the client's or shared, times (inner, outer) of the server's, without its truncation."""
         total = Exchange()
         for block in product_blocks(rows, inner, outer):
-            total += replace(self._cross_term(*block, client_is_left=True), rounds=self.constants.product_rounds, calls=1)
+            requests = tile_product(*block, self.protocol.packing).requests
+            total += replace(self._cross_term(*block, client_is_left=True), rounds=self._further(requests), calls=1)
         return total
 
     def product_shared(self, rows: int, inner: int, outer: int) -> Exchange:
@@ -301,7 +309,8 @@ class Primitives:
         total = Exchange()
         for block in product_blocks(rows, inner, outer):
             both = self._cross_term(*block, client_is_left=True) + self._cross_term(*block, client_is_left=False)
-            total += replace(both, rounds=self.constants.product_rounds, calls=1)
+            rounds = self.constants.shared_product_rounds + self._further(tile_product(*block, self.protocol.packing).requests)
+            total += replace(both, rounds=rounds, calls=1)
         return total
 
     def row_maximum(self, rows: int, keys: int) -> Exchange:

@@ -1,0 +1,111 @@
+"""Predicted equals counted: every distinct step of the registry, run by run, and whole passes of whole models."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+
+from hushlm.architectures import REGISTRY, parse
+from hushlm.config import ModelShape
+from hushlm.cost.constants import load_constants
+from hushlm.cost.primitives import Exchange, Primitives, Protocol
+from hushlm.cost.protocol import price_operation
+from hushlm.cost.session import Session
+from hushlm.cost.two_party import run_both
+from hushlm.cost.validation import describe, timed_passes
+from hushlm.plan import HUSH, PUBLISHED, Kernel, Operation, Plan, Reveal, Rewrites, Step, decode_plan, prefill_plan
+from hushlm.private.counting import distinct_steps
+from hushlm.private.engine import EngineSettings
+from tests.cost.counted import WARM_ELEMENTS, Run, count_every_run
+
+pytestmark = [pytest.mark.two_party, pytest.mark.slow]
+
+SHAPES = {
+    "small": ModelShape(layers=6, heads=2, width=32, context=16, vocabulary=64),
+    "larger": ModelShape(layers=6, heads=4, width=64, context=64, vocabulary=256),
+}
+SETTINGS = EngineSettings()
+PRIMITIVES = Primitives(load_constants().values, Protocol(workers=SETTINGS.threads))
+REPEATS = 2
+
+# A ciphertext's size varies by some tens of bytes with its random content.
+CIPHERTEXT_NOISE = 0.002
+NOISE_BYTES = 200
+
+
+def plans_of(shape: ModelShape, rewrites: Rewrites) -> list[Plan]:
+    found = [prefill_plan(architecture, shape, shape.context, rewrites=rewrites) for architecture in REGISTRY]
+    if rewrites is HUSH:
+        found += [decode_plan(architecture, shape, shape.context) for architecture in REGISTRY]
+        for reveal in (Reveal(shape.vocabulary, "topk", 3), Reveal(shape.vocabulary, "logits")):
+            found.append(prefill_plan(parse("SM+R"), shape, shape.context, reveal))
+    return found
+
+
+def squarings_of(operation: Operation) -> int:
+    """The engine setting that a step needs: its exponential's, where it uses the engine's."""
+    return operation.squarings if isinstance(operation, Kernel) and not operation.written_out else SETTINGS.exponential_squarings
+
+
+@cache
+def counted_and_predicted(shape_name: str, rewrites: Rewrites) -> dict[Operation, list[tuple[Run, Exchange]]]:
+    """Every distinct step's runs beside what the session model says of each, refills included."""
+    by_squarings: dict[int, list[tuple[Plan, Step]]] = {}
+    for plan, step in distinct_steps(plans_of(SHAPES[shape_name], rewrites)):
+        by_squarings.setdefault(squarings_of(step.operation), []).append((plan, step))
+    found: dict[Operation, list[tuple[Run, Exchange]]] = {}
+    for squarings, work in by_squarings.items():
+        session = Session(PRIMITIVES)
+        # What the warm-up used up of the stocks: comparison and selection of its elements, and small products.
+        session.run(PRIMITIVES.compare(WARM_ELEMENTS) + PRIMITIVES.select(WARM_ELEMENTS))
+        for (_, step), runs in zip(work, count_every_run(work, EngineSettings(exponential_squarings=squarings), REPEATS), strict=True):
+            bare = price_operation(step.operation, PRIMITIVES)
+            found[step.operation] = [(run, session.run(bare)) for run in runs]
+    return found
+
+
+@pytest.mark.parametrize("rewrites", [HUSH, PUBLISHED], ids=["hush", "published"])
+@pytest.mark.parametrize("shape_name", SHAPES)
+def test_every_run_of_every_step_is_predicted(shape_name: str, rewrites: Rewrites) -> None:
+    wrong = []
+    for operation, runs in counted_and_predicted(shape_name, rewrites).items():
+        for index, (run, predicted) in enumerate(runs):
+            for counted, foretold in ((run.forward_bytes, predicted.forward_bytes), (run.back_bytes, predicted.back_bytes)):
+                if abs(counted - foretold) > NOISE_BYTES + CIPHERTEXT_NOISE * counted:
+                    wrong.append(f"{operation} run {index}: counted {counted}, predicted {foretold:.0f} bytes")
+            messages = (run.forward_messages, run.back_messages), (predicted.forward_messages, predicted.back_messages)
+            if messages[0] != messages[1]:
+                wrong.append(f"{operation} run {index}: counted {messages[0]}, predicted {messages[1]} messages")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("architecture", REGISTRY, ids=str)
+@pytest.mark.parametrize("shape_name", SHAPES)
+def test_every_architecture_is_predicted_within_two_percent(shape_name: str, architecture) -> None:
+    runs = counted_and_predicted(shape_name, HUSH)
+    shape = SHAPES[shape_name]
+    for plan in (prefill_plan(architecture, shape, shape.context), decode_plan(architecture, shape, shape.context)):
+        # The last run of each distinct step stands for all the plan's steps of that kind.
+        last = [runs[step.operation][-1] for step in plan.steps]
+        counted = sum(run.total_bytes for run, _ in last)
+        predicted = sum(foretold.total_bytes for _, foretold in last)
+        assert predicted == pytest.approx(counted, rel=0.02)
+        assert predicted == pytest.approx(counted, rel=0.002), "2% is promised, 0.2% is usual: something is not modelled"
+
+
+@pytest.mark.parametrize("name", ["SM2+ScFuFFN", "SM1+R", "SM+LN+G"])
+def test_a_whole_model_is_the_sum_of_its_steps(name: str) -> None:
+    shape = ModelShape(layers=2, heads=2, width=32, context=32, vocabulary=64)
+    description = describe(name, shape)
+    passes = 3
+    client, server = run_both(timed_passes, (description, passes), description.engine)
+    session = Session(Primitives(load_constants().values, Protocol(workers=description.engine.threads)))
+    plan = prefill_plan(parse(name), shape, shape.context)
+    for mine, theirs in zip(client, server, strict=True):
+        assert (mine.sent_bytes, mine.received_bytes) == (theirs.received_bytes, theirs.sent_bytes)
+    # Triples left over from set-up shift by a pass which one pays for a batch: sums are compared.
+    predicted = [session.run(price_operation(step.operation, PRIMITIVES)) for _ in range(passes) for step in plan.steps]
+    counted = sum(run.sent_bytes + run.received_bytes for run in client)
+    batch = PRIMITIVES.triple_batch().total_bytes
+    assert sum(e.total_bytes for e in predicted) == pytest.approx(counted, abs=1.05 * batch + 0.002 * counted)
