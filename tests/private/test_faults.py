@@ -55,6 +55,8 @@ SILENT_SECONDS = 8.0
 RETRIES_SECONDS = 3 * SILENT_SECONDS + 9
 """The engine tries a message four times before it gives its receiver up; a message that does not come it gives up at once."""
 
+KILLED = "The server's worker for this session was ended by signal 9, by somebody or for want of memory."
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
@@ -121,7 +123,7 @@ def test_a_killed_worker_of_the_server_is_noticed_and_the_next_client_served(
 ) -> None:
     fault = lambda: os.kill(server.worker(), signal.SIGKILL)  # noqa: E731
     text, seconds = break_session(server, export_folder, key_folder, when, fault, ClientSettings())
-    assert text == "The server's worker for this session was ended by signal 9."
+    assert text == KILLED
     assert seconds < NOTICED_SECONDS
     assert_clean(server, scratch)
     if when is computing:
@@ -235,7 +237,7 @@ def test_the_command_says_what_became_of_the_server(server: Serving, scratch: Pa
     thread.start()
     result = run(ask_command(PROMPTS[0], export_folder, key_folder, server.address), 90)
     thread.join()
-    assert_one_sentence(result, "The server's worker for this session was ended by signal 9.")
+    assert_one_sentence(result, KILLED)
     assert_clean(server, scratch)
 
 

@@ -219,7 +219,7 @@ class Client:
                     for item in tally.note(event):
                         yield item
             except WorkerDiedError as error:
-                raise SessionError(f"This session's own process {error}: the two-party engine crashed; ask again.") from error
+                raise SessionError(f"This session's own process {error}: ask again.") from error
             except httpx.HTTPError as error:
                 raise SessionError(self._control.broken(error)) from error
 

@@ -164,7 +164,7 @@ class WorkerProcess:
         if line.endswith(b"\n"):
             return WorkerEvent.model_validate_json(line)
         code = await self._process.wait()
-        raise WorkerDiedError(f"was ended by signal {-code}" if code < 0 else f"ended with code {code}")
+        raise WorkerDiedError(_how(code))
 
     async def end(self) -> None:
         """Kill it; one that has closed its end already gets a moment to exit by itself."""
@@ -176,6 +176,18 @@ class WorkerProcess:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
         await asyncio.shield(self._process.wait())
+
+
+def _how(code: int) -> str:
+    """How a worker ended, and why, as far as that can be told."""
+    how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+    match code:
+        case -9:
+            return f"{how}, by somebody or for want of memory"
+        case -6 | -11 | 255:
+            return f"{how}, as the two-party engine does when its link to the peer breaks"
+        case _:
+            return how
 
 
 @contextlib.asynccontextmanager
