@@ -1,0 +1,40 @@
+"""A coroutine for callers that have no event loop, or one of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["LoopThread"]
+
+
+class LoopThread:
+    """A coroutine in an event loop of its own thread, so that callers may have a loop of their own, or none."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._make = make
+        self._task: asyncio.Task[None] | None = None
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="hushlm-session", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Cancel the coroutine and wait until it has cleaned up."""
+        self._started.wait()
+        assert self._task is not None
+        with contextlib.suppress(RuntimeError):  # the loop is closed already
+            self._loop.call_soon_threadsafe(self._task.cancel)
+        self._thread.join()
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner, contextlib.suppress(asyncio.CancelledError):
+            runner.run(self._main())
+
+    async def _main(self) -> None:
+        self._task = asyncio.current_task()
+        self._started.set()
+        await self._make()
