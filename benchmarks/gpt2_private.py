@@ -132,6 +132,22 @@ def markdown(rows: list[dict], context: int) -> str:
     return f"T = {context}, both directions, {engine_version()}, set-up not included.\n\n" + "\n".join(lines) + "\n"
 
 
+def by_context(names: list[str], vocabulary: int) -> str:
+    """Predicted GB of a token at longer contexts and of the deeper model of the paper's Table 8, by the cost room."""
+    from hushlm.cost import price
+
+    sizes = [(12, 128), (12, 256), (12, 512), (18, 128)]
+    lines = [
+        "| architecture | " + " | ".join(f"L={layers}, T={context}" for layers, context in sizes) + " |",
+        "|---" * (len(sizes) + 1) + "|",
+    ]
+    for name in names:
+        shapes = [ModelShape(layers=layers, heads=12, width=768, context=context, vocabulary=vocabulary) for layers, context in sizes]
+        totals = [price(plan_of(name, shape, shape.context, HUSH)).total.bytes for shape in shapes]
+        lines.append(f"| {name} | " + " | ".join(f"{found / 1e9:.2f}" for found in totals) + " |")
+    return "By model, GB of the first token:\n\n" + "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--context", type=int, default=128)
@@ -148,11 +164,12 @@ def main() -> None:
         plans += [plan_of(name, shape, asked.context, PUBLISHED) for name in names]
     count_missing(plans, counts)
     rows = report(names, shape, counts, asked.published_forms)
-    print(json.dumps({"shape": asdict(shape), "rows": rows}, indent=1) if asked.json else markdown(rows, asked.context))
+    text = f"{markdown(rows, asked.context)}\n{by_context(names, shape.vocabulary)}"
+    print(json.dumps({"shape": asdict(shape), "rows": rows}, indent=1) if asked.json else text)
     if asked.write:
         before, _, rest = DOCUMENT.read_text().partition(MARKS[0])
         _, _, after = rest.partition(MARKS[1])
-        write_atomic(DOCUMENT, f"{before}{MARKS[0]}\n{markdown(rows, asked.context)}{MARKS[1]}{after}")
+        write_atomic(DOCUMENT, f"{before}{MARKS[0]}\n{text}{MARKS[1]}{after}")
 
 
 if __name__ == "__main__":

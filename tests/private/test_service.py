@@ -80,6 +80,11 @@ def test_private_answers_equal_the_plaintext_ones(
         assert answer["prompt_text"] == served_checkpoint.tokenizer.decode(tokens)
         for part in (answer, answer["set_up"]):
             assert min(part["bytes_client_to_server"], part["bytes_server_to_client"], part["messages"], part["seconds"]) > 0
+        for count in ("bytes_client_to_server", "bytes_server_to_client", "messages"):
+            by_operation = sum(moved[count] for moved in answer["by_operation"].values())
+            assert by_operation == sum(moved[count] for moved in answer["by_layer"].values())
+            # The rest is the server's share of what is revealed.
+            assert 0 <= answer[count] - by_operation <= NEW_TOKENS * 5000 * (count != "bytes_client_to_server")
         answers.append(answer)
     assert answers[0]["tokens"] != answers[1]["tokens"]
     logits = torch.tensor([entry["logits"] for entry in answers[1]["answers"]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
     from hushlm.private.client import PrivateAnswer, Progress
     from hushlm.private.description import RevealPolicy
     from hushlm.private.engine import Traffic
-    from hushlm.private.program import TokenAnswer
+    from hushlm.private.program import StepTraffic, TokenAnswer
+    from hushlm.private.sampling import Sampling
 
 __all__ = ["ask"]
 
@@ -24,6 +26,8 @@ def ask(
     keys: Path | None = None,
     new_tokens: int = 8,
     reveal: str = "token",
+    temperature: float = 0.0,
+    seed: int = 0,
     mode: Literal["plain", "simulate", "two-party"] = "two-party",
     truncate: bool = False,
     client: str = "client",
@@ -42,8 +46,10 @@ def ask(
         model: client/ folder of `hushlm export`; for simulate the export itself, which holds the weights; for plain a checkpoint.
         server: HOST:PORT of `hushlm serve`.
         keys: folder with authority.pem, client.pem and client.key, from `hushlm keys create`.
-        new_tokens: how many tokens to generate, greedily.
+        new_tokens: how many tokens to generate.
         reveal: what this side learns of each step: token, topk:K or logits; each later one tells more about the weights.
+        temperature: 0 takes the most likely token; above 0 one is drawn here, from revealed top-k or logits.
+        seed: of the draws.
         mode: two-party, simulate or plain.
         truncate: keep the last tokens of a prompt that is too long, instead of refusing it.
         client: name of the .pem and .key in the folder of keys.
@@ -53,9 +59,14 @@ def ask(
         json: print one JSON document.
     """
     from hushlm.private.description import RevealPolicy
+    from hushlm.private.sampling import Sampling
     from hushlm.report.table import print_json
 
     policy = RevealPolicy.parse(reveal)
+    if not 0 <= temperature <= 100 or seed < 0:
+        raise ValueError("The temperature must be between 0 and 100, and the seed not negative.")
+    sampling = Sampling(temperature=temperature, seed=seed)
+    sampling.chooser(policy)
     if model is None:
         raise ValueError("ask needs --model: the client/ folder of an export, or for --mode plain a checkpoint.")
     text = sys.stdin.read() if prompt == "-" else prompt
@@ -63,13 +74,15 @@ def ask(
         case "plain":
             result = _plain(text, model, new_tokens, policy, truncate)
         case "simulate":
-            result = _simulate(text, model, new_tokens, policy, truncate)
+            result = _simulate(text, model, new_tokens, policy, sampling, truncate)
         case "two-party":
             if keys is None:
                 raise ValueError("ask needs --keys: the folder that `hushlm keys create` wrote.")
             from hushlm.private.client import Client, ClientSettings
 
-            settings = ClientSettings(connect_seconds=connect_seconds, silent_seconds=silent_seconds, listen_host=listen_host)
+            settings = ClientSettings(
+                connect_seconds=connect_seconds, silent_seconds=silent_seconds, listen_host=listen_host, sampling=sampling
+            )
             asking = Client(model, server, keys, client, settings)
             with _Bar(asking.description.shape.layers) as bar:
                 answer = asking.ask(text, new_tokens, policy, truncate, bar.update)
@@ -109,8 +122,19 @@ class _Result:
             "answers": revealed,
             **_moved(self.query),
             "seconds": round(self.seconds, 3),
+            "by_operation": self._shares(lambda step: step.name),
+            "by_layer": self._shares(lambda step: "outside" if step.layer is None else str(step.layer)),
             "set_up": None if self.set_up_seconds is None else {**_moved(self.set_up), "seconds": round(self.set_up_seconds, 3)},
         }
+
+    def _shares(self, key: Callable[[StepTraffic], str]) -> dict[str, dict[str, Any]] | None:
+        """The query's traffic by a key of its steps; None where nothing was sent."""
+        if self.query is None:
+            return None
+        from hushlm.private.program import traffic_by
+
+        sums = traffic_by(self.answers, key)
+        return {name: {**_moved(moved), "seconds": round(moved.seconds, 3)} for name, moved in sums.items()}
 
     def show(self) -> None:
         print(f"prompt, its last tokens:  {self.prompt_text[-60:]!r}")
@@ -179,7 +203,7 @@ def _plain(prompt: str, folder: Path, new_tokens: int, reveal: RevealPolicy, tru
     return _Result(checkpoint.tokenizer.decode(tokens), len(tokens), checkpoint.tokenizer.decode(answer), answer, (), seconds)
 
 
-def _simulate(prompt: str, folder: Path, new_tokens: int, reveal: RevealPolicy, truncate: bool) -> _Result:
+def _simulate(prompt: str, folder: Path, new_tokens: int, reveal: RevealPolicy, sampling: Sampling, truncate: bool) -> _Result:
     """The private program in the clear, with the engine's fixed-point numbers."""
     from dataclasses import replace
 
@@ -196,7 +220,7 @@ def _simulate(prompt: str, folder: Path, new_tokens: int, reveal: RevealPolicy, 
     start = time.perf_counter()
     engine = Engine(Party.CLIENT, replace(description.engine, simulate=True), None)
     generator = PrivateGenerator(engine, description, load_server_weights(folder / "server"))
-    answers = tuple(generator.generate(tokens, len(tokens), new_tokens, reveal))
+    answers = tuple(generator.generate(tokens, len(tokens), new_tokens, reveal, choose=sampling.chooser(reveal)))
     seconds = time.perf_counter() - start
     ids = [answer.token for answer in answers if answer.token is not None]
     return _Result(tokenizer.decode(tokens), len(tokens), tokenizer.decode(ids), ids, answers, seconds)

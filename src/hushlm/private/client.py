@@ -8,22 +8,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import httpx
 
+from hushlm.private.background import LoopThread
 from hushlm.private.certificates import CLIENT
 from hushlm.private.control import ControlChannel, ServerEvents, last_words
 from hushlm.private.description import PROTOCOL_VERSION, RevealPolicy, load_description
 from hushlm.private.engine import Traffic, engine_version
 from hushlm.private.process import Order, PeerOrder, WorkerDiedError, WorkerEvent, WorkerProcess, start_worker
-from hushlm.private.program import TokenAnswer
+from hushlm.private.program import StepTraffic, TokenAnswer
 from hushlm.private.prompts import encode_prompt, load_tokenizer
+from hushlm.private.sampling import Sampling
 from hushlm.private.session import ALIVE_SECONDS, Failed, Finished, SessionError, SessionRequest, check_accepted
 
 __all__ = ["Client", "ClientSettings", "PrivateAnswer", "Progress"]
@@ -41,6 +41,7 @@ class ClientSettings:
         start_seconds: for the server's worker to load the weights.
         silent_seconds: how long the server's engine may be silent.
         alive_seconds: how long the server may be silent on the control connection, where it speaks every few seconds.
+        sampling: how the next token is chosen where top-k or logits are revealed; nothing of it leaves this side.
         listen_host: IPv4 address of this machine that the server can reach; by default the one that its connections come from.
     """
 
@@ -48,6 +49,7 @@ class ClientSettings:
     start_seconds: float = 150.0
     silent_seconds: float = 120.0
     alive_seconds: float = 6 * ALIVE_SECONDS
+    sampling: Sampling = Sampling()
     listen_host: str | None = None
 
     def __post_init__(self) -> None:
@@ -181,7 +183,7 @@ class Client:
             SessionError: the session could not be opened, or broke.
         """
         inbox: queue.SimpleQueue[TokenAnswer | Progress | BaseException | None] = queue.SimpleQueue()
-        thread = _LoopThread(lambda: self._pour(prompt_tokens, new_tokens, reveal, inbox))
+        thread = LoopThread(lambda: self._pour(prompt_tokens, new_tokens, reveal, inbox))
         try:
             while (item := inbox.get()) is not None:
                 if isinstance(item, BaseException):
@@ -242,6 +244,7 @@ class Client:
                 reveal=reveal,
                 connect_seconds=settings.connect_seconds,
                 silent_seconds=settings.silent_seconds,
+                sampling=settings.sampling,
             )
         )
         listening = _raise_failure(await worker.next())
@@ -270,6 +273,7 @@ class _Tally:
     def __init__(self, layers: int, tokens: int, start: float) -> None:
         self._layers, self._tokens, self._start = layers, tokens, start
         self._token, self._traffic = 1, Traffic()
+        self._steps: list[StepTraffic] = []
 
     def note(self, event: WorkerEvent) -> Iterator[TokenAnswer | Progress]:
         match event.event:
@@ -284,11 +288,15 @@ class _Tally:
                 assert event.traffic is not None
                 assert event.index is not None
                 assert event.count is not None
-                self._traffic += event.traffic.to_traffic()
+                assert event.name is not None
+                moved = event.traffic.to_traffic()
+                self._traffic += moved
+                self._steps.append(StepTraffic(event.name, event.layer, moved))
                 yield self._progress("query", event.index + 1, event.count, None if event.layer is None else event.layer + 1)
             case "token":
                 self._token += 1
-                yield event.to_answer()
+                yield replace(event.to_answer(), steps=tuple(self._steps))
+                self._steps = []
 
     def _progress(self, phase: str, step: int, steps: int, layer: int | None) -> Progress:
         seconds = time.perf_counter() - self._start
@@ -329,32 +337,3 @@ def _raise_failure(event: WorkerEvent) -> WorkerEvent:
     if event.event == "failed":
         raise SessionError(event.error or "The session failed.")
     return event
-
-
-class _LoopThread:
-    """A coroutine in an event loop of its own thread, so that callers may have a loop of their own, or none."""
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._make = make
-        self._task: asyncio.Task[None] | None = None
-        self._started = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="hushlm-session", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Cancel the coroutine and wait until it has cleaned up."""
-        self._started.wait()
-        assert self._task is not None
-        with contextlib.suppress(RuntimeError):  # the loop is closed already
-            self._loop.call_soon_threadsafe(self._task.cancel)
-        self._thread.join()
-
-    def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner, contextlib.suppress(asyncio.CancelledError):
-            runner.run(self._main())
-
-    async def _main(self) -> None:
-        self._task = asyncio.current_task()
-        self._started.set()
-        await self._make()

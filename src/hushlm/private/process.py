@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from hushlm.private.description import RevealPolicy
 from hushlm.private.engine import Traffic
 from hushlm.private.program import TokenAnswer
+from hushlm.private.sampling import Sampling
 
 __all__ = ["Order", "PeerOrder", "WorkerDiedError", "WorkerEvent", "WorkerProcess", "WorkerTraffic", "start_worker"]
 
@@ -48,6 +49,7 @@ class Order(_Line):
         prompt_length, new_tokens, reveal: public sizes of the session.
         connect_seconds: how long the engine's link may take to open.
         silent_seconds: how long the peer may be silent.
+        sampling: how the client chooses among what is revealed; the server's stays as it is.
         tls: False leaves the engine's link open to be read on the way; no command and no message of a peer can ask for it.
     """
 
@@ -61,6 +63,7 @@ class Order(_Line):
     reveal: RevealPolicy
     connect_seconds: float
     silent_seconds: float
+    sampling: Sampling = Sampling()
     tls: bool = True
 
 

@@ -7,7 +7,7 @@ the true length is public, and padding is masked by public masks, which cost not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 
@@ -17,10 +17,11 @@ from hushlm.plan import Plan, Reveal, Step, decode_plan, prefill_plan
 from hushlm.private.backend import Backend, EngineBackend
 from hushlm.private.description import ProgramDescription, RevealPolicy
 from hushlm.private.engine import Engine, Party, Traffic
+from hushlm.private.sampling import Sampling
 from hushlm.private.steps import Arithmetic
 from hushlm.private.wiring import is_narrowed, step_program, weight_names, weight_shapes
 
-__all__ = ["LENGTH_BUCKET", "PrivateGenerator", "StepTraffic", "TokenAnswer"]
+__all__ = ["LENGTH_BUCKET", "PrivateGenerator", "StepTraffic", "TokenAnswer", "traffic_by"]
 
 LENGTH_BUCKET = 32
 """Lengths are rounded up to a multiple of this."""
@@ -30,9 +31,10 @@ OnStep = Callable[[Step, int, int, Traffic], None]
 
 @dataclass(frozen=True)
 class StepTraffic:
-    """What one step of the plan moved at this party."""
+    """What one step of the plan moved at this party; `layer` is None outside the blocks."""
 
-    step: Step
+    name: str
+    layer: int | None
     traffic: Traffic
 
 
@@ -55,12 +57,18 @@ class TokenAnswer:
     steps: tuple[StepTraffic, ...] = field(repr=False, default=())
 
 
-def _largest(answer: TokenAnswer) -> int:
-    """Greedy choice at the client."""
-    if answer.top is not None:
-        return answer.top[0][0]
-    assert answer.logits is not None
-    return int(answer.logits.argmax())
+def traffic_by(answers: Iterable[TokenAnswer], key: Callable[[StepTraffic], str]) -> dict[str, Traffic]:
+    """What the steps of some answers moved, summed by a key: a step's name, or its layer. What opening the answers moved is in none.
+
+    Args:
+        answers: of one question.
+        key: of a step.
+    """
+    sums: dict[str, Traffic] = {}
+    for answer in answers:
+        for entry in answer.steps:
+            sums[key(entry)] = sums.get(key(entry), Traffic()) + entry.traffic
+    return sums
 
 
 def _narrow(xp: ModuleType) -> Arithmetic:
@@ -131,7 +139,7 @@ class PrivateGenerator:
         new_tokens: int,
         reveal: RevealPolicy | None = None,
         on_step: OnStep | None = None,
-        choose: Callable[[TokenAnswer], int] = _largest,
+        choose: Callable[[TokenAnswer], int] | None = None,
     ) -> Iterator[TokenAnswer]:
         """Continue a prompt.
 
@@ -147,6 +155,7 @@ class PrivateGenerator:
             ValueError: if prompt and answer do not fit the context, or a token is not in the vocabulary.
         """
         reveal = reveal or RevealPolicy()
+        choose = choose or Sampling().chooser(reveal)
         self._check(prompt_tokens, prompt_length, new_tokens)
         policy = Reveal(self._shape.vocabulary, reveal.kind, reveal.top)
         length = bucket_length(prompt_length, self._shape.context)
@@ -187,7 +196,7 @@ class PrivateGenerator:
         names = {"one_hot": "one_hot", "mask": "mask_last" if plan.rows == 1 else "mask"}
         for index, step in enumerate(plan.steps):
             traffic = self._run_step(plan, step, names)
-            counted.append(StepTraffic(step, traffic))
+            counted.append(StepTraffic(step.name, step.layer, traffic))
             if on_step is not None:
                 on_step(step, index, len(plan.steps), traffic)
         total = sum((entry.traffic for entry in counted), Traffic())

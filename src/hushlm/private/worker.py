@@ -122,7 +122,8 @@ class _Worker:
         def on_step(step: Step, index: int, count: int, traffic: Traffic) -> None:
             self.emit("step", name=step.name, layer=step.layer, index=index, count=count, traffic=WorkerTraffic.of(traffic))
 
-        for answer in generator.generate(prompt, order.prompt_length, order.new_tokens, order.reveal, on_step):
+        choose = order.sampling.chooser(order.reveal)
+        for answer in generator.generate(prompt, order.prompt_length, order.new_tokens, order.reveal, on_step, choose):
             self.emit(
                 "token",
                 token=answer.token,

@@ -1,0 +1,58 @@
+"""Choosing the next token at the client, from what was revealed to it. The server takes no part and learns nothing of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from hushlm.private.description import RevealPolicy
+
+if TYPE_CHECKING:
+    from hushlm.private.program import TokenAnswer
+
+__all__ = ["Sampling"]
+
+
+class Sampling(BaseModel):
+    """How the client goes on.
+
+    Attributes:
+        temperature: 0 takes the largest logit; above 0 a token is drawn with probability softmax(logit / temperature), among all
+            logits or the revealed top k.
+        seed: of the draws; the same seed, prompt and logits give the same answer.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    temperature: float = Field(default=0.0, ge=0, le=100)
+    seed: int = Field(default=0, ge=0)
+
+    def chooser(self, reveal: RevealPolicy) -> Callable[[TokenAnswer], int]:
+        """A function from what was revealed of a step to a token id.
+
+        Raises:
+            ValueError: if only tokens are revealed, so there is nothing to draw from.
+        """
+        if self.temperature > 0 and reveal.kind == "token":
+            raise ValueError("Sampling needs logits at the client: add --reveal topk:K or --reveal logits, or leave the temperature at 0.")
+        random = np.random.default_rng(self.seed)
+
+        def choose(answer: TokenAnswer) -> int:
+            ids, logits = _revealed(answer)
+            if self.temperature == 0:
+                return int(ids[logits.argmax()])
+            weights = np.exp((logits - logits.max()) / self.temperature)
+            return int(random.choice(ids, p=weights / weights.sum()))
+
+        return choose
+
+
+def _revealed(answer: TokenAnswer) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and float64 logits."""
+    if answer.top is not None:
+        ids, logits = zip(*answer.top, strict=True)
+        return np.array(ids), np.array(logits, np.float64)
+    assert answer.logits is not None
+    return np.arange(len(answer.logits)), np.asarray(answer.logits, np.float64)
