@@ -14,7 +14,23 @@ from hushlm.cost.protocol import price_operation
 from hushlm.cost.session import Session
 from hushlm.cost.two_party import run_both
 from hushlm.cost.validation import describe, timed_passes
-from hushlm.plan import HUSH, PUBLISHED, Kernel, Operation, Plan, Reveal, Rewrites, Step, decode_plan, prefill_plan
+from hushlm.plan import (
+    HUSH,
+    PUBLISHED,
+    Embed,
+    Kernel,
+    Mix,
+    Operation,
+    Plan,
+    Project,
+    Reveal,
+    Rewrites,
+    ScaleRows,
+    Scores,
+    Step,
+    decode_plan,
+    prefill_plan,
+)
 from hushlm.private.counting import distinct_steps
 from hushlm.private.engine import EngineSettings
 from tests.cost.counted import WARM_ELEMENTS, Run, count_every_run
@@ -109,3 +125,20 @@ def test_a_whole_model_is_the_sum_of_its_steps(name: str) -> None:
     counted = sum(run.sent_bytes + run.received_bytes for run in client)
     batch = PRIMITIVES.triple_batch().total_bytes
     assert sum(e.total_bytes for e in predicted) == pytest.approx(counted, abs=1.05 * batch + 0.002 * counted)
+
+
+@pytest.mark.parametrize("changed", [{"pack_products": False}, {"one_bit_error": False}], ids=["unpacked", "exact truncation"])
+def test_other_engine_settings_are_predicted(changed: dict[str, bool]) -> None:
+    shape, architecture = SHAPES["larger"], parse("SM(t)+R")
+    plans = [prefill_plan(architecture, shape, shape.context), decode_plan(architecture, shape, shape.context)]
+    kinds = (Embed, Project, Scores, Mix, ScaleRows)
+    work = [(plan, step) for plan, step in distinct_steps(plans) if isinstance(step.operation, kinds)]
+    protocol = Protocol(
+        packing=changed.get("pack_products", True), one_bit_error=changed.get("one_bit_error", True), workers=SETTINGS.threads
+    )
+    primitives = Primitives(load_constants().values, protocol)
+    for (_, step), (run,) in zip(work, count_every_run(work, EngineSettings(**changed), 1), strict=True):
+        predicted = price_operation(step.operation, primitives)
+        # The fourth prime's ciphertexts are 1% smaller than the average of three.
+        assert predicted.total_bytes == pytest.approx(run.total_bytes, rel=0.012)
+        assert (predicted.forward_messages, predicted.back_messages) == (run.forward_messages, run.back_messages)

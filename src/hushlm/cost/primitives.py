@@ -15,6 +15,7 @@ from hushlm.tiling import POLYNOMIAL_BYTES, SLOTS, product_blocks, tile_product
 __all__ = ["TRANSFER_STOCK", "TRIPLE_BATCH", "Exchange", "Primitives", "Protocol"]
 
 WORKER_ELEMENTS = 2048
+LONGEST_SEND_BYTES = 1 << 20
 SENT_AT_ONCE = 16
 """Ciphertexts of a matrix product that are sent before the engine waits for an acknowledgement."""
 
@@ -150,6 +151,10 @@ class Primitives:
         """Oblivious transfers that each worker uses up."""
         return tuple(piece * each for piece in self._pieces(n))
 
+    def _sends(self, n: int, each: int) -> int:
+        """Messages of n elements of so many bytes each: long ones are cut."""
+        return sum(_ceil(piece * each, LONGEST_SEND_BYTES) for piece in self._pieces(n))
+
     def _opened(self, n: int, *bits: int) -> float:
         """Bytes each way of opening n elements of so many bits, an opening each."""
         return self.constants.opened_word * sum(_ceil(piece * width, 64) for piece in self._pieces(n) for width in bits)
@@ -165,8 +170,8 @@ class Primitives:
         return Exchange(
             forward_bytes=n * c.compare_forward + opened,
             back_bytes=n * c.compare_back + opened,
-            forward_messages=18 * workers,
-            back_messages=18 * workers,
+            forward_messages=17 * workers + self._sends(n, 64),
+            back_messages=17 * workers + self._sends(n, 8),
             rounds=c.compare_rounds,
             cpu_seconds=c.call_seconds + n * c.compare_seconds,
             forward_transfers=self._used(n, 79),
@@ -181,8 +186,8 @@ class Primitives:
         return Exchange(
             forward_bytes=moved,
             back_bytes=moved,
-            forward_messages=2 * workers,
-            back_messages=2 * workers,
+            forward_messages=workers + self._sends(n, 8),
+            back_messages=workers + self._sends(n, 8),
             rounds=c.select_rounds,
             cpu_seconds=c.call_seconds + n * c.select_seconds,
             forward_transfers=self._used(n, 1),
@@ -197,7 +202,7 @@ class Primitives:
         return Exchange(
             forward_bytes=c.truncation_byte * sum(_padded(piece * shift_bytes) for piece in self._pieces(n)),
             back_bytes=self._choices(n),
-            forward_messages=workers,
+            forward_messages=self._sends(n, shift_bytes),
             back_messages=workers,
             rounds=c.truncation_rounds,
             cpu_seconds=c.call_seconds + n * c.truncation_seconds,
@@ -384,8 +389,8 @@ class Primitives:
         return Exchange(
             forward_bytes=forward * c.refill + batches * batch.forward_bytes,
             back_bytes=back * c.refill + batches * batch.back_bytes,
-            forward_messages=forward + batches * batch.forward_messages,
-            back_messages=back + batches * batch.back_messages,
+            forward_messages=2 * forward + batches * batch.forward_messages,
+            back_messages=2 * back + batches * batch.back_messages,
             rounds=batches * batch.rounds,
             cpu_seconds=batches * batch.cpu_seconds,
         )
