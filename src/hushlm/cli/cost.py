@@ -11,6 +11,7 @@ from hushlm.config import ModelShape
 from hushlm.cost.counts import flops, nonlinear_operations
 from hushlm.cost.network import Network, parse_network
 from hushlm.cost.pricing import Amount, CostReport, GenerationCost, price_generation
+from hushlm.cost.primitives import Protocol
 from hushlm.plan import HUSH, PUBLISHED, Reveal
 from hushlm.report.table import Column, Table, print_json, print_table
 
@@ -31,6 +32,7 @@ def cost(
     reveal: str = "token",
     network: str = "wan",
     protocol: Literal["cheetah"] = "cheetah",
+    profile: Literal["wan", "lan"] = "wan",
     forms: Literal["hush", "published"] = "hush",
     baseline: str = "SM+LN+G",
     against: Literal["paper"] | None = None,
@@ -57,6 +59,7 @@ def cost(
         reveal: what the client learns: token, topk:K or logits.
         network: lan, wan, or round trip in ms and bandwidth in Mbps, e.g. 20,300.
         protocol: of the engine.
+        profile: the engine's settings, as for `hushlm export`: wan packs matrix products, lan spends bytes to save the server's CPU.
         forms: the program as Hush runs it, or as the engine's own examples write it.
         baseline: architecture that savings are measured against, with the published forms.
         against: print published figures beside ours.
@@ -81,7 +84,8 @@ def cost(
     if prompt is None:
         prompt = max(1, context - new_tokens + 1)
     rewrites = PUBLISHED if forms == "published" else HUSH
-    answer = price_generation(named, shape, prompt, new_tokens, _reveal(reveal, vocab), rewrites, network=link)
+    settings = Protocol(packing=profile == "wan")
+    answer = price_generation(named, shape, prompt, new_tokens, _reveal(reveal, vocab), rewrites, settings, link)
     base = price_generation(parse(baseline), shape, prompt, new_tokens, _reveal(reveal, vocab), PUBLISHED, network=link)
     document = _document(architecture, shape, prompt, answer, baseline, base, link)
     if json:

@@ -8,7 +8,7 @@ known delay the round trips.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -106,6 +106,10 @@ MICRO_PROGRAMS: tuple[MicroProgram, ...] = (
 )
 
 
+UNPACKED_PROGRAMS = (_product(128, 64, 64, Party.SERVER), _product(64, 256, 96, Party.SERVER))
+"""Products with many responses, for the time of one; run without packing."""
+
+
 @dataclass(frozen=True)
 class Counted:
     """Bytes of each run at this party; wall time of the fastest, and the least CPU time of this party's process."""
@@ -164,6 +168,10 @@ def _count_all(engine: Engine, repeats: int) -> dict[str, Any]:
     return {"fresh": fresh, "programs": programs, "series": series, "opened": opened}
 
 
+def _count_unpacked(engine: Engine, repeats: int) -> list[Counted]:
+    return [_count(engine, program, repeats) for program in UNPACKED_PROGRAMS]
+
+
 def _count_delayed(engine: Engine, repeats: int) -> list[Counted]:
     return [_count(engine, program, repeats) for program in MICRO_PROGRAMS]
 
@@ -177,12 +185,14 @@ def _columns(kind: str) -> list[str]:
     return [name for name in names if not name.endswith(("_seconds", "_rounds")) and name not in special]
 
 
-def _design(names: list[str], protocol: Protocol, read: Callable[[Exchange], float]) -> np.ndarray:
+def _design(
+    names: list[str], protocol: Protocol, read: Callable[[Exchange], float], programs: Sequence[MicroProgram] = MICRO_PROGRAMS
+) -> np.ndarray:
     """How much of each constant every micro-program takes: the model evaluated on unit vectors."""
     columns = []
     for name in names:
         unit = Primitives(replace(Constants(), **{name: 1.0}), protocol)
-        columns.append([read(program.price(unit)) for program in MICRO_PROGRAMS])
+        columns.append([read(program.price(unit)) for program in programs])
     return np.array(columns).T
 
 
@@ -192,6 +202,10 @@ def _fit(design: np.ndarray, counted: np.ndarray, floor: float) -> np.ndarray:
 
     weight = 1 / np.maximum(counted, floor)
     return nnls(design * weight[:, None], counted * weight)[0]
+
+
+def _cpu(exchange: Exchange) -> float:
+    return exchange.cpu_seconds
 
 
 def _first_run(counted: Counted) -> float:
@@ -235,7 +249,12 @@ def calibrate(repeats: int = 3, timings: bool = True) -> CalibratedConstants:
         seconds = np.array([run.seconds for run in programs])
         cpu = np.array([mine.cpu_seconds + theirs.cpu_seconds for mine, theirs in zip(programs, other["programs"], strict=True)])
         cpu_names, round_names = _columns("_seconds"), _columns("_rounds")
-        values |= dict(zip(cpu_names, _fit(_design(cpu_names, protocol, lambda e: e.cpu_seconds), cpu, 0.002), strict=True))
+        bare, other_bare = run_both(_count_unpacked, (repeats,), replace(settings, pack_products=False))
+        cpu_bare = np.array([mine.cpu_seconds + theirs.cpu_seconds for mine, theirs in zip(bare, other_bare, strict=True)])
+        packed_design = _design(cpu_names, protocol, _cpu)
+        bare_design = _design(cpu_names, replace(protocol, packing=False), _cpu, UNPACKED_PROGRAMS)
+        fitted_cpu = _fit(np.concatenate([packed_design, bare_design]), np.concatenate([cpu, cpu_bare]), 0.002)
+        values |= dict(zip(cpu_names, fitted_cpu, strict=True))
         delayed, _ = run_both(_count_delayed, (repeats,), settings, DELAY)
         waited = np.array([run.seconds for run in delayed]) - seconds
         trips = np.maximum(waited, 0) / DELAY.round_trip_seconds

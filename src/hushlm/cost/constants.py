@@ -80,7 +80,8 @@ class Constants:
     bits_seconds: float = 0.0
     open_seconds: float = 0.0
     slot_seconds: float = 0.0
-    product_ciphertext_seconds: float = 0.0
+    product_request_seconds: float = 0.0
+    product_response_seconds: float = 0.0
     multiplication_seconds: float = 0.0
     key_switch_seconds: float = 0.0
 

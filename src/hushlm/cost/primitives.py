@@ -290,7 +290,8 @@ class Primitives:
             back_bytes=answered if client_encrypts else asked,
             forward_messages=tiling.requests if client_encrypts else tiling.responses,
             back_messages=tiling.responses if client_encrypts else tiling.requests,
-            cpu_seconds=c.product_ciphertext_seconds * (tiling.requests + tiling.responses)
+            cpu_seconds=c.product_request_seconds * tiling.requests
+            + c.product_response_seconds * tiling.responses
             + c.multiplication_seconds * tiling.multiplications
             + c.key_switch_seconds * tiling.key_switches,
             client_bytes=0 if client_encrypts else memory,
