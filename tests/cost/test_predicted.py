@@ -9,7 +9,8 @@ import pytest
 from hushlm.architectures import REGISTRY, parse
 from hushlm.config import ModelShape
 from hushlm.cost.constants import load_constants
-from hushlm.cost.primitives import Exchange, Primitives, Protocol
+from hushlm.cost.exchange import Exchange, Protocol
+from hushlm.cost.primitives import Primitives
 from hushlm.cost.protocol import price_operation
 from hushlm.cost.session import Session
 from hushlm.cost.two_party import run_both

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hushlm.cost.constants import CalibratedConstants, Constants, load_constants
-from hushlm.cost.primitives import TRANSFER_STOCK, TRIPLE_BATCH, Exchange, Primitives, Protocol
+from hushlm.cost.exchange import Exchange, Protocol
+from hushlm.cost.primitives import TRANSFER_STOCK, TRIPLE_BATCH, Primitives
 from hushlm.cost.session import Session
 from hushlm.tiling import SLOTS, product_blocks, tile_product
 

@@ -9,9 +9,9 @@ from typing import Any, Literal
 from hushlm.architectures import parse
 from hushlm.config import ModelShape
 from hushlm.cost.counts import flops, nonlinear_operations
+from hushlm.cost.exchange import Protocol
 from hushlm.cost.network import Network, parse_network
 from hushlm.cost.pricing import Amount, CostReport, GenerationCost, price_generation
-from hushlm.cost.primitives import Protocol
 from hushlm.plan import HUSH, PUBLISHED, Reveal
 from hushlm.report.table import Column, Table, print_json, print_table
 

@@ -4,9 +4,9 @@ Needs neither weights nor the engine: everything follows from an `Architecture`,
 """
 
 from hushlm.cost.counts import Flops, NonlinearOperation, flops, nonlinear_operations
+from hushlm.cost.exchange import Protocol
 from hushlm.cost.network import LAN, WAN, Network, parse_network
 from hushlm.cost.pricing import Amount, CostReport, GenerationCost, price, price_generation
-from hushlm.cost.primitives import Protocol
 from hushlm.cost.protocol import StepCost, price_step
 
 __all__ = [

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from hushlm.cost.constants import CalibratedConstants, Constants, Residual, load_constants
-from hushlm.cost.primitives import Exchange, Primitives, Protocol
+from hushlm.cost.exchange import Exchange, Protocol
+from hushlm.cost.primitives import Primitives
 from hushlm.cost.two_party import Link, run_both
 from hushlm.private.engine import Engine, EngineSettings, Party, compile_program, engine_version
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from hushlm.cost.primitives import Exchange
+from hushlm.cost.exchange import Exchange
 
 __all__ = ["LAN", "WAN", "Network", "parse_network"]
 

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 from hushlm.architectures import Architecture
 from hushlm.config import ModelShape
 from hushlm.cost.constants import CalibratedConstants, load_constants
+from hushlm.cost.exchange import Exchange, Protocol
 from hushlm.cost.network import WAN, Network
-from hushlm.cost.primitives import Exchange, Primitives, Protocol
+from hushlm.cost.primitives import Primitives
 from hushlm.cost.protocol import price_opening, price_operation, price_set_up
 from hushlm.plan import HUSH, Embed, Normalise, Operation, Plan, Project, Reveal, Rewrites, ScaleRows, Step, decode_plan, prefill_plan
 

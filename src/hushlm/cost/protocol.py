@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from hushlm.cost.constants import CalibratedConstants, load_constants
-from hushlm.cost.primitives import Exchange, Primitives, Protocol
+from hushlm.cost.exchange import Exchange, Protocol
+from hushlm.cost.primitives import Primitives
 from hushlm.plan import (
     Activate,
     Cut,

@@ -6,7 +6,8 @@ this says which, so that even the bytes of one run are predicted.
 
 from __future__ import annotations
 
-from hushlm.cost.primitives import TRANSFER_STOCK, TRIPLE_BATCH, Exchange, Primitives
+from hushlm.cost.exchange import Exchange
+from hushlm.cost.primitives import TRANSFER_STOCK, TRIPLE_BATCH, Primitives
 from hushlm.tiling import SLOTS
 
 __all__ = ["Session"]
