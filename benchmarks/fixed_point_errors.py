@@ -22,11 +22,12 @@ import torch
 from hushlm.data import open_token_store
 from hushlm.private.backend import EngineBackend, ReferenceBackend, Shape
 from hushlm.private.description import PROTOCOL_VERSION, ProgramDescription, RevealPolicy
-from hushlm.private.engine import Engine, EngineSettings, Party, Traffic
+from hushlm.private.engine import Engine, EngineSettings, Party
 from hushlm.private.export import choose_rewrites
 from hushlm.private.fold import fold_weights
 from hushlm.private.program import PrivateGenerator
 from hushlm.private.steps import Arithmetic
+from hushlm.private.traffic import Traffic
 from hushlm.training import load_checkpoint
 
 

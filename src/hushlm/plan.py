@@ -8,20 +8,17 @@ Legend: rows = query tokens computed in this pass, keys = tokens attended to (ro
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 from hushlm.architectures import Architecture, FeedForward, Temperature
 from hushlm.config import ModelShape
-from hushlm.tiling import POLYNOMIAL_BYTES, product_blocks, tile_product
+from hushlm.tiling import Cut, product_cut
 
 __all__ = [
     "HUSH",
     "PUBLISHED",
     "Activate",
-    "Cut",
     "Divide",
     "Embed",
     "Kernel",
@@ -37,7 +34,6 @@ __all__ = [
     "Step",
     "decode_plan",
     "prefill_plan",
-    "product_cut",
     "row_blocks",
 ]
 
@@ -86,19 +82,6 @@ PUBLISHED = Rewrites(
     gelu="tanh",
 )
 """The engine's plain forms, as its own transformer examples write them."""
-
-
-@dataclass(frozen=True)
-class Cut:
-    """A product (rows, inner) x (inner, outer) as several.
-
-    Attributes:
-        rows: of the left matrix in one product.
-        columns: of the left matrix in one product; the partial products are added.
-    """
-
-    rows: int
-    columns: int
 
 
 @dataclass(frozen=True)
@@ -263,37 +246,6 @@ def row_blocks(kernel: Kernel) -> list[tuple[int, int, int]]:
     size = -(-kernel.rows // kernel.blocks)
     starts = range(0, kernel.rows, size)
     return [(start, min(start + size, kernel.rows), min(start + size, kernel.keys)) for start in starts]
-
-
-@lru_cache(maxsize=4096)
-def product_cut(rows: int, inner: int, outer: int, encoded_bytes: float = 2e9) -> Cut:
-    """How to cut a product with a server's matrix: fewest bytes within the server's memory, then least work.
-
-    The server holds polynomials in number proportional to rows x inner x outer while a product lasts. Cut by rows, the bytes stay
-    the same until tiles or answers no longer fill whole ciphertexts; cut by inner columns, answers are sent again for each part; cut
-    by outer columns the requests would be, so that is never done.
-    """
-    best, least = Cut(1, inner), (math.inf, math.inf)
-    for parts in range(1, 9):
-        columns = -(-inner // parts)
-        for together in [2**k for k in range(rows.bit_length()) if 2**k < rows] + [rows]:
-            size, work, held = 0.0, 0, 0
-            for count, part in ((rows // together, together), (1, rows % together)):
-                for start in range(0, inner, columns) if count and part else ():
-                    for block in product_blocks(part, min(columns, inner - start), outer):
-                        tiling = tile_product(*block)
-                        size += count * (tiling.requests * REQUEST_BYTES + tiling.responses * ANSWER_BYTES)
-                        work += count * (KEY_SWITCH_WORK * tiling.key_switches + tiling.multiplications)
-                        held = max(held, tiling.plaintexts)
-            if (size, work) < least and (held * POLYNOMIAL_BYTES <= encoded_bytes or (together, parts) == (1, 8)):
-                best, least = Cut(together, columns), (size, work)
-    return best
-
-
-REQUEST_BYTES, ANSWER_BYTES = 185_000, 254_400
-"""A ciphertext on its way there and back, to weigh one against the other; the cost room has the exact figures."""
-KEY_SWITCH_WORK = 100
-"""A key switch of the packing in multiplications of polynomials."""
 
 
 def _project(rewrites: Rewrites, rows: int, inner: int, outer: int) -> Project:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-__all__ = ["POLYNOMIAL_BYTES", "SLOTS", "ProductTiling", "product_blocks", "tile_product"]
+__all__ = ["POLYNOMIAL_BYTES", "SLOTS", "Cut", "ProductTiling", "product_blocks", "product_cut", "tile_product"]
 
 SLOTS = 8192
 POLYNOMIAL_BYTES = SLOTS * 3 * 8
@@ -122,3 +122,47 @@ def product_blocks(rows: int, inner: int, outer: int) -> Iterator[tuple[int, int
         for column in range(0, outer, outer_step):
             for start in range(0, inner, inner_step):
                 yield min(row_step, rows - row), min(inner_step, inner - start), min(outer_step, outer - column)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A product (rows, inner) x (inner, outer) as several.
+
+    Attributes:
+        rows: of the left matrix in one product.
+        columns: of the left matrix in one product; the partial products are added.
+    """
+
+    rows: int
+    columns: int
+
+
+@lru_cache(maxsize=4096)
+def product_cut(rows: int, inner: int, outer: int, encoded_bytes: float = 2e9) -> Cut:
+    """How to cut a product with a server's matrix: fewest bytes within the server's memory, then least work.
+
+    The server holds polynomials in number proportional to rows x inner x outer while a product lasts. Cut by rows, the bytes stay
+    the same until tiles or answers no longer fill whole ciphertexts; cut by inner columns, answers are sent again for each part; cut
+    by outer columns the requests would be, so that is never done.
+    """
+    best, least = Cut(1, inner), (math.inf, math.inf)
+    for parts in range(1, 9):
+        columns = -(-inner // parts)
+        for together in [2**k for k in range(rows.bit_length()) if 2**k < rows] + [rows]:
+            size, work, held = 0.0, 0, 0
+            for count, part in ((rows // together, together), (1, rows % together)):
+                for start in range(0, inner, columns) if count and part else ():
+                    for block in product_blocks(part, min(columns, inner - start), outer):
+                        tiling = tile_product(*block)
+                        size += count * (tiling.requests * REQUEST_BYTES + tiling.responses * ANSWER_BYTES)
+                        work += count * (KEY_SWITCH_WORK * tiling.key_switches + tiling.multiplications)
+                        held = max(held, tiling.plaintexts)
+            if (size, work) < least and (held * POLYNOMIAL_BYTES <= encoded_bytes or (together, parts) == (1, 8)):
+                best, least = Cut(together, columns), (size, work)
+    return best
+
+
+REQUEST_BYTES, ANSWER_BYTES = 185_000, 254_400
+"""A ciphertext on its way there and back, to weigh one against the other; the cost room has the exact figures."""
+KEY_SWITCH_WORK = 100
+"""A key switch of the packing in multiplications of polynomials."""

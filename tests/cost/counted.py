@@ -12,7 +12,8 @@ import numpy as np
 from hushlm.plan import Plan, Step
 from hushlm.private.backend import EngineBackend
 from hushlm.private.counting import value_shapes
-from hushlm.private.engine import Channel, Engine, EngineSettings, Party, Traffic
+from hushlm.private.engine import Channel, Engine, EngineSettings, Party
+from hushlm.private.traffic import Traffic
 from hushlm.private.wiring import step_program, weight_names
 
 WARM_ELEMENTS = 4096

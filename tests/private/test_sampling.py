@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from hushlm.private.answers import StepTraffic, TokenAnswer, traffic_by
 from hushlm.private.description import RevealPolicy
-from hushlm.private.engine import Traffic
-from hushlm.private.program import StepTraffic, TokenAnswer, traffic_by
 from hushlm.private.sampling import Sampling
+from hushlm.private.traffic import Traffic
 
 LOGITS = RevealPolicy(kind="logits")
 

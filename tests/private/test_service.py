@@ -20,7 +20,7 @@ pytest.importorskip("spu")
 from hushlm.cli.main import main
 from hushlm.private.certificates import client_context, create_keys, load_keys, server_context
 from hushlm.private.client import Client, Progress
-from hushlm.private.engine import Traffic
+from hushlm.private.traffic import Traffic
 from hushlm.training import Checkpoint
 from tests.private.service import PROMPTS, Serving, ask_command, assert_one_sentence, run, serving, session_folders
 

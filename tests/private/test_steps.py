@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hushlm.plan import Activate, Cut, Kernel, Normalise, Project, Reveal, product_cut, row_blocks
+from hushlm.plan import Activate, Kernel, Normalise, Project, Reveal, row_blocks
 from hushlm.private.steps import GELU_EVEN_BOUND, arithmetic
-from hushlm.tiling import POLYNOMIAL_BYTES, tile_product
+from hushlm.tiling import POLYNOMIAL_BYTES, Cut, product_cut, tile_product
 
 
 def kernel(rows: int, blocks: int, order: int = 2, bounded: bool = True) -> Kernel:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from hushlm.private.answers import StepTraffic, TokenAnswer
     from hushlm.private.client import PrivateAnswer, Progress
     from hushlm.private.description import RevealPolicy
-    from hushlm.private.engine import Traffic
-    from hushlm.private.program import StepTraffic, TokenAnswer
     from hushlm.private.sampling import Sampling
+    from hushlm.private.traffic import Traffic
 
 __all__ = ["ask"]
 
@@ -131,7 +131,7 @@ class _Result:
         """The query's traffic by a key of its steps; None where nothing was sent."""
         if self.query is None:
             return None
-        from hushlm.private.program import traffic_by
+        from hushlm.private.answers import traffic_by
 
         sums = traffic_by(self.answers, key)
         return {name: {**_moved(moved), "seconds": round(moved.seconds, 3)} for name, moved in sums.items()}

@@ -13,7 +13,6 @@ from hushlm.cost.exchange import Exchange, Protocol
 from hushlm.cost.primitives import Primitives
 from hushlm.plan import (
     Activate,
-    Cut,
     Divide,
     Embed,
     Kernel,
@@ -27,6 +26,7 @@ from hushlm.plan import (
     Step,
     row_blocks,
 )
+from hushlm.tiling import Cut
 
 __all__ = ["StepCost", "price_opening", "price_operation", "price_set_up", "price_step"]
 

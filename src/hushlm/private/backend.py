@@ -11,8 +11,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hushlm.private.engine import Engine, Executable, Party, Traffic, compile_program
+from hushlm.private.engine import Engine, Executable, Party, compile_program
 from hushlm.private.steps import Arithmetic
+from hushlm.private.traffic import Traffic
 
 __all__ = ["Backend", "EngineBackend", "ReferenceBackend"]
 

@@ -15,16 +15,17 @@ from pathlib import Path
 
 import httpx
 
+from hushlm.private.answers import StepTraffic, TokenAnswer
 from hushlm.private.background import LoopThread
 from hushlm.private.certificates import CLIENT
 from hushlm.private.control import ControlChannel, ServerEvents, last_words
 from hushlm.private.description import PROTOCOL_VERSION, RevealPolicy, load_description
-from hushlm.private.engine import Traffic, engine_version
+from hushlm.private.engine import engine_version
 from hushlm.private.process import Order, PeerOrder, WorkerDiedError, WorkerEvent, WorkerProcess, start_worker
-from hushlm.private.program import StepTraffic, TokenAnswer
 from hushlm.private.prompts import encode_prompt, load_tokenizer
 from hushlm.private.sampling import Sampling
 from hushlm.private.session import ALIVE_SECONDS, Failed, Finished, SessionError, SessionRequest, check_accepted
+from hushlm.private.traffic import Traffic
 
 __all__ = ["Client", "ClientSettings", "PrivateAnswer", "Progress"]
 

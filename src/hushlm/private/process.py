@@ -19,10 +19,10 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from hushlm.private.answers import TokenAnswer
 from hushlm.private.description import RevealPolicy
-from hushlm.private.engine import Traffic
-from hushlm.private.program import TokenAnswer
 from hushlm.private.sampling import Sampling
+from hushlm.private.traffic import Traffic
 
 __all__ = ["Order", "PeerOrder", "WorkerDiedError", "WorkerEvent", "WorkerProcess", "WorkerTraffic", "start_worker"]
 

@@ -7,68 +7,27 @@ the true length is public, and padding is masked by public masks, which cost not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from types import ModuleType
 
 import numpy as np
 
 from hushlm.plan import Plan, Reveal, Step, decode_plan, prefill_plan
+from hushlm.private.answers import StepTraffic, TokenAnswer
 from hushlm.private.backend import Backend, EngineBackend
 from hushlm.private.description import ProgramDescription, RevealPolicy
-from hushlm.private.engine import Engine, Party, Traffic
+from hushlm.private.engine import Engine, Party
 from hushlm.private.sampling import Sampling
 from hushlm.private.steps import Arithmetic
+from hushlm.private.traffic import Traffic
 from hushlm.private.wiring import is_narrowed, step_program, weight_names, weight_shapes
 
-__all__ = ["LENGTH_BUCKET", "PrivateGenerator", "StepTraffic", "TokenAnswer", "traffic_by"]
+__all__ = ["LENGTH_BUCKET", "PrivateGenerator"]
 
 LENGTH_BUCKET = 32
 """Lengths are rounded up to a multiple of this."""
 
 OnStep = Callable[[Step, int, int, Traffic], None]
-
-
-@dataclass(frozen=True)
-class StepTraffic:
-    """What one step of the plan moved at this party; `layer` is None outside the blocks."""
-
-    name: str
-    layer: int | None
-    traffic: Traffic
-
-
-@dataclass(frozen=True)
-class TokenAnswer:
-    """One generated token.
-
-    Attributes:
-        token: its id; None at the server.
-        top: for "topk", (id, logit) of the largest, best first; None otherwise or at the server.
-        logits: for "logits", all of them (V,); None otherwise or at the server.
-        traffic: of the pass that made it, reveal included, set-up not.
-        steps: the same, step by step.
-    """
-
-    token: int | None
-    top: list[tuple[int, float]] | None
-    logits: np.ndarray | None
-    traffic: Traffic
-    steps: tuple[StepTraffic, ...] = field(repr=False, default=())
-
-
-def traffic_by(answers: Iterable[TokenAnswer], key: Callable[[StepTraffic], str]) -> dict[str, Traffic]:
-    """What the steps of some answers moved, summed by a key: a step's name, or its layer. What opening the answers moved is in none.
-
-    Args:
-        answers: of one question.
-        key: of a step.
-    """
-    sums: dict[str, Traffic] = {}
-    for answer in answers:
-        for entry in answer.steps:
-            sums[key(entry)] = sums.get(key(entry), Traffic()) + entry.traffic
-    return sums
 
 
 def _narrow(xp: ModuleType) -> Arithmetic:

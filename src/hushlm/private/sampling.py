@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from hushlm.private.answers import TokenAnswer
 from hushlm.private.description import RevealPolicy
-
-if TYPE_CHECKING:
-    from hushlm.private.program import TokenAnswer
 
 __all__ = ["Sampling"]
 

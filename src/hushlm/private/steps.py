@@ -13,7 +13,8 @@ from typing import Any, assert_never
 
 import numpy as np
 
-from hushlm.plan import Activate, Cut, Divide, Embed, Kernel, Mix, Normalise, Operation, Project, Reveal, ScaleRows, Scores, row_blocks
+from hushlm.plan import Activate, Divide, Embed, Kernel, Mix, Normalise, Operation, Project, Reveal, ScaleRows, Scores, row_blocks
+from hushlm.tiling import Cut
 
 __all__ = ["GELU_EVEN_BOUND", "GELU_EVEN_COEFFICIENTS", "Array", "arithmetic", "clip_bound", "exponential_reference"]
 

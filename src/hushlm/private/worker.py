@@ -24,10 +24,11 @@ import numpy as np
 
 from hushlm.plan import Step
 from hushlm.private.description import ProgramDescription, load_description, load_server_weights
-from hushlm.private.engine import Channel, Engine, Party, Traffic
+from hushlm.private.engine import Channel, Engine, Party
 from hushlm.private.process import Order, PeerOrder, WorkerEvent, WorkerTraffic
 from hushlm.private.program import PrivateGenerator
 from hushlm.private.session import reserve_port
+from hushlm.private.traffic import Traffic
 
 __all__ = ["main"]
 
