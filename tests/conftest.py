@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,12 @@ import torch
 
 from hushlm.config import RunConfig
 from hushlm.data import TokenStore, open_token_store
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interruptible() -> None:
+    # Where the tests run in the background SIGINT is ignored, and so it would be in every process that a test interrupts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
