@@ -178,12 +178,20 @@ def test_a_killed_server_is_noticed_and_leaves_no_worker(server: Serving, scratc
 
 @pytest.mark.two_party
 def test_a_frozen_server_is_given_up(server: Serving, scratch: Path, export_folder: Path, key_folder: Path) -> None:
-    """Its control connection is open and says nothing any more, although the engines could go on."""
-    fault = lambda: server.process.send_signal(signal.SIGSTOP)  # noqa: E731
-    text, seconds = break_session(server, export_folder, key_folder, set_up_begins, fault, ClientSettings(alive_seconds=SILENT_SECONDS))
+    """Its control connection is open and says nothing any more. Its worker is frozen too: a quick machine would have answered by then."""
+    frozen: list[int] = []
+
+    def freeze() -> None:
+        frozen.extend([server.process.pid, *server.workers()])
+        for process in frozen:
+            os.kill(process, signal.SIGSTOP)
+
+    text, seconds = break_session(server, export_folder, key_folder, set_up_begins, freeze, ClientSettings(alive_seconds=SILENT_SECONDS))
+    assert len(frozen) == 2
     assert "has been silent for 8 s" in text
     assert seconds < SILENT_SECONDS + NOTICED_SECONDS
-    server.process.send_signal(signal.SIGCONT)
+    for process in frozen:
+        os.kill(process, signal.SIGCONT)
     assert_clean(server, scratch)
 
 
