@@ -38,13 +38,13 @@ from tests.private.service import (
     Serving,
     ask_command,
     assert_one_sentence,
-    children,
     free_port,
     is_alive,
     run,
     serving,
     session_folders,
     wait_for,
+    workers_of,
 )
 
 NOTICED_SECONDS = 12.0
@@ -75,9 +75,9 @@ def server(export_folder: Path, key_folder: Path, scratch: Path) -> Iterator[Ser
         yield running
 
 
-def own_workers(server: Serving) -> list[int]:
+def own_workers() -> list[int]:
     """Workers of clients in this process."""
-    return [child for child in children(os.getpid()) if child != server.process.pid]
+    return workers_of(os.getpid())
 
 
 def set_up_begins(progress: Progress) -> bool:
@@ -110,7 +110,7 @@ def break_session(
 
 def assert_clean(server: Serving, scratch: Path) -> None:
     """Both sides have ended their workers and removed the session's folders, and the server is there for the next."""
-    wait_for(lambda: not server.workers() and not own_workers(server), NOTICED_SECONDS, "the end of the workers")
+    wait_for(lambda: not server.workers() and not own_workers(), NOTICED_SECONDS, "the end of the workers")
     wait_for(lambda: session_folders(scratch) == [], 5, "the end of the session folders")
     assert server.process.poll() is None
     assert "Traceback" not in server.log.read_text()
@@ -134,7 +134,7 @@ def test_a_killed_worker_of_the_server_is_noticed_and_the_next_client_served(
 
 @pytest.mark.two_party
 def test_a_killed_worker_of_the_client_is_noticed(server: Serving, scratch: Path, export_folder: Path, key_folder: Path) -> None:
-    fault = lambda: os.kill(own_workers(server)[0], signal.SIGKILL)  # noqa: E731
+    fault = lambda: os.kill(own_workers()[0], signal.SIGKILL)  # noqa: E731
     text, seconds = break_session(server, export_folder, key_folder, computing, fault, ClientSettings())
     assert "own process was ended by signal 9" in text
     assert seconds < NOTICED_SECONDS
@@ -153,7 +153,7 @@ def test_a_stalled_engine_is_given_up(server: Serving, scratch: Path, export_fol
 
 @pytest.mark.two_party
 def test_a_stalled_client_is_given_up(server: Serving, scratch: Path, export_folder: Path, key_folder: Path) -> None:
-    fault = lambda: os.kill(own_workers(server)[0], signal.SIGSTOP)  # noqa: E731
+    fault = lambda: os.kill(own_workers()[0], signal.SIGSTOP)  # noqa: E731
     text, seconds = break_session(server, export_folder, key_folder, computing, fault, ClientSettings())
     assert text.startswith("The server's worker for this session ")
     assert seconds < SILENT_SECONDS + RETRIES_SECONDS + NOTICED_SECONDS
@@ -173,7 +173,7 @@ def test_a_killed_server_is_noticed_and_leaves_no_worker(server: Serving, scratc
     assert seconds < NOTICED_SECONDS
     wait_for(lambda: not is_alive(workers[0]), NOTICED_SECONDS, "the end of the killed server's worker")
     wait_for(lambda: session_folders(scratch) == [], 5, "the end of the session folders")
-    assert own_workers(server) == []
+    assert own_workers() == []
 
 
 @pytest.mark.two_party
@@ -205,8 +205,8 @@ def test_a_client_that_ends_takes_its_session_along(
     )
     try:
         server.worker()
-        wait_for(lambda: bool(children(process.pid)), 10, "the client's worker")
-        [worker] = children(process.pid)
+        wait_for(lambda: bool(workers_of(process.pid)), 10, "the client's worker")
+        [worker] = workers_of(process.pid)
         time.sleep(3)
         process.send_signal(sent)
         _, errors = process.communicate(timeout=NOTICED_SECONDS)
@@ -463,5 +463,5 @@ def test_a_server_that_does_not_keep_the_protocol_is_named(
         thread.join()
     assert part in str(failure.value), str(failure.value)
     assert str(failure.value).isprintable()
-    assert children(os.getpid()) == []
+    assert workers_of(os.getpid()) == []
     assert session_folders(scratch) == []

@@ -18,7 +18,7 @@ from hushlm.private.description import load_description, load_server_weights
 from hushlm.private.engine import EngineSettings, Party
 from hushlm.training import Checkpoint
 from tests.private.pair import Outcome, run_pair
-from tests.private.service import Relay, children, find_in_memory, serving
+from tests.private.service import Relay, find_in_memory, serving, workers_of
 
 CANARIES = ("Qv7#hush*Kx2?mW", "zJ4!tell@Ny9%bP")
 """Prompts of one length that occur nowhere else."""
@@ -190,7 +190,7 @@ def test_no_secret_is_in_the_other_s_memory(
 
         def look(progress: Progress) -> None:
             if progress.phase == "query" and progress.layer == 2 and not looked:
-                [server], [client] = running.workers(), [child for child in children(os.getpid()) if child != running.process.pid]
+                [server], [client] = running.workers(), workers_of(os.getpid())
                 for process in (server, client):
                     os.kill(process, signal.SIGSTOP)
                 try:
