@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from hushlm.architectures import KERNEL_ORDERS, REGISTRY, STATIC_NORM_LAYERS, Architecture, FeedForward, Norm, Temperature, parse
+from hushlm.architectures import KERNEL_ORDERS, REGISTRY, STATIC_NORM_LAYERS, Architecture, Blocks, FeedForward, Norm, Temperature, parse
 
 PAPER = [
     "SM+LN+G",
@@ -38,6 +38,8 @@ def architectures(draw: st.DrawFn) -> Architecture:
         feed_forward=feed_forward,
         removed_ffns=draw(st.integers(0, 40)),
         entropy_regularised=draw(st.booleans()),
+        blocks=draw(st.sampled_from(Blocks)),
+        final_norm=norm is not Norm.LAYER and draw(st.booleans()),
     )
 
 
@@ -62,7 +64,25 @@ def test_unknown_names_get_the_nearest() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "sm", "SM4+R", "SM0", "SM+WNorm", "SM+WNorm(V)", "SM+LN+ScFFN", "EReg(SM", "SM+R+G", "EReg(EReg(SM))"]
+    "name",
+    [
+        "",
+        "sm",
+        "SM4+R",
+        "SM0",
+        "SM+WNorm",
+        "SM+WNorm(V)",
+        "SM+LN+ScFFN",
+        "EReg(SM",
+        "SM+R+G",
+        "EReg(EReg(SM))",
+        "NeoX(EReg(SM))",
+        "NeoX(NeoX(SM))",
+        "NeoX()",
+        "SM+LN+LNf",
+        "SM+R+LNf",
+        "LNf",
+    ],
 )
 def test_meaningless_names_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"\w{3}"):

@@ -2,13 +2,15 @@
 
 A name lists exactly the nonlinearities present, in the notation of arXiv 2501.03489, and round-trips: `parse(str(a)) == a`.
 
-    EReg( SM 2 (t) + LN + ScFuFFN(6 deepest FFNs removed) )
-    |     |  |  |    |    |       `- layers whose feed-forward network (FFN) is left out, counted from the deepest
-    |     |  |  |    |    `- FFN: G (GELU), R (ReLU), ScFFN, ScFuFFN, or nothing (identity activation)
-    |     |  |  |    `- normalisation: LN, WNorm(X), SNorm(X), or nothing
-    |     |  |  `- learnable temperature: (t) per head and query position, (th) per head, or nothing
-    |     |  `- attention kernel: nothing (exact softmax) or n, for p ~ max(0, 1 + (s - max s)/2^n)^(2^n)
-    |     `- softmax
+    EReg( NeoX( SM 2 (t) + WNorm(QK) + LNf + ScFuFFN(6 deepest FFNs removed) ) )
+    |     |     |  |  |    |           |     |       `- layers whose feed-forward network (FFN) is left out, counted from the deepest
+    |     |     |  |  |    |           |     `- FFN: G (GELU), R (ReLU), ScFFN, ScFuFFN, or nothing (identity activation)
+    |     |     |  |  |    |           `- one LayerNorm, before the head, where the blocks have none (LN brings it with it)
+    |     |     |  |  |    `- normalisation: LN, WNorm(X), SNorm(X), or nothing
+    |     |     |  |  `- learnable temperature: (t) per head and query position, (th) per head, or nothing
+    |     |     |  `- attention kernel: nothing (exact softmax) or n, for p ~ max(0, 1 + (s - max s)/2^n)^(2^n)
+    |     |     `- softmax
+    |     `- GPT-NeoX blocks: rotary positions, attention and FFN side by side; GPT-2's without it
     `- trained with the entropy regulariser (a matter of training: same graph, cost and export)
 
 An architecture is a value; nothing in the system looks into its name.
@@ -24,6 +26,7 @@ from enum import Enum
 __all__ = [
     "REGISTRY",
     "Architecture",
+    "Blocks",
     "FeedForward",
     "Norm",
     "Temperature",
@@ -53,11 +56,23 @@ class Norm(Enum):
     SPECTRAL = "SNorm"
 
 
+class Blocks(Enum):
+    """How a block is built; any choice of nonlinearities goes with either.
+
+    GPT2: learned positions, the FFN reads the stream after attention. NEOX: rotary positions (shape.rotary_share of every head), the FFN
+    reads what attention reads, and GELU is the exact one, x Phi(x), where GPT-2's is its tanh form.
+    """
+
+    GPT2 = ""
+    NEOX = "NeoX"
+
+
 class FeedForward(Enum):
     """Feed-forward network of a block, x_sa being the residual stream after attention.
 
     GELU, RELU, IDENTITY: x_sa + W_out act(W_in N(x_sa)); SCALED (ScFFN): beta x_sa + (1/alpha) W_out W_in x_sa;
-    SCALED_FUSED (ScFuFFN): the same with one D x D matrix in place of W_out W_in.
+    SCALED_FUSED (ScFuFFN): the same with one D x D matrix in place of W_out W_in. In NeoX blocks what is multiplied by W_in (or by the one
+    matrix) is the stream before attention.
     """
 
     GELU = "G"
@@ -88,6 +103,8 @@ class Architecture:
         norm_layers: for WNorm and SNorm, the linear layers they act on: one of `STATIC_NORM_LAYERS`; else "".
         feed_forward: the FFN of each block.
         removed_ffns: how many of the deepest blocks have no FFN at all.
+        blocks: GPT-2's or GPT-NeoX's.
+        final_norm: a LayerNorm before the head although the blocks have none (the authors' own code leaves it in); LN has it anyway.
         entropy_regularised: trained with the entropy regulariser; `replace(a, entropy_regularised=False)` builds the same graph.
 
     Raises:
@@ -101,6 +118,8 @@ class Architecture:
     feed_forward: FeedForward = FeedForward.IDENTITY
     removed_ffns: int = 0
     entropy_regularised: bool = False
+    blocks: Blocks = Blocks.GPT2
+    final_norm: bool = False
 
     def __post_init__(self) -> None:
         if self.kernel_order is not None and self.kernel_order not in KERNEL_ORDERS:
@@ -114,21 +133,38 @@ class Architecture:
             raise ValueError("The number of removed FFNs must not be negative.")
         if self.norm is Norm.LAYER and self.feed_forward.is_scaled:
             raise ValueError(f"{self.feed_forward.value} stands in for LayerNorm: leave out LN, or use G, R or the identity FFN with it.")
+        if self.norm is Norm.LAYER and self.final_norm:
+            raise ValueError("LN has a LayerNorm before the head already: leave out LNf.")
 
     def __str__(self) -> str:
         parts = ["SM" + (str(self.kernel_order) if self.kernel_order else "") + self.temperature.value]
         if self.norm is not Norm.NONE:
             parts.append(self.norm.value + (f"({self.norm_layers})" if self.norm_layers else ""))
+        if self.final_norm:
+            parts.append("LNf")
         if self.feed_forward.value:
             parts.append(self.feed_forward.value)
         name = "+".join(parts)
         if self.removed_ffns:
             name += f"({self.removed_ffns} deepest FFNs removed)"
+        if self.blocks is not Blocks.GPT2:
+            name = f"{self.blocks.value}({name})"
         return f"EReg({name})" if self.entropy_regularised else name
 
     @property
     def has_layer_norm(self) -> bool:
+        """LayerNorm in the blocks."""
         return self.norm is Norm.LAYER
+
+    @property
+    def has_final_norm(self) -> bool:
+        """LayerNorm before the head."""
+        return self.has_layer_norm or self.final_norm
+
+    @property
+    def is_parallel(self) -> bool:
+        """Attention and FFN read the same stream, and positions are rotary: GPT-NeoX blocks."""
+        return self.blocks is Blocks.NEOX
 
     @property
     def squarings(self) -> int:
@@ -154,7 +190,7 @@ EXACT_SOFTMAX_SQUARINGS = 6
 
 _NAME = re.compile(
     r"SM(?P<order>\d+)?(?P<temperature>\(t\)|\(th\))?"
-    r"(?:\+(?P<norm>LN|WNorm|SNorm)(?:\((?P<layers>[QKVOFN+]+)\))?)?"
+    r"(?:\+(?P<norm>LN|WNorm|SNorm)(?:\((?P<layers>[QKVOFN+]+)\))?)?(?P<final>\+LNf)?"
     r"(?:\+(?P<ffn>ScFuFFN|ScFFN|G|R))?"
     r"(?:\((?P<removed>\d+) deepest FFNs removed\))?"
 )
@@ -171,7 +207,9 @@ def parse(name: str) -> Architecture:
     """
     text = name.strip()
     regularised = re.fullmatch(r"EReg\((.*)\)", text)
-    match = _NAME.fullmatch(regularised[1] if regularised else text)
+    inner = regularised[1] if regularised else text
+    neox = re.fullmatch(r"NeoX\((.*)\)", inner)
+    match = _NAME.fullmatch(neox[1] if neox else inner)
     if match is None:
         near = difflib.get_close_matches(text, [str(a) for a in REGISTRY], n=3, cutoff=0.3)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
@@ -184,6 +222,8 @@ def parse(name: str) -> Architecture:
         feed_forward=FeedForward(match["ffn"] or ""),
         removed_ffns=int(match["removed"] or 0),
         entropy_regularised=regularised is not None,
+        blocks=Blocks.NEOX if neox else Blocks.GPT2,
+        final_norm=match["final"] is not None,
     )
 
 

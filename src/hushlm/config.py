@@ -28,6 +28,9 @@ class ModelShape:
         context: longest sequence T.
         vocabulary: token ids V.
         ffn_multiple: FFN width F over D.
+        tied_head: the head is the embedding's table; otherwise a matrix of its own, as in Pythia.
+        rotary_share: in NeoX blocks, the share of every head's entries that positions rotate; Pythia's.
+        rotary_base: in NeoX blocks, pair i of R rotated entries turns by base^(-2i/R) a token.
     """
 
     layers: int = Field(default=6, ge=1, le=1000)
@@ -36,6 +39,9 @@ class ModelShape:
     context: int = Field(default=128, ge=1, le=1_000_000)
     vocabulary: int = Field(default=256, ge=2, le=10_000_000)
     ffn_multiple: int = Field(default=4, ge=1, le=64)
+    tied_head: bool = True
+    rotary_share: float = Field(default=0.25, gt=0, le=1)
+    rotary_base: float = Field(default=10_000.0, gt=1)
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -50,6 +56,17 @@ class ModelShape:
     def ffn_width(self) -> int:
         """F."""
         return self.width * self.ffn_multiple
+
+    @property
+    def rotary_width(self) -> int:
+        """R, the entries of a head that NeoX blocks rotate: pairs, at least one.
+
+        Raises:
+            ValueError: if a head has a single entry.
+        """
+        if self.head_width < 2:
+            raise ValueError(f"Rotary positions turn pairs of entries, but heads are {self.head_width} wide: use fewer heads.")
+        return max(2, 2 * int(self.head_width * self.rotary_share / 2))
 
     @property
     def log_context_nats(self) -> float:

@@ -10,14 +10,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hushlm.architectures import REGISTRY, Architecture, FeedForward, Norm, Temperature, parse
+from hushlm.architectures import REGISTRY, Architecture, Blocks, FeedForward, Norm, Temperature, parse
 from hushlm.config import ModelShape
 from hushlm.entropy.attention import entropy_attention
 from hushlm.model.attention import MINIMUM_TEMPERATURE, KeyValueCache
 from hushlm.model.language_model import LanguageModel
+from hushlm.model.rotary import rotary_tables, rotate
 
 SHAPE = ModelShape(layers=6, heads=2, width=8, context=12, vocabulary=19)
-every_architecture = pytest.mark.parametrize("architecture", REGISTRY, ids=str)
+NAMES = (
+    *(f"NeoX(SM+{rest})" for rest in ("LN+G", "LN+R", "LN", "G", "R", "ScFFN", "ScFuFFN", "WNorm(QKVO+FFN)", "SNorm(QK)")),
+    "NeoX(SM)",
+    "NeoX(SM+ScFuFFN(2 deepest FFNs removed))",
+    "EReg(NeoX(SM(t)+ScFuFFN))",
+    "NeoX(SM2(th)+R)",
+    "SM+LNf+ScFuFFN",
+    "SM+WNorm(QK)+LNf+R",
+    "NeoX(SM2+LNf+R)",
+)
+"""Beside the registry: NeoX blocks, and a LayerNorm before the head only."""
+every_architecture = pytest.mark.parametrize("architecture", sorted({*REGISTRY, *map(parse, NAMES)}, key=str), ids=str)
 
 
 def tokens(seed: int = 0, batch: int = 3, length: int = 12) -> Tensor:
@@ -143,7 +155,9 @@ def test_holds_the_nonlinear_modules_of_its_name_and_no_others(architecture: Arc
     if architecture.feed_forward in (FeedForward.GELU, FeedForward.RELU):
         expected["gelu" if architecture.feed_forward is FeedForward.GELU else "relu"] = ffns
     if architecture.has_layer_norm:
-        expected["layer_norm"] = SHAPE.layers + ffns + 1
+        expected["layer_norm"] = SHAPE.layers + ffns
+    if architecture.has_final_norm:
+        expected["layer_norm"] = expected.get("layer_norm", 0) + 1
     assert dict(model.count_nonlinear_operations()) == expected
     assert sum(isinstance(m, nn.LayerNorm) for m in model.modules()) == expected.get("layer_norm", 0)
 
@@ -151,8 +165,8 @@ def test_holds_the_nonlinear_modules_of_its_name_and_no_others(architecture: Arc
 @every_architecture
 def test_parameters_have_the_agreed_names_and_shapes(architecture: Architecture) -> None:
     D, F, H, T, V = SHAPE.width, SHAPE.ffn_width, SHAPE.heads, SHAPE.context, SHAPE.vocabulary
-    expected = {"embedding.weight": (V, D), "positions.weight": (T, D)}
-    norms = ["final_norm"] if architecture.has_layer_norm else []
+    expected = {"embedding.weight": (V, D)} | ({"positions.weight": (T, D)} if architecture.blocks is Blocks.GPT2 else {})
+    norms = ["final_norm"] if architecture.has_final_norm else []
     for i in range(SHAPE.layers):
         for name in ("query", "key", "value", "output"):
             expected |= {f"blocks.{i}.attention.{name}.weight": (D, D), f"blocks.{i}.attention.{name}.bias": (D,)}
@@ -184,22 +198,36 @@ def plain_forward(state: dict[str, Tensor], architecture: Architecture, batch: T
         return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
 
     def norm(x: Tensor, name: str) -> Tensor:
-        if not architecture.has_layer_norm:
+        if f"{name}.weight" not in state:
             return x
         centred = x - x.mean(-1, keepdim=True)
         return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * state[f"{name}.weight"] + state[f"{name}.bias"]
 
     def gelu(u: Tensor) -> Tensor:
+        if neox:
+            return u * torch.special.ndtr(u)
         return 0.5 * u * (1 + torch.tanh(math.sqrt(2 / math.pi) * (u + 0.044715 * u**3)))
 
-    T = batch.shape[1]
-    x = state["embedding.weight"][batch] + state["positions.weight"][:T]
+    def turned(x_BHTE: Tensor) -> Tensor:
+        """Each pair as a complex number, times exp(i position base^(-2i/R))."""
+        R = SHAPE.rotary_width
+        pairs = torch.complex(x_BHTE[..., : R // 2], x_BHTE[..., R // 2 : R])
+        speed = 10_000.0 ** (-2 * torch.arange(R // 2, dtype=torch.float64) / R)
+        pairs = pairs * torch.exp(1j * torch.arange(T, dtype=torch.float64)[:, None] * speed)
+        return torch.cat((pairs.real, pairs.imag, x_BHTE[..., R:]), -1)
+
+    T, neox = batch.shape[1], architecture.blocks is Blocks.NEOX
+    x = state["embedding.weight"][batch]
+    if not neox:
+        x = x + state["positions.weight"][:T]
     for i in range(SHAPE.layers):
         block = f"blocks.{i}"
         n = norm(x, f"{block}.norm_attention")
         q, k, v = (
             linear(n, f"{block}.attention.{name}").view(*batch.shape, SHAPE.heads, -1).transpose(1, 2) for name in ("query", "key", "value")
         )
+        if neox:
+            q, k = turned(q), turned(k)
         t = state.get(f"{block}.attention.temperature", torch.ones(SHAPE.heads, dtype=torch.float64))
         t = t[:, :T, None] if t.ndim == 2 else t[:, None, None]
         s = (q @ k.mT / (t * math.sqrt(SHAPE.head_width))).masked_fill(torch.ones(T, T).triu(1).bool(), -math.inf)
@@ -209,10 +237,10 @@ def plain_forward(state: dict[str, Tensor], architecture: Architecture, batch: T
             N = 2**architecture.kernel_order
             w = (1 + (s - s.amax(-1, keepdim=True)) / N).clamp_min(0) ** N
             p = w / w.sum(-1, keepdim=True)
-        x = x + linear((p @ v).transpose(1, 2).reshape(x.shape), f"{block}.attention.output")
+        before, x = x, x + linear((p @ v).transpose(1, 2).reshape(x.shape), f"{block}.attention.output")
         ffn = f"{block}.feed_forward"
         if architecture.has_ffn(i, SHAPE.layers):
-            n = norm(x, f"{block}.norm_feed_forward")
+            n = norm(before if neox else x, f"{block}.norm_feed_forward")
             if architecture.feed_forward is FeedForward.SCALED_FUSED:
                 y = linear(n, f"{ffn}.fused")
             else:
@@ -317,7 +345,44 @@ def test_initial_spread_follows_the_table() -> None:
                 assert float(x.min()) == float(x.max()) == pytest.approx(0.3 if "temperature" in key else 1.0)
 
 
+def test_an_untied_head_is_a_matrix_of_its_own() -> None:
+    tied, untied = (LanguageModel(parse("NeoX(SM+LN+G)"), dataclasses.replace(SHAPE, tied_head=flag)) for flag in (True, False))
+    assert set(untied.plain_state()) - set(tied.plain_state()) == {"head.weight"}
+    with torch.no_grad():
+        untied.head.weight.copy_(untied.embedding.weight)
+        tied.load_state_dict({name: x for name, x in untied.state_dict().items() if name != "head.weight"})
+        torch.testing.assert_close(untied(tokens()).logits_BTV, tied(tokens()).logits_BTV)
+        untied.head.weight.mul_(2)
+        torch.testing.assert_close(untied(tokens()).logits_BTV, 2 * tied(tokens()).logits_BTV)
+
+
+def test_rotary_scores_depend_on_distance_alone() -> None:
+    shape = dataclasses.replace(SHAPE, rotary_share=1.0)
+    model = LanguageModel(parse("NeoX(SM+R)"), shape, seed=3).double()
+    batch = tokens()[:, :1].expand(-1, 12)  # one token everywhere: nothing but positions tells the rows apart
+    first = model(batch, with_entropy=True)
+    attention = model.blocks[0].attention
+    x = model.embedding(batch)
+    q, k = (f(x).unflatten(-1, (2, 4)).transpose(1, 2) for f in (attention.query, attention.key))
+    cos, sin = rotary_tables(0, 12, 4, 10_000.0, q)
+    s = rotate(q, cos, sin) @ rotate(k, cos, sin).mT
+    for distance in range(-11, 12):
+        diagonal = s.diagonal(distance, -2, -1)
+        torch.testing.assert_close(diagonal, diagonal[..., :1].expand_as(diagonal))
+    assert not torch.allclose(s[..., 0, 0], s[..., 5, 0])
+    assert bool(first.entropy_nats_LBHT.isfinite().all())
+
+
+def test_heads_too_narrow_to_turn_are_refused() -> None:
+    with pytest.raises(ValueError, match="pairs of entries"):
+        LanguageModel(parse("NeoX(SM)"), dataclasses.replace(SHAPE, heads=8))
+
+
 def test_shorter_sequences_and_bfloat16_run() -> None:
+    model = shaken(parse("NeoX(SM(t)+ScFuFFN)"))
+    torch.testing.assert_close(model(tokens()[:, :5]).logits_BTV, model(tokens()).logits_BTV[:, :5], rtol=1e-4, atol=1e-5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert bool(model(tokens()).logits_BTV.isfinite().all())
     model = shaken(parse("SM(t)+ScFuFFN"))
     torch.testing.assert_close(model(tokens()[:, :5]).logits_BTV, model(tokens()).logits_BTV[:, :5], rtol=1e-4, atol=1e-5)
     logits_BTV = model.to(torch.bfloat16)(tokens()).logits_BTV

@@ -64,9 +64,13 @@ def describe(architecture: Architecture) -> str:
             parts.append(f"spectral normalisation of {architecture.norm_layers}")
         case Norm.NONE:
             pass
+    if architecture.final_norm:
+        parts.append("LayerNorm before the head only")
     parts.append(_FEED_FORWARD[architecture.feed_forward])
     if architecture.removed_ffns:
         parts.append(f"the {architecture.removed_ffns} deepest FFNs left out")
+    if architecture.is_parallel:
+        parts.append("GPT-NeoX blocks (rotary positions, attention and FFN side by side)")
     if architecture.entropy_regularised:
         parts.append("trained with the entropy regulariser")
     return ", ".join(parts)

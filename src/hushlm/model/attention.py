@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hushlm.architectures import Architecture, Temperature
 from hushlm.config import ModelShape
 from hushlm.entropy.attention import entropy_attention
+from hushlm.model.rotary import rotary_tables, rotate
 
 __all__ = ["MINIMUM_TEMPERATURE", "Attention", "KeyValueCache"]
 
@@ -22,7 +23,10 @@ MINIMUM_TEMPERATURE = 1e-3
 
 @dataclass
 class KeyValueCache:
-    """Keys and values of the positions seen so far, for one layer; empty at first, and grown by `Attention.forward`."""
+    """Keys (turned, where positions are rotary) and values of the positions seen so far, for one layer.
+
+    Empty at first, and grown by `Attention.forward`.
+    """
 
     k_BHSE: Tensor | None = None
     v_BHSE: Tensor | None = None
@@ -44,13 +48,15 @@ class Attention(nn.Module):
 
     `temperature` is the parameter t itself, as in the paper, of shape (H, context) or (H,), and absent where the architecture has none.
     The forward pass uses max(t, MINIMUM_TEMPERATURE) but hands the gradient to t as if there were no floor, so that a t pushed
-    below it can come back.
+    below it can come back. In NeoX blocks queries and keys carry rotary positions.
     """
 
     def __init__(self, architecture: Architecture, shape: ModelShape, initial_temperature: float) -> None:
         super().__init__()
         self.order = architecture.kernel_order
         self.heads = shape.heads
+        self.rotary_width = shape.rotary_width if architecture.is_parallel else 0
+        self.rotary_base = shape.rotary_base
         self.query = nn.Linear(shape.width, shape.width)
         self.key = nn.Linear(shape.width, shape.width)
         self.value = nn.Linear(shape.width, shape.width)
@@ -82,9 +88,11 @@ class Attention(nn.Module):
         q_BHTE, k_BHSE, v_BHSE = (
             linear(x_BTD).unflatten(-1, (self.heads, -1)).transpose(1, 2) for linear in (self.query, self.key, self.value)
         )
-        past = 0
+        past = 0 if cache is None else cache.positions
+        if self.rotary_width:
+            cos_TR, sin_TR = rotary_tables(past, x_BTD.shape[1], self.rotary_width, self.rotary_base, q_BHTE)
+            q_BHTE, k_BHSE = rotate(q_BHTE, cos_TR, sin_TR), rotate(k_BHSE, cos_TR, sin_TR)
         if cache is not None:
-            past = cache.positions
             k_BHSE, v_BHSE = cache.extend(k_BHSE, v_BHSE)
         temperature = self.effective_temperature()
         if temperature is not None and temperature.ndim == 2:

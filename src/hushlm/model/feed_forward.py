@@ -1,6 +1,7 @@
 """Feed-forward networks, one leaf module a kind. Each takes the residual stream after attention and returns the stream after itself.
 
-Legend: B batch, T tokens, D width, F FFN width. x is the residual stream, n its normalised form (x itself without LayerNorm).
+Legend: B batch, T tokens, D width, F FFN width. x is the residual stream, n what the FFN reads: x normalised (x itself without
+LayerNorm); in NeoX blocks the stream before attention, normalised.
 A new kind is a leaf here, a member of `architectures.FeedForward` and a case in `feed_forward`.
 """
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hushlm.architectures import FeedForward
+from hushlm.architectures import Architecture, Blocks, FeedForward
 from hushlm.config import ModelShape
 
 __all__ = ["FusedScaledFFN", "GeluFFN", "IdentityFFN", "ReluFFN", "ScaledFFN", "feed_forward"]
@@ -28,12 +29,19 @@ class _TwoLayers(nn.Module):
 
 
 class GeluFFN(_TwoLayers):
-    """x + W_out GELU(W_in n + b_in) + b_out. GELU is GPT-2's, everywhere: u/2 (1 + tanh(sqrt(2/pi) (u + 0.044715 u^3)))."""
+    """x + W_out GELU(W_in n + b_in) + b_out, with the GELU of the blocks' family.
+
+    GPT-2's is u/2 (1 + tanh(sqrt(2/pi) (u + 0.044715 u^3))), GPT-NeoX's the exact u Phi(u); they differ by at most 5e-4.
+    """
 
     nonlinear_operations: ClassVar[tuple[str, ...]] = ("gelu",)
 
+    def __init__(self, shape: ModelShape, exact: bool) -> None:
+        super().__init__(shape)
+        self.approximate = "none" if exact else "tanh"
+
     def forward(self, x_BTD: Tensor, n_BTD: Tensor) -> Tensor:
-        return x_BTD + self.contract(functional.gelu(self.expand(n_BTD), approximate="tanh"))
+        return x_BTD + self.contract(functional.gelu(self.expand(n_BTD), approximate=self.approximate))
 
 
 class ReluFFN(_TwoLayers):
@@ -55,7 +63,7 @@ class IdentityFFN(_TwoLayers):
 
 
 class ScaledFFN(_TwoLayers):
-    """ScFFN: beta x + (1/alpha) (W_out (W_in x + b_in) + b_out). beta takes the place of the residual connection, it does not join it."""
+    """ScFFN: beta x + (1/alpha) (W_out (W_in n + b_in) + b_out). beta takes the place of the residual connection, it does not join it."""
 
     nonlinear_operations: ClassVar[tuple[str, ...]] = ()
 
@@ -69,7 +77,7 @@ class ScaledFFN(_TwoLayers):
 
 
 class FusedScaledFFN(nn.Module):
-    """ScFuFFN: beta x + (1/alpha) (W x + b), one D x D matrix in place of W_out W_in."""
+    """ScFuFFN: beta x + (1/alpha) (W n + b), one D x D matrix in place of W_out W_in."""
 
     nonlinear_operations: ClassVar[tuple[str, ...]] = ()
 
@@ -83,11 +91,11 @@ class FusedScaledFFN(nn.Module):
         return self.beta * x_BTD + self.fused(n_BTD) / self.alpha
 
 
-def feed_forward(kind: FeedForward, shape: ModelShape) -> GeluFFN | ReluFFN | IdentityFFN | ScaledFFN | FusedScaledFFN:
-    """The leaf of a kind."""
-    match kind:
+def feed_forward(architecture: Architecture, shape: ModelShape) -> GeluFFN | ReluFFN | IdentityFFN | ScaledFFN | FusedScaledFFN:
+    """The leaf of an architecture."""
+    match architecture.feed_forward:
         case FeedForward.GELU:
-            return GeluFFN(shape)
+            return GeluFFN(shape, exact=architecture.blocks is Blocks.NEOX)
         case FeedForward.RELU:
             return ReluFFN(shape)
         case FeedForward.IDENTITY:
@@ -97,4 +105,4 @@ def feed_forward(kind: FeedForward, shape: ModelShape) -> GeluFFN | ReluFFN | Id
         case FeedForward.SCALED_FUSED:
             return FusedScaledFFN(shape)
         case _:
-            assert_never(kind)
+            assert_never(architecture.feed_forward)

@@ -17,7 +17,7 @@ from hushlm.architectures import Architecture
 from hushlm.config import ModelShape
 from hushlm.model.attention import Attention, KeyValueCache
 from hushlm.model.block import Block
-from hushlm.model.normalisation import stream_norm
+from hushlm.model.normalisation import final_norm
 
 __all__ = ["LanguageModel", "ModelOutput"]
 
@@ -38,13 +38,14 @@ class ModelOutput(NamedTuple):
 
 
 class LanguageModel(nn.Module):
-    """Token and position embeddings, L blocks, a final LayerNorm where the architecture has LN, and a head tied to the embedding.
+    """Token embeddings, learned positions (GPT-2 blocks; NeoX blocks have rotary ones), L blocks, a final LayerNorm where the
+    architecture has one, and a head: the embedding's table, or a matrix of its own.
 
     Initialisation, with s = init_std sqrt(768 / D), so that init_std = 0.02 is GPT-2's at its own width:
 
     | parameter | value |
     |---|---|
-    | embedding, positions, query, key, value, expand | normal, std s |
+    | embedding, positions, head, query, key, value, expand | normal, std s |
     | attention.output, contract, fused (what writes to the stream) | normal, std s / sqrt(2L) |
     | biases | 0 |
     | LayerNorm weight, bias | 1, 0 |
@@ -75,9 +76,10 @@ class LanguageModel(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.embedding = nn.Embedding(shape.vocabulary, shape.width)
-            self.positions = nn.Embedding(shape.context, shape.width)
+            self.positions = None if architecture.is_parallel else nn.Embedding(shape.context, shape.width)
             self.blocks = nn.ModuleList(Block(architecture, shape, layer, initial_temperature) for layer in range(shape.layers))
-            self.final_norm = stream_norm(architecture, shape)
+            self.final_norm = final_norm(architecture, shape)
+            self.head = None if shape.tied_head else nn.Linear(shape.width, shape.vocabulary, bias=False)
             self._initialise(init_std * math.sqrt(_REFERENCE_WIDTH / shape.width))
             for block in self.blocks:
                 assert isinstance(block, Block)
@@ -109,13 +111,15 @@ class LanguageModel(nn.Module):
             raise ValueError(
                 f"The model reads (batch, 1 to {self.shape.context}) tokens, but got {tuple(tokens_BT.shape)} after {past} tokens."
             )
-        x_BTD = self.embedding(tokens_BT) + self.positions.weight[past:last]
+        x_BTD = self.embedding(tokens_BT)
+        if self.positions is not None:
+            x_BTD = x_BTD + self.positions.weight[past:last]
         entropies = []
         for layer, block in enumerate(self.blocks):
             x_BTD, entropy_nats_BHT = block(x_BTD, caches[layer] if caches else None)
             if with_entropy:
                 entropies.append(entropy_nats_BHT)
-        logits_BTV = functional.linear(self.final_norm(x_BTD), self.embedding.weight)
+        logits_BTV = functional.linear(self.final_norm(x_BTD), self.embedding.weight if self.head is None else self.head.weight)
         return ModelOutput(logits_BTV, torch.stack(entropies) if with_entropy else None)
 
     @torch.no_grad()
@@ -151,7 +155,7 @@ class LanguageModel(nn.Module):
         """float64 copies, on the CPU, of the tensors that the forward pass uses in evaluation.
 
         Names are those of `state_dict`, with two differences: WNorm and SNorm are multiplied out into plain `weight`s, and
-        `temperature` is the one in use, never below its floor. The head is `embedding.weight`.
+        `temperature` is the one in use, never below its floor. A tied head is `embedding.weight`.
         """
         was_training = self.training
         self.eval()  # SNorm in training mode would move its buffers

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations
 from hushlm.architectures import Architecture, Norm
 from hushlm.config import ModelShape
 
-__all__ = ["LayerNorm", "NoNorm", "normalise_weights", "stream_norm"]
+__all__ = ["LayerNorm", "NoNorm", "final_norm", "normalise_weights", "stream_norm"]
 
 LAYER_NORM_EPSILON = 1e-5
 """GPT-2's."""
@@ -36,8 +36,13 @@ class NoNorm(nn.Identity):
 
 
 def stream_norm(architecture: Architecture, shape: ModelShape) -> LayerNorm | NoNorm:
-    """What stands before attention, before the FFN and before the head."""
+    """What stands before attention and before the FFN."""
     return LayerNorm(shape.width) if architecture.has_layer_norm else NoNorm()
+
+
+def final_norm(architecture: Architecture, shape: ModelShape) -> LayerNorm | NoNorm:
+    """What stands before the head."""
+    return LayerNorm(shape.width) if architecture.has_final_norm else NoNorm()
 
 
 def normalise_weights(architecture: Architecture, attention: nn.Module, feed_forward: nn.Module | None) -> None:
