@@ -25,11 +25,12 @@ import pytest
 
 pytest.importorskip("spu")
 
+from hushlm.config import ModelShape
 from hushlm.private.certificates import client_context, create_session_certificate, load_keys, server_context
 from hushlm.private.client import Client, ClientSettings, Progress
 from hushlm.private.description import PROTOCOL_VERSION, load_description
 from hushlm.private.engine import engine_version
-from hushlm.private.session import MAXIMUM_BODY_BYTES, SessionError
+from hushlm.private.session import MAXIMUM_BODY_BYTES, SessionError, shape_of
 from hushlm.training import Checkpoint
 from tests.private.pair import run_pair
 from tests.private.service import (
@@ -286,10 +287,13 @@ def by_hand(key_folder: Path) -> Iterator[httpx.Client]:
 @pytest.fixture
 def request_body(export_folder: Path, tmp_path: Path) -> bytes:
     """A valid request for an engine that never comes."""
+    description = load_description(export_folder / "client")
     fields = {
         "protocol_version": PROTOCOL_VERSION,
         "engine_version": engine_version(),
-        "fingerprint": load_description(export_folder / "client").fingerprint,
+        "architecture": description.architecture,
+        "shape": shape_of(description.shape),
+        "fingerprint": description.fingerprint,
         "prompt_length": 3,
         "new_tokens": 1,
         "reveal": {"kind": "token", "top": 1},
@@ -421,7 +425,13 @@ ACCEPTED = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\n\r\n"
                     "session": "1",
                     "protocol_version": PROTOCOL_VERSION,
                     "engine_version": "Other",
+                    "architecture": "SM",
+                    "shape": shape_of(ModelShape()),
                     "fingerprint": "0" * 64,
+                    "prompt_length": 1,
+                    "new_tokens": 1,
+                    "reveal": {"kind": "token"},
+                    "limits": {"new_tokens": 1, "session_seconds": 1, "reveal": {"kind": "token"}},
                     "engine_address": "127.0.0.1:4000",
                     "engine_certificate": "pem",
                 }

@@ -9,10 +9,11 @@ from typing import cast
 
 import pytest
 
+from hushlm.config import ModelShape
 from hushlm.private import hosting
-from hushlm.private.description import RevealPolicy
+from hushlm.private.description import ProgramDescription, RevealPolicy
 from hushlm.private.process import WorkerEvent, WorkerProcess
-from hushlm.private.session import PROTOCOL_VERSION, SessionRequest
+from hushlm.private.session import PROTOCOL_VERSION, Limits, SessionRequest, shape_of
 
 
 class Talkative:
@@ -32,6 +33,8 @@ def test_a_talkative_worker_does_not_silence_the_server(monkeypatch: pytest.Monk
     request = SessionRequest(
         protocol_version=PROTOCOL_VERSION,
         engine_version="x",
+        architecture="SM",
+        shape=shape_of(ModelShape()),
         fingerprint="0" * 64,
         prompt_length=1,
         new_tokens=1,
@@ -39,7 +42,8 @@ def test_a_talkative_worker_does_not_silence_the_server(monkeypatch: pytest.Monk
         engine_address="127.0.0.1:9",
         engine_certificate="x" * 64,
     )
-    settings = hosting.Hosting(Path(), "0" * 64, "x", 30.0, 30.0, 30.0, 30.0)
+    limits = Limits(new_tokens=1, session_seconds=30, reveal=RevealPolicy())
+    settings = hosting.Hosting(Path(), cast(ProgramDescription, None), "x", 30.0, 30.0, 30.0, limits)
     session = hosting.HostedSession(settings, request, "127.0.0.1", lambda: None)
     heard: list[tuple[float, str]] = []
 

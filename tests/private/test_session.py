@@ -17,8 +17,10 @@ import httpx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hushlm.config import ModelShape
 from hushlm.private.description import PROTOCOL_VERSION, ProgramDescription, RevealPolicy, load_description
 from hushlm.private.engine import engine_version
+from hushlm.private.handshake import check_accepted, check_request
 from hushlm.private.server import PrivateServer, ServerSettings
 from hushlm.private.session import (
     MAXIMUM_BODY_BYTES,
@@ -26,17 +28,20 @@ from hushlm.private.session import (
     Alive,
     Failed,
     Finished,
+    Limits,
+    Queued,
     SessionError,
     SessionRequest,
-    check_accepted,
-    check_request,
     parse_address,
     printable,
     read_event,
     read_request,
+    shape_of,
 )
 
 PEER = "127.0.0.1"
+LIMITS = Limits(new_tokens=20, session_seconds=60, reveal=RevealPolicy.parse("topk:5"))
+SHAPE = shape_of(ModelShape(layers=2, heads=2, width=32, context=32, vocabulary=256))
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
@@ -55,6 +60,8 @@ def request_fields(description: ProgramDescription) -> dict[str, Any]:
     return {
         "protocol_version": PROTOCOL_VERSION,
         "engine_version": engine_version(),
+        "architecture": description.architecture,
+        "shape": shape_of(description.shape),
         "fingerprint": description.fingerprint,
         "prompt_length": 9,
         "new_tokens": 3,
@@ -67,7 +74,7 @@ def request_fields(description: ProgramDescription) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def private_server(export_folder: Path, key_folder: Path) -> Iterator[PrivateServer]:
     """Not running; its application is called without a socket."""
-    made = PrivateServer(export_folder / "server", "127.0.0.1:0", key_folder, ServerSettings(new_tokens=20))
+    made = PrivateServer(export_folder / "server", "127.0.0.1:0", key_folder, ServerSettings(new_tokens=20, reveal=LIMITS.reveal))
     yield made
     made.close()
 
@@ -91,7 +98,7 @@ def assert_sentence(text: str) -> None:
 def test_a_request_survives_the_way(request_fields: dict[str, Any], description: ProgramDescription) -> None:
     request = SessionRequest.model_validate(request_fields)
     assert read_request(request.model_dump_json().encode()) == request
-    check_request(request, description, engine_version(), PEER)
+    check_request(request, description, engine_version(), LIMITS, PEER)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +110,14 @@ def test_a_request_survives_the_way(request_fields: dict[str, Any], description:
         ({"surprise": 1}, "surprise: extra inputs"),
         ({"engine_version": "Other (ABC 1.2)"}, "engine is Other (ABC 1.2), this server's Cheetah"),
         ({"engine_version": "x" * 101}, "engine_version: string should have at most 100"),
+        ({"architecture": "SM+LN+G"}, "architecture is SM+LN+G, this server's SM(t)+ScFuFFN"),
+        ({"architecture": ""}, "architecture: string should have at least 1"),
+        ({"shape": SHAPE | {"width": 64}}, "model has width = 64, this server's 32"),
+        ({"shape": SHAPE | {"vocabulary": 257}}, "model has vocabulary = 257, this server's 256"),
+        ({"shape": SHAPE | {"depth": 2}}, "model has depth = 2, this server's no such size"),
+        ({"shape": {}}, "model has layers = no such size, this server's 2"),
+        ({"shape": {"layers": "2"}}, "shape.layers: input should be a valid number"),
+        ({"shape": dict.fromkeys(map(str, range(41)), 1)}, "shape: dictionary should have at most 40 items"),
         ({"fingerprint": "0" * 64}, "program is 000000000000"),
         ({"fingerprint": "short"}, "fingerprint: string should match"),
         ({"prompt_length": 0}, "prompt_length: input should be greater than or equal to 1"),
@@ -114,6 +129,8 @@ def test_a_request_survives_the_way(request_fields: dict[str, Any], description:
         ({"new_tokens": True}, "new_tokens: input should be a valid integer"),
         ({"reveal": {"kind": "weights"}}, "reveal.kind: input should be 'token', 'topk' or 'logits'"),
         ({"reveal": {"kind": "topk", "top": 65}}, "reveal.top"),
+        ({"reveal": {"kind": "topk", "top": 6}}, "reveals at most topk:5 of each step, not topk:6"),
+        ({"reveal": {"kind": "logits"}}, "reveals at most topk:5 of each step, not logits"),
         ({"engine_address": "10.0.0.1:40000"}, "must listen where its request comes from"),
         ({"engine_address": f"{PEER}:22"}, "port from 1024 on"),
         ({"engine_address": f"{PEER}:99999"}, "HOST:PORT"),
@@ -196,28 +213,39 @@ def test_other_paths_and_methods_are_named(private_server: PrivateServer) -> Non
     [
         ({"protocol_version": 7}, "protocol version 7"),
         ({"engine_version": "Other\x1b[31m"}, "engine is Other?[31m"),
+        ({"architecture": "SM\x1b"}, "The server's architecture is SM?, this client's SM(t)+ScFuFFN"),
+        ({"shape": SHAPE | {"layers": 3}}, "The server's model has layers = 3, this client's 2"),
         ({"fingerprint": "f" * 64}, "program is ffffffffffff"),
+        ({"prompt_length": 8}, "compute 3 tokens after 8, and 3 after 9 were asked for"),
+        ({"new_tokens": 4}, "compute 4 tokens after 9, and 3 after 9 were asked for"),
+        ({"reveal": {"kind": "token"}}, "about to reveal token, and topk:5 was asked for"),
+        ({"limits": {**LIMITS.model_dump(), "new_tokens": 2}}, "accepted 3 tokens and says that it allows 2"),
+        ({"limits": {**LIMITS.model_dump(), "reveal": {"kind": "token"}}}, "accepted to reveal topk:5 and says that it allows token"),
         ({"engine_address": "nowhere"}, "HOST:PORT"),
     ],
 )
-def test_the_client_checks_the_server_too(description: ProgramDescription, changes: dict[str, Any], part: str) -> None:
-    fields = {
-        "session": "1",
-        "protocol_version": PROTOCOL_VERSION,
-        "engine_version": engine_version(),
-        "fingerprint": description.fingerprint,
-        "engine_address": f"{PEER}:40001",
-        "engine_certificate": "pem",
-    }
-    check_accepted(Accepted.model_validate(fields), description, engine_version())
+def test_the_client_checks_the_server_too(
+    description: ProgramDescription, request_fields: dict[str, Any], changes: dict[str, Any], part: str
+) -> None:
+    request = SessionRequest.model_validate(request_fields | {"reveal": LIMITS.reveal})
+    fields = {**request.model_dump(), "session": "1", "limits": LIMITS.model_dump()}
+    check_accepted(Accepted.model_validate(fields), request, description, engine_version())
     with pytest.raises(SessionError) as refusal:
-        check_accepted(Accepted.model_validate(fields | changes), description, engine_version())
+        check_accepted(Accepted.model_validate(fields | changes), request, description, engine_version())
     assert part in str(refusal.value)
     assert_sentence(str(refusal.value))
 
 
-@pytest.mark.parametrize("event", [Alive(), Finished(), Failed(error="It broke.")])
-def test_events_survive_the_way(event: Alive | Finished | Failed) -> None:
+@pytest.mark.parametrize("field", sorted(Accepted.model_fields.keys() - {"event"}))
+def test_a_server_may_leave_nothing_out(request_fields: dict[str, Any], field: str) -> None:
+    fields = {**request_fields, "event": "accepted", "session": "1", "limits": LIMITS.model_dump()}
+    assert isinstance(read_event(json.dumps(fields)), Accepted)
+    with pytest.raises(SessionError, match="not an event of this protocol"):
+        read_event(json.dumps({name: value for name, value in fields.items() if name != field}))
+
+
+@pytest.mark.parametrize("event", [Alive(), Queued(position=3), Finished(), Failed(error="It broke.")])
+def test_events_survive_the_way(event: Alive | Queued | Finished | Failed) -> None:
     assert read_event(event.model_dump_json()) == event
 
 
@@ -257,3 +285,9 @@ def test_reveal_policies_survive_the_way(text: str) -> None:
     policy = RevealPolicy.parse(text)
     assert str(policy) == text
     assert RevealPolicy.model_validate_json(policy.model_dump_json()) == policy
+
+
+def test_reveal_policies_are_ordered_by_what_they_tell() -> None:
+    ordered = [RevealPolicy.parse(text) for text in ("token", "topk:1", "topk:5", "topk:64", "logits")]
+    for low, policy in enumerate(ordered):
+        assert [policy.is_within(most) for most in ordered] == [low <= high for high in range(len(ordered))]

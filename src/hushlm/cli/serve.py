@@ -13,6 +13,7 @@ def serve(
     listen: str = "127.0.0.1:8440",
     workers: int = 1,
     new_tokens: int | None = None,
+    reveal: str = "logits",
     once: bool = False,
     connect_seconds: float = 30.0,
     silent_seconds: float = 120.0,
@@ -32,6 +33,7 @@ def serve(
         listen: HOST:PORT; port 0 lets the system choose. Engines use further ports of the same address, chosen per session.
         workers: sessions at a time; each needs memory for the weights and the engine.
         new_tokens: most tokens a session may ask for; without it the context is the limit.
+        reveal: most that a client may learn of each step: token, topk:K or logits; each later one tells more about the weights.
         once: stop after the first session.
         connect_seconds: how long a client's engine may take to connect.
         silent_seconds: how long a client's engine may be silent before the session is given up.
@@ -44,6 +46,7 @@ def serve(
 
     if keys is None:
         raise ValueError("serve needs --keys: the folder that `hushlm keys create` wrote.")
+    from hushlm.private.description import RevealPolicy
     from hushlm.private.server import PrivateServer, ServerSettings
 
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
@@ -51,6 +54,7 @@ def serve(
     settings = ServerSettings(
         workers=workers,
         new_tokens=new_tokens,
+        reveal=RevealPolicy.parse(reveal),
         connect_seconds=connect_seconds,
         silent_seconds=silent_seconds,
         session_seconds=session_seconds,

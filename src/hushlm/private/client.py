@@ -21,10 +21,11 @@ from hushlm.private.certificates import CLIENT
 from hushlm.private.control import ControlChannel, ServerEvents, last_words
 from hushlm.private.description import PROTOCOL_VERSION, RevealPolicy, load_description
 from hushlm.private.engine import engine_version
+from hushlm.private.handshake import check_accepted
 from hushlm.private.process import Order, PeerOrder, WorkerDiedError, WorkerEvent, WorkerProcess, start_worker
 from hushlm.private.prompts import encode_prompt, load_tokenizer
 from hushlm.private.sampling import Sampling
-from hushlm.private.session import ALIVE_SECONDS, Failed, Finished, SessionError, SessionRequest, check_accepted
+from hushlm.private.session import ALIVE_SECONDS, Failed, Finished, SessionError, SessionRequest, shape_of
 from hushlm.private.traffic import Traffic
 
 __all__ = ["Client", "ClientSettings", "PrivateAnswer", "Progress"]
@@ -254,6 +255,8 @@ class Client:
         request = SessionRequest(
             protocol_version=PROTOCOL_VERSION,
             engine_version=self._engine_version,
+            architecture=description.architecture,
+            shape=shape_of(description.shape),
             fingerprint=description.fingerprint,
             prompt_length=len(prompt),
             new_tokens=new_tokens,
@@ -263,7 +266,7 @@ class Client:
         )
         server = await self._control.open(stack, request)
         accepted = await server.accepted(settings.start_seconds)
-        check_accepted(accepted, description, self._engine_version)
+        check_accepted(accepted, request, description, self._engine_version)
         worker.send(PeerOrder(address=accepted.engine_address, certificate=accepted.engine_certificate, prompt=prompt))
         return worker, server
 

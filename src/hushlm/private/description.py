@@ -18,7 +18,7 @@ from hushlm.private.engine import EngineSettings
 
 __all__ = ["PROTOCOL_VERSION", "ProgramDescription", "RevealPolicy", "load_description", "load_server_weights"]
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 DESCRIPTION_FILE = "program.json"
 WEIGHTS_FILE = "weights.safetensors"
 
@@ -46,6 +46,14 @@ class RevealPolicy(BaseModel):
         if (kind in ("token", "logits") and not number) or (kind == "topk" and number.isdigit() and 1 <= int(number) <= 64):
             return RevealPolicy.model_validate({"kind": kind, "top": int(number or 1)})
         raise ValueError(f"What to reveal must be token, topk:K with K from 1 to 64, or logits, not {text!r}.")
+
+    def is_within(self, most: RevealPolicy) -> bool:
+        """Whether it tells no more than `most`; the order is token, topk:K by K, logits."""
+        return self._extent <= most._extent
+
+    @property
+    def _extent(self) -> float:
+        return {"token": 0.0, "topk": float(self.top), "logits": float("inf")}[self.kind]
 
     def __str__(self) -> str:
         return f"topk:{self.top}" if self.kind == "topk" else self.kind

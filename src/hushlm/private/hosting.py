@@ -13,9 +13,9 @@ from pathlib import Path
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from hushlm.private.description import PROTOCOL_VERSION
+from hushlm.private.description import PROTOCOL_VERSION, ProgramDescription
 from hushlm.private.process import Order, PeerOrder, WorkerDiedError, WorkerEvent, WorkerProcess, start_worker
-from hushlm.private.session import ALIVE_SECONDS, Accepted, Alive, Failed, Finished, SessionRequest
+from hushlm.private.session import ALIVE_SECONDS, Accepted, Alive, Failed, Finished, Limits, SessionRequest, shape_of
 
 __all__ = ["HostedSession", "Hosting", "error_response"]
 
@@ -28,21 +28,21 @@ class Hosting:
 
     Attributes:
         folder: the export's `server/`.
-        fingerprint: of its program.
+        description: of its program.
         engine_version: of this machine.
         start_seconds: for a worker to load the weights.
         connect_seconds: for the engine's link to the client to open.
         silent_seconds: how long the client's engine may be silent.
-        session_seconds: longest session.
+        limits: of a session.
     """
 
     folder: Path
-    fingerprint: str
+    description: ProgramDescription
     engine_version: str
     start_seconds: float
     connect_seconds: float
     silent_seconds: float
-    session_seconds: float
+    limits: Limits
 
 
 class _GoneError(Exception):
@@ -97,7 +97,7 @@ class HostedSession(Response):
         """Run the worker and tell the client how it goes. Returns: the outcome, for the log."""
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/x-ndjson")]})
         last: Failed | Finished = Finished()
-        limit = self._hosting.session_seconds
+        limit = self._hosting.limits.session_seconds
         try:
             async with asyncio.timeout(limit), start_worker() as (worker, scratch):
                 self._order(worker, scratch)
@@ -122,7 +122,7 @@ class HostedSession(Response):
             folder=hosting.folder,
             scratch=scratch,
             host=self._host,
-            fingerprint=hosting.fingerprint,
+            fingerprint=hosting.description.fingerprint,
             prompt_length=wanted.prompt_length,
             new_tokens=wanted.new_tokens,
             reveal=wanted.reveal,
@@ -166,11 +166,18 @@ class HostedSession(Response):
     def _accepted(self, event: WorkerEvent) -> Accepted:
         assert event.address is not None
         assert event.certificate is not None
+        hosting, wanted = self._hosting, self._wanted
         return Accepted(
             session=self._name,
             protocol_version=PROTOCOL_VERSION,
-            engine_version=self._hosting.engine_version,
-            fingerprint=self._hosting.fingerprint,
+            engine_version=hosting.engine_version,
+            architecture=hosting.description.architecture,
+            shape=shape_of(hosting.description.shape),
+            fingerprint=hosting.description.fingerprint,
+            prompt_length=wanted.prompt_length,
+            new_tokens=wanted.new_tokens,
+            reveal=wanted.reveal,
+            limits=hosting.limits,
             engine_address=event.address,
             engine_certificate=event.certificate,
         )

@@ -25,10 +25,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from hushlm.private.certificates import SERVER, load_keys, server_context
-from hushlm.private.description import WEIGHTS_FILE, load_description
+from hushlm.private.description import WEIGHTS_FILE, RevealPolicy, load_description
 from hushlm.private.engine import engine_version
+from hushlm.private.handshake import check_request
 from hushlm.private.hosting import HostedSession, Hosting, error_response
-from hushlm.private.session import MAXIMUM_BODY_BYTES, SessionError, check_request, parse_address, read_request
+from hushlm.private.session import MAXIMUM_BODY_BYTES, Limits, SessionError, parse_address, read_request
 
 __all__ = ["PrivateServer", "ServerSettings"]
 
@@ -45,6 +46,7 @@ class ServerSettings:
     Attributes:
         workers: sessions at a time; a further client is told to come back.
         new_tokens: most tokens a session may ask for; None leaves the context as the only limit.
+        reveal: most that a client may learn of each step.
         start_seconds: for a worker to load the weights.
         connect_seconds: for the engine's link to a client to open.
         silent_seconds: how long a client's engine may be silent.
@@ -55,6 +57,7 @@ class ServerSettings:
 
     workers: int = 1
     new_tokens: int | None = None
+    reveal: RevealPolicy = RevealPolicy(kind="logits")
     start_seconds: float = 120.0
     connect_seconds: float = 30.0
     silent_seconds: float = 120.0
@@ -91,12 +94,16 @@ class PrivateServer:
             raise ValueError(f"{folder} holds no weights: a server needs the export's server/ folder.")
         self._hosting = Hosting(
             folder.absolute(),
-            self.description.fingerprint,
+            self.description,
             engine_version(),
             settings.start_seconds,
             settings.connect_seconds,
             settings.silent_seconds,
-            settings.session_seconds,
+            Limits(
+                new_tokens=settings.new_tokens or self.description.shape.context,
+                session_seconds=settings.session_seconds,
+                reveal=settings.reveal,
+            ),
         )
         self._tls = server_context(load_keys(keys, SERVER))
         self._socket = _listen(*parse_address(listen))
@@ -146,12 +153,10 @@ class PrivateServer:
         return JSONResponse({"status": "ok", "sessions": self.running, "workers": self.settings.workers})
 
     async def _sessions(self, request: Request) -> Response:
-        peer, limit = _plain(request.client.host) if request.client else "?", self.settings.new_tokens
+        peer = _plain(request.client.host) if request.client else "?"
         try:
             wanted = read_request(await asyncio.wait_for(_read_body(request), REQUEST_SECONDS))
-            check_request(wanted, self.description, self._hosting.engine_version, peer)
-            if limit is not None and wanted.new_tokens > limit:
-                raise SessionError(f"This server answers at most {limit} tokens a session, not {wanted.new_tokens}.")
+            check_request(wanted, self.description, self._hosting.engine_version, self._hosting.limits, peer)
         except TimeoutError:
             return error_response(408, f"The request did not arrive within {REQUEST_SECONDS:.0f} s.")
         except SessionError as error:

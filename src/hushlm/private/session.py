@@ -1,20 +1,26 @@
-"""What client and server say to each other before any share moves, and what they check.
+"""What client and server say to each other before any share moves; `handshake` compares it with what either runs.
 
 Control channel: HTTPS with mutual TLS. The client posts one `SessionRequest`; the answer is either one error (status 4xx or
-5xx, {"error": sentence}), or a stream of events, one JSON document a line, that lasts as long as the session: `accepted` first,
-then `alive` at intervals, and `finished` or `failed` at the end. Closing the connection gives the session up at either end, so
-a killed party is noticed at once, although the engine's own links would notice only by their timeout.
+5xx, {"error": sentence}), or a stream of events, one JSON document a line, that lasts as long as the session: `queued` while it
+waits for a worker, `accepted` when there is one, then `alive` at intervals, and `finished` or `failed` at the end. Closing the
+connection gives the session up at either end, so a killed party is noticed at once, although the engine's own links would notice
+only by their timeout.
+
+Status 503 says that there is no place now, 429 that this client has used what it may: nothing has begun, and a client may ask again,
+after as many seconds as a `retry-after` header names. After any other refusal it would be refused again.
 """
 
 from __future__ import annotations
 
 import socket
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from hushlm.private.description import PROTOCOL_VERSION, ProgramDescription, RevealPolicy
+from hushlm.config import ModelShape
+from hushlm.private.description import PROTOCOL_VERSION, RevealPolicy
 
 __all__ = [
     "ALIVE_SECONDS",
@@ -23,16 +29,17 @@ __all__ = [
     "Alive",
     "Failed",
     "Finished",
+    "Limits",
+    "Queued",
     "SessionError",
     "SessionEvent",
     "SessionRequest",
-    "check_accepted",
-    "check_request",
     "parse_address",
     "printable",
     "read_event",
     "read_request",
     "reserve_port",
+    "shape_of",
 ]
 
 MAXIMUM_BODY_BYTES = 16 * 1024
@@ -55,6 +62,32 @@ class _Message(BaseModel):
 
 Address = Annotated[str, Field(min_length=3, max_length=300)]
 Certificate = Annotated[str, Field(min_length=1, max_length=4096)]
+Count = Annotated[int, Field(ge=1, le=MAXIMUM_COUNT)]
+
+
+Shape = Annotated[
+    dict[Annotated[str, Field(max_length=40)], Annotated[float, Field(ge=-MAXIMUM_COUNT, le=MAXIMUM_COUNT)]], Field(max_length=40)
+]
+"""Sizes of a program: the fields of `ModelShape`, by name."""
+
+
+def shape_of(shape: ModelShape) -> dict[str, float]:
+    """Every size, with nothing left to defaults; yes is 1."""
+    return {name: float(size) for name, size in asdict(shape).items()}
+
+
+class Limits(_Message):
+    """What a server lets one session do.
+
+    Attributes:
+        new_tokens: most.
+        session_seconds: longest, after which the server ends it.
+        reveal: most that a client learns of each step.
+    """
+
+    new_tokens: Count
+    session_seconds: float = Field(gt=0, le=1e9)
+    reveal: RevealPolicy
 
 
 class SessionRequest(_Message):
@@ -63,6 +96,8 @@ class SessionRequest(_Message):
     Attributes:
         protocol_version: of these messages.
         engine_version: name and version of the two-party engine.
+        architecture: its name.
+        shape: of the program.
         fingerprint: of the program (sha256 hex of the whole description: architecture, shape, rewrites, engine settings, checkpoint).
         prompt_length: tokens.
         new_tokens: to be generated.
@@ -73,19 +108,35 @@ class SessionRequest(_Message):
 
     protocol_version: int = Field(ge=1, le=MAXIMUM_COUNT)
     engine_version: str = Field(min_length=1, max_length=100)
+    architecture: str = Field(min_length=1, max_length=100)
+    shape: Shape
     fingerprint: str = Field(pattern="^[0-9a-f]{64}$")
-    prompt_length: int = Field(ge=1, le=MAXIMUM_COUNT)
-    new_tokens: int = Field(ge=1, le=MAXIMUM_COUNT)
+    prompt_length: Count
+    new_tokens: Count
     reveal: RevealPolicy
     engine_address: Address
     engine_certificate: Certificate
 
 
+class Queued(_Message):
+    """All workers are busy; sent again every few seconds in place of `alive`, until a worker starts.
+
+    Attributes:
+        position: 1 is the next to get a worker.
+    """
+
+    event: Literal["queued"] = "queued"
+    position: Count
+
+
 class Accepted(_Message):
-    """First event: the server's side of the handshake; the client checks it as the server checked the request.
+    """The server's side of the handshake; the client checks it as the server checked the request.
 
     Attributes:
         session: name of the session in the server's log.
+        protocol_version, engine_version, architecture, shape, fingerprint: of the server, as in the request.
+        prompt_length, new_tokens, reveal: of the request, as the server is going to run it.
+        limits: of this server, for this client.
         engine_address: HOST:PORT where the server's engine listens.
         engine_certificate: PEM, made for this session.
     """
@@ -94,7 +145,13 @@ class Accepted(_Message):
     session: str = Field(max_length=64)
     protocol_version: int
     engine_version: str = Field(max_length=100)
+    architecture: str = Field(max_length=100)
+    shape: Shape
     fingerprint: str = Field(max_length=64)
+    prompt_length: Count
+    new_tokens: Count
+    reveal: RevealPolicy
+    limits: Limits
     engine_address: Address
     engine_certificate: Certificate
 
@@ -118,8 +175,8 @@ class Failed(_Message):
     error: str = Field(max_length=500)
 
 
-SessionEvent = Annotated[Accepted | Alive | Finished | Failed, Field(discriminator="event")]
-_EVENTS: TypeAdapter[Accepted | Alive | Finished | Failed] = TypeAdapter(SessionEvent)
+SessionEvent = Annotated[Queued | Accepted | Alive | Finished | Failed, Field(discriminator="event")]
+_EVENTS: TypeAdapter[Queued | Accepted | Alive | Finished | Failed] = TypeAdapter(SessionEvent)
 
 
 def read_request(body: bytes) -> SessionRequest:
@@ -147,7 +204,7 @@ def read_request(body: bytes) -> SessionRequest:
         raise SessionError(f"The request is not valid: {_first(error)}.") from error
 
 
-def read_event(line: str | bytes) -> Accepted | Alive | Finished | Failed:
+def read_event(line: str | bytes) -> Queued | Accepted | Alive | Finished | Failed:
     """Read one line of the server's stream.
 
     Raises:
@@ -159,65 +216,6 @@ def read_event(line: str | bytes) -> Accepted | Alive | Finished | Failed:
         raise SessionError(
             "The server sent something that is not an event of this protocol: install the same hushlm on both sides."
         ) from error
-
-
-def check_request(request: SessionRequest, description: ProgramDescription, engine_version: str, peer: str) -> None:
-    """Compare a request with what this server runs.
-
-    Args:
-        request: from a client.
-        description: of the server's program.
-        engine_version: the server's.
-        peer: IP address that the request came from.
-
-    Raises:
-        SessionError: the first mismatch, in one sentence.
-    """
-    if request.engine_version != engine_version:
-        raise SessionError(
-            f"The client's engine is {printable(request.engine_version)}, this server's {engine_version}: install the same on both."
-        )
-    if request.fingerprint != description.fingerprint:
-        raise SessionError(
-            f"The client's program is {request.fingerprint[:12]}, this server's {description.fingerprint[:12]}: "
-            "use the client/ folder of the export that the server runs."
-        )
-    context = description.shape.context
-    if request.prompt_length + request.new_tokens > context:
-        raise SessionError(
-            f"A prompt of {request.prompt_length} tokens and an answer of {request.new_tokens} exceed the context of {context} tokens."
-        )
-    if request.reveal.kind == "topk" and request.reveal.top > description.shape.vocabulary:
-        raise SessionError(f"The top {request.reveal.top} tokens were asked for, and the vocabulary has {description.shape.vocabulary}.")
-    host, port = parse_address(request.engine_address)
-    # Or a client could make this server's engine connect to any machine that the server can reach.
-    if host != peer:
-        raise SessionError(f"The client's engine must listen where its request comes from, which is {peer} and not {printable(host)}.")
-    if port < 1024:
-        raise SessionError(f"The client's engine must listen on a port from 1024 on, not {port}.")
-
-
-def check_accepted(accepted: Accepted, description: ProgramDescription, engine_version: str) -> None:
-    """Compare the server's answer with what this client runs; nothing has been shared yet.
-
-    Raises:
-        SessionError: the first mismatch, in one sentence.
-    """
-    if accepted.protocol_version != PROTOCOL_VERSION:
-        raise SessionError(
-            f"The server speaks protocol version {accepted.protocol_version}, this client version {PROTOCOL_VERSION}: "
-            "install the same hushlm on both."
-        )
-    if accepted.engine_version != engine_version:
-        raise SessionError(
-            f"The server's engine is {printable(accepted.engine_version)}, this client's {engine_version}: install the same on both."
-        )
-    if accepted.fingerprint != description.fingerprint:
-        raise SessionError(
-            f"The server's program is {printable(accepted.fingerprint[:12])}, this client's {description.fingerprint[:12]}: "
-            "use the client/ folder of the export that the server runs."
-        )
-    parse_address(accepted.engine_address)
 
 
 def parse_address(text: str) -> tuple[str, int]:
