@@ -1,6 +1,6 @@
-"""Exchange with Hugging Face's GPT-2: the same function, in weights laid out either way.
+"""Exchange with Hugging Face's GPT-2: the same function, in weights laid out either way. GPT-NeoX is in `hf_neox`.
 
-transformers is imported only here, and only when a function is called.
+transformers is imported only when a function is called.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def from_hf_gpt2(hf_model: GPT2LMHeadModel) -> LanguageModel:
     """A `LanguageModel` computing what the GPT-2 computes (SM+LN+G; with activation "relu" SM+LN+R, with "linear" SM+LN).
 
     Args:
-        hf_model: a `GPT2LMHeadModel` with tied embeddings. Dropout, which only acts in training, is not carried over.
+        hf_model: a `GPT2LMHeadModel`, its head tied to the embedding or not. Dropout, which only acts in training, is not carried over.
 
     Returns:
         A model with copies of the weights, of the same type and on the same device.
@@ -56,7 +56,6 @@ def from_hf_gpt2(hf_model: GPT2LMHeadModel) -> LanguageModel:
         "unscaled attention": not config.scale_attn_weights,
         "attention scaled by layer": config.scale_attn_by_inverse_layer_idx,
         "cross-attention": config.add_cross_attention,
-        "an untied head": hf_model.lm_head.weight is not hf_model.transformer.wte.weight,
         f"an FFN width of {inner}, no multiple of {config.n_embd}": inner % config.n_embd != 0,
     }
     if refused := [what for what, present in refusals.items() if present]:
@@ -69,10 +68,11 @@ def from_hf_gpt2(hf_model: GPT2LMHeadModel) -> LanguageModel:
         context=config.n_positions,
         vocabulary=config.vocab_size,
         ffn_multiple=inner // config.n_embd,
+        tied_head=hf_model.lm_head.weight is hf_model.transformer.wte.weight,
     )
     weight = hf_model.transformer.wte.weight
     model = LanguageModel(Architecture(norm=Norm.LAYER, feed_forward=feed_forward), shape).to(device=weight.device, dtype=weight.dtype)
-    model.load_state_dict(_to_our_names(hf_model.state_dict(), shape.layers))
+    model.load_state_dict(_to_our_names(hf_model.state_dict(), shape))
     return model.train(hf_model.training)
 
 
@@ -102,6 +102,7 @@ def to_hf_gpt2(model: LanguageModel) -> GPT2LMHeadModel:
             resid_pdrop=0.0,
             embd_pdrop=0.0,
             attn_pdrop=0.0,
+            tie_word_embeddings=shape.tied_head,
             bos_token_id=None,  # the tokenizer's business; GPT-2's own 50256 may lie outside the vocabulary
             eos_token_id=None,
         )
@@ -112,11 +113,13 @@ def to_hf_gpt2(model: LanguageModel) -> GPT2LMHeadModel:
     return hf_model.train(model.training)
 
 
-def _to_our_names(theirs: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
+def _to_our_names(theirs: dict[str, Tensor], shape: ModelShape) -> dict[str, Tensor]:
     ours = {"embedding.weight": theirs["transformer.wte.weight"], "positions.weight": theirs["transformer.wpe.weight"]}
+    if not shape.tied_head:
+        ours["head.weight"] = theirs["lm_head.weight"]
     for end in ("weight", "bias"):
         ours[f"final_norm.{end}"] = theirs[f"transformer.ln_f.{end}"]
-        for layer in range(layers):
+        for layer in range(shape.layers):
             ours |= {f"blocks.{layer}.{a}.{end}": _transposed(theirs[f"transformer.h.{layer}.{b}.{end}"]) for a, b in _BLOCK_NAMES.items()}
             thirds = theirs[f"transformer.h.{layer}.attn.c_attn.{end}"].chunk(3, dim=-1)
             ours |= {
@@ -128,7 +131,8 @@ def _to_our_names(theirs: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
 
 def _to_their_names(ours: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
     embedding = ours["embedding.weight"]
-    theirs = {"transformer.wte.weight": embedding, "lm_head.weight": embedding, "transformer.wpe.weight": ours["positions.weight"]}
+    head = ours.get("head.weight", embedding)
+    theirs = {"transformer.wte.weight": embedding, "lm_head.weight": head, "transformer.wpe.weight": ours["positions.weight"]}
     for end in ("weight", "bias"):
         theirs[f"transformer.ln_f.{end}"] = ours[f"final_norm.{end}"]
         for layer in range(layers):

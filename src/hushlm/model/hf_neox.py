@@ -1,0 +1,158 @@
+"""Exchange with Hugging Face's GPT-NeoX (Pythia): the same function, in weights laid out either way.
+
+transformers is imported only when a function is called.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hushlm.architectures import Architecture, Blocks, FeedForward, Norm
+from hushlm.config import ModelShape
+from hushlm.model.language_model import LanguageModel
+from hushlm.model.normalisation import LAYER_NORM_EPSILON
+
+if TYPE_CHECKING:
+    from transformers import GPTNeoXForCausalLM
+
+__all__ = ["from_hf_gpt_neox", "to_hf_gpt_neox"]
+
+_ACTIVATIONS = {FeedForward.GELU: "gelu", FeedForward.RELU: "relu", FeedForward.IDENTITY: "linear"}
+
+# Ours -> theirs, per block. Query, key and value are one matrix there, head by head.
+_BLOCK_NAMES = {
+    "norm_attention": "input_layernorm",
+    "attention.output": "attention.dense",
+    "norm_feed_forward": "post_attention_layernorm",
+    "feed_forward.expand": "mlp.dense_h_to_4h",
+    "feed_forward.contract": "mlp.dense_4h_to_h",
+}
+_PARTS = ("query", "key", "value")
+
+
+def from_hf_gpt_neox(hf_model: GPTNeoXForCausalLM) -> LanguageModel:
+    """A `LanguageModel` computing what the GPT-NeoX computes (NeoX(SM+LN+G); with activation "relu" or "linear" NeoX(SM+LN+R) or NeoX(SM+LN)).
+
+    Args:
+        hf_model: a `GPTNeoXForCausalLM` with parallel residuals and plain rotary positions, its head tied or not. Dropout, which only
+            acts in training, is not carried over.
+
+    Returns:
+        A model with copies of the weights, of the same type and on the same device.
+
+    Raises:
+        ValueError: if transformers is missing, or the model has a setting for which there is no equal here.
+    """
+    neox_class, _ = _transformers()
+    if not isinstance(hf_model, neox_class):
+        raise ValueError(f"Expected a transformers GPTNeoXForCausalLM, not {type(hf_model).__name__}.")
+    config = hf_model.config
+    rope = config.rope_parameters
+    feed_forward = next((kind for kind, name in _ACTIVATIONS.items() if name == config.hidden_act), None)
+    rotated = int(config.hidden_size // config.num_attention_heads * rope.get("partial_rotary_factor", 1.0))
+    refusals = {
+        f"activation {config.hidden_act!r}": feed_forward is None,
+        f"layer_norm_eps {config.layer_norm_eps}": config.layer_norm_eps != LAYER_NORM_EPSILON,
+        "a sequential residual": not config.use_parallel_residual,
+        "attention without biases": not config.attention_bias,
+        f"rotary positions of type {rope['rope_type']!r}": rope["rope_type"] != "default",
+        f"{rotated} rotated entries a head, not an even number from 2 on": rotated < 2 or rotated % 2 != 0,
+        f"an FFN width of {config.intermediate_size}, no multiple of {config.hidden_size}": config.intermediate_size % config.hidden_size
+        != 0,
+    }
+    if refused := [what for what, present in refusals.items() if present]:
+        raise ValueError(f"This GPT-NeoX cannot be taken over: {', '.join(refused)} has no equal here.")
+    assert feed_forward is not None
+    weight, head = hf_model.get_input_embeddings().weight, hf_model.get_output_embeddings().weight
+    shape = ModelShape(
+        layers=config.num_hidden_layers,
+        heads=config.num_attention_heads,
+        width=config.hidden_size,
+        context=config.max_position_embeddings,
+        vocabulary=config.vocab_size,
+        ffn_multiple=config.intermediate_size // config.hidden_size,
+        tied_head=head is weight,
+        rotary_share=rope.get("partial_rotary_factor", 1.0),
+        rotary_base=float(rope["rope_theta"]),
+    )
+    assert shape.rotary_width == rotated
+    architecture = Architecture(norm=Norm.LAYER, feed_forward=feed_forward, blocks=Blocks.NEOX)
+    model = LanguageModel(architecture, shape).to(device=weight.device, dtype=weight.dtype)
+    state = _to_our_names(hf_model.gpt_neox.state_dict(), shape)
+    model.load_state_dict(state if shape.tied_head else state | {"head.weight": head})
+    return model.train(hf_model.training)
+
+
+def to_hf_gpt_neox(model: LanguageModel) -> GPTNeoXForCausalLM:
+    """A `GPTNeoXForCausalLM` with copies of the weights, without dropout, computing what the model computes.
+
+    Raises:
+        ValueError: if transformers is missing, or the architecture is not NeoX(SM+LN+G), NeoX(SM+LN+R) or NeoX(SM+LN).
+    """
+    neox_class, config_class = _transformers()
+    shape, architecture = model.shape, model.architecture
+    activation = _ACTIVATIONS.get(architecture.feed_forward)
+    same_as_neox = Architecture(norm=Norm.LAYER, feed_forward=architecture.feed_forward, blocks=Blocks.NEOX) if activation else None
+    if architecture.without_regulariser() != same_as_neox:
+        raise ValueError(f"{architecture} is no GPT-NeoX: only NeoX(SM+LN+G), NeoX(SM+LN+R) and NeoX(SM+LN) can be written as one.")
+    hf_model = neox_class(
+        config_class(
+            vocab_size=shape.vocabulary,
+            max_position_embeddings=shape.context,
+            hidden_size=shape.width,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            intermediate_size=shape.ffn_width,
+            hidden_act=activation,
+            layer_norm_eps=LAYER_NORM_EPSILON,
+            tie_word_embeddings=shape.tied_head,
+            rope_parameters={
+                "rope_type": "default",
+                "rope_theta": shape.rotary_base,
+                "partial_rotary_factor": shape.rotary_width / shape.head_width,
+            },
+            bos_token_id=None,  # the tokenizer's business
+            eos_token_id=None,
+        )
+    )
+    weight = model.embedding.weight
+    hf_model.to(device=weight.device, dtype=weight.dtype)
+    ours = model.state_dict()
+    hf_model.gpt_neox.load_state_dict(_to_their_names(ours, shape))
+    if not shape.tied_head:
+        with torch.no_grad():
+            hf_model.get_output_embeddings().weight.copy_(ours["head.weight"])
+    return hf_model.train(model.training)
+
+
+def _to_our_names(theirs: dict[str, Tensor], shape: ModelShape) -> dict[str, Tensor]:
+    ours = {"embedding.weight": theirs["embed_in.weight"]}
+    for end in ("weight", "bias"):
+        ours[f"final_norm.{end}"] = theirs[f"final_layer_norm.{end}"]
+        for layer in range(shape.layers):
+            ours |= {f"blocks.{layer}.{a}.{end}": theirs[f"layers.{layer}.{b}.{end}"] for a, b in _BLOCK_NAMES.items()}
+            by_head = theirs[f"layers.{layer}.attention.query_key_value.{end}"].unflatten(0, (shape.heads, 3, shape.head_width))
+            ours |= {f"blocks.{layer}.attention.{part}.{end}": by_head[:, i].flatten(0, 1) for i, part in enumerate(_PARTS)}
+    return ours
+
+
+def _to_their_names(ours: dict[str, Tensor], shape: ModelShape) -> dict[str, Tensor]:
+    theirs = {"embed_in.weight": ours["embedding.weight"]}
+    for end in ("weight", "bias"):
+        theirs[f"final_layer_norm.{end}"] = ours[f"final_norm.{end}"]
+        for layer in range(shape.layers):
+            theirs |= {f"layers.{layer}.{b}.{end}": ours[f"blocks.{layer}.{a}.{end}"] for a, b in _BLOCK_NAMES.items()}
+            parts = [ours[f"blocks.{layer}.attention.{part}.{end}"].unflatten(0, (shape.heads, shape.head_width)) for part in _PARTS]
+            theirs[f"layers.{layer}.attention.query_key_value.{end}"] = torch.stack(parts, 1).flatten(0, 2)
+    return theirs
+
+
+def _transformers() -> tuple[Any, Any]:
+    try:
+        from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+    except ImportError:
+        raise ValueError("Exchanging models with Hugging Face needs transformers: install hushlm[hf].") from None
+    return GPTNeoXForCausalLM, GPTNeoXConfig
