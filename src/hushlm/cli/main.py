@@ -33,6 +33,7 @@ COMMANDS = {
     "keys": "hushlm.cli.keys:keys",
     "serve": "hushlm.cli.serve:serve",
     "ask": "hushlm.cli.ask:ask",
+    "reproduce": "hushlm.cli.reproduce:reproduce",
     "demo": "hushlm.cli.demo:demo",
 }
 

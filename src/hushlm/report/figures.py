@@ -60,12 +60,13 @@ class LayerCourse:
         return LayerCourse(name, [row["step"] for row in rows], [row["layer_entropy_nats"] for row in rows], maximum_nats, stopped_at)
 
 
-def head_entropy_figure(panels: Sequence[tuple[str, HeadEntropies]], maximum_nats: float) -> Figure:
+def head_entropy_figure(panels: Sequence[tuple[str, HeadEntropies]], maximum_nats: float, label: str | None = None) -> Figure:
     """L x H heat maps with numbers, one panel a model, on one scale.
 
     Args:
         panels: (title, head entropies in nats).
         maximum_nats: end of the scale: the largest entropy that can be attained.
+        label: of the scale, where the numbers are no entropies.
     """
     tables = [np.asarray(entropies, dtype=float) for _, entropies in panels]
     heads = max(table.shape[1] for table in tables)
@@ -83,7 +84,7 @@ def head_entropy_figure(panels: Sequence[tuple[str, HeadEntropies]], maximum_nat
             dark = not math.isfinite(nats) or nats / maximum_nats > 0.55
             axis.text(head, layer, f"{nats:.2f}", ha="center", va="center", fontsize=8, color="black" if dark else "white")
     bar = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.02, aspect=30)
-    bar.set_label(f"mean row entropy (nats)\nat most {maximum_nats:.2f}", fontsize=9)
+    bar.set_label(label or f"mean row entropy (nats)\nat most {maximum_nats:.2f}", fontsize=9)
     bar.ax.tick_params(labelsize=8)
     return figure
 

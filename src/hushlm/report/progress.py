@@ -13,7 +13,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-__all__ = ["RunsProgress"]
+__all__ = ["CountProgress", "RunsProgress"]
 
 LINE_EVERY_SECONDS = 15.0
 """Without a terminal, a line a run at most this often."""
@@ -121,3 +121,35 @@ class RunsProgress:
 
 def _clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+class CountProgress:
+    """Progress of many like things, each a line as it ends, with the time left for all. A context manager.
+
+    Args:
+        name: what they are, in the plural.
+        count: how many are to be done now.
+        total: with those that come later; the time left is for these.
+    """
+
+    def __init__(self, name: str, count: int, total: int) -> None:
+        self._name, self._count, self._total = name, count, max(count, total)
+        self._done = 0
+        self._begin = time.monotonic()
+
+    def __enter__(self) -> CountProgress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        pass
+
+    def advance(self, note: str) -> None:
+        """One more is done.
+
+        Args:
+            note: its result.
+        """
+        self._done += 1
+        left = (self._total - self._done) * (time.monotonic() - self._begin) / self._done
+        later = f" and {self._total - self._count} later" if self._total > self._count else ""
+        print(f"{self._done}/{self._count} {self._name}{later}, {_clock(left)} left. {note}", file=sys.stderr, flush=True)

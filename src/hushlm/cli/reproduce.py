@@ -1,0 +1,98 @@
+"""`hushlm reproduce`."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from hushlm.reproduce.launch import Launcher
+    from hushlm.reproduce.runs import Job
+    from hushlm.reproduce.study import Study
+
+__all__ = ["reproduce"]
+
+
+def reproduce(
+    what: str,
+    *,
+    preset: Literal["micro", "small", "paper"] = "micro",
+    seeds: int | None = None,
+    steps: int | None = None,
+    launcher: Literal["local", "ray"] = "local",
+    ray_address: str | None = None,
+    parallel: int | None = None,
+    runs: Path = Path("runs/reproduce"),
+    results: Path | None = None,
+    pages: Path | None = None,
+    table_only: bool = False,
+    json: bool = False,
+) -> int:
+    """Run a table or a figure of the paper again, and say claim by claim what came out.
+
+    Every row is tuned alike (the preset's learning rates, chosen on the validation split) and measured over the seeds on a test split.
+    Finished runs are never made again, so an interrupted command goes on where it was.
+
+    Args:
+        what: table2 to table8, fig2, fig3, fig5 to fig8, aero4, several of them joined by commas, or all.
+        preset: micro (minutes a row on a core), small (a night on 16 cores) or paper (GPT-2 small, for GPUs).
+        seeds: instead of the preset's.
+        steps: instead of the preset's, for a first look; such runs are kept apart.
+        launcher: processes of this machine, or Ray.
+        ray_address: of a Ray cluster; by default Ray is started on this machine.
+        parallel: runs at once; by default as many as the cores allow.
+        runs: folder of the runs; the preset has a folder of its own in it.
+        results: folder for NAME-PRESET.json; by default beside the runs.
+        pages: folder for the Markdown, CSV and pictures; by default beside the runs.
+        table_only: show what was run so far, without training.
+        json: print the results as one JSON document.
+    """
+    from hushlm.report.table import print_json, print_table
+    from hushlm.reproduce.experiments import EXPERIMENTS
+    from hushlm.reproduce.launch import default_parallel
+    from hushlm.reproduce.page import outcome_table, write_page
+    from hushlm.reproduce.presets import PRESETS
+    from hushlm.reproduce.results import document_of, write_document
+    from hushlm.reproduce.study import Study, conduct
+
+    names = list(EXPERIMENTS) if what == "all" else what.split(",")
+    for name in names:
+        if name not in EXPERIMENTS:
+            raise ValueError(f"There is nothing to reproduce under {name!r}: choose among {', '.join(EXPERIMENTS)} and all.")
+    if seeds is not None and seeds < 1:
+        raise ValueError("--seeds must be at least 1.")
+    chosen = PRESETS[preset]
+    folder = runs / preset
+    changes = [("training.steps", steps)] if steps is not None else []
+    study = Study([EXPERIMENTS[name] for name in names], chosen, folder, seeds, changes)
+    if not table_only:
+        many = parallel or default_parallel(chosen.base.training.threads)
+        conduct(study, lambda jobs: _make(study, jobs, launcher, many, ray_address))
+    outcomes = study.outcomes()
+    # A shortened study is nobody's result: it never lands in the folders of full ones by default.
+    beside = folder / "pages" if steps is None else folder / f"pages-{steps}"
+    for outcome in outcomes:
+        write_document(outcome, results or beside)
+        page = write_page(outcome, pages or beside)
+        if not json:
+            document = document_of(outcome)
+            print_table(outcome_table(document))
+            for claim in document["claims"]:
+                print(f"{claim['verdict']}: {claim['text']}. {claim['evidence']}")
+            print(f"{page}\n")
+    if json:
+        print_json([document_of(outcome) for outcome in outcomes])
+    return 0
+
+
+def _make(study: Study, jobs: list[Job], launcher: Launcher, parallel: int, address: str | None) -> None:
+    from hushlm.report.progress import CountProgress
+    from hushlm.reproduce.launch import launch
+
+    with CountProgress("runs", len(jobs), study.remaining()) as progress:
+        for job, record in launch(jobs, launcher, parallel, address):
+            ending = f"stopped before update {record.stopped_at_step}"
+            if record.stopped_at_step is None:
+                ending = f"validation perplexity {record.validation_perplexity or math.inf:.3f}"
+            progress.advance(f"{job.config.architecture}, rate {record.learning_rate:g}, seed {record.seed}: {ending}")

@@ -1,0 +1,66 @@
+"""Figures that compare rows over seeds, as PNG: perplexities, and shares of heads against a setting. Colours as in `figures`."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from hushlm.report.figures import INK, RANGE_COLOURS, RESOLUTION_DPI
+
+__all__ = ["perplexity_figure", "top_share_figure"]
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+"""Of seeds, in their order."""
+
+
+def perplexity_figure(rows: Sequence[tuple[str, Sequence[float]]]) -> Figure:
+    """Perplexity of each row, one mark a seed on a bar of their mean; the first row's mean as a line to compare with.
+
+    Args:
+        rows: (name, perplexity by seed), none empty.
+    """
+    figure = Figure(figsize=(6.2, 0.34 * len(rows) + 1.0), dpi=RESOLUTION_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.add_subplot()
+    places = list(range(len(rows)))[::-1]
+    means = [statistics.mean(values) for _, values in rows]
+    every = [value for _, values in rows for value in values]
+    low = min(every) - 0.15 * (max(every) - min(every) or 1.0)
+    bars = axis.barh(places, [mean - low for mean in means], left=low, height=0.6, color=RANGE_COLOURS[2], edgecolor=INK, linewidth=0.5)
+    axis.bar_label(bars, labels=[f"{mean:.2f}" for mean in means], fontsize=8, padding=8)
+    for place, (_, values) in zip(places, rows, strict=True):
+        for marker, value in zip(MARKERS, values, strict=False):
+            axis.plot(value, place, marker, color=RANGE_COLOURS[0], markersize=4)
+    axis.axvline(means[0], color=INK, linewidth=0.8, linestyle="--")
+    axis.set_yticks(places, [name for name, _ in rows], fontsize=8)
+    axis.set_xlim(low, max(every) + 0.18 * (max(every) - low))
+    axis.set_xlabel("perplexity (marks: seeds; axis does not start at 0)", fontsize=9)
+    axis.tick_params(axis="x", labelsize=8)
+    axis.tick_params(axis="y", length=0)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def top_share_figure(points: Sequence[tuple[float, Sequence[float]]]) -> Figure:
+    """Share of heads near uniform attention against the regulariser's tolerance gamma: marks are seeds, the line their mean.
+
+    Args:
+        points: (gamma, share by seed), gammas rising.
+    """
+    figure = Figure(figsize=(4.6, 2.9), dpi=RESOLUTION_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.add_subplot()
+    gammas = [gamma for gamma, _ in points]
+    axis.plot(gammas, [100 * statistics.mean(shares) for _, shares in points], color=RANGE_COLOURS[1], linewidth=1.6)
+    for gamma, shares in points:
+        for marker, share in zip(MARKERS, shares, strict=False):
+            axis.plot(gamma, 100 * share, marker, color=RANGE_COLOURS[0], markersize=4)
+    axis.set_xlabel("tolerance gamma (share of log T)", fontsize=9)
+    axis.set_ylabel("heads at 3/4 of the attainable\nentropy or above (%)", fontsize=9)
+    axis.set_ylim(bottom=0)
+    axis.tick_params(labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -1,0 +1,89 @@
+"""Runs on engines that exist: processes of this machine, or Ray over many.
+
+A run takes one job and gives one record; nothing is shared but the folder of runs, so any engine that calls a function will do.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import Literal
+
+from hushlm.reproduce.runs import Job, RunRecord, run
+
+__all__ = ["Launcher", "default_parallel", "launch"]
+
+Launcher = Literal["local", "ray"]
+
+
+def default_parallel(threads: int) -> int:
+    """Runs at once on this machine, each with `threads` threads (0: the library's choice, so one run)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // threads) if threads else 1
+
+
+def launch(jobs: Sequence[Job], launcher: Launcher, parallel: int, address: str | None = None) -> Iterator[tuple[Job, RunRecord]]:
+    """Make the runs, `parallel` at once, and yield each as it ends.
+
+    Args:
+        jobs: to be made.
+        launcher: "local" processes, or "ray": needs the extra `cluster`, and the folder of runs on a file system that every machine sees.
+        parallel: runs at once; on Ray, the cluster's cores decide.
+        address: of a Ray cluster; None starts Ray on this machine.
+
+    Raises:
+        ValueError: one sentence, from the first run that could not be made; the others are given up.
+        ModuleNotFoundError: if Ray is wanted and not installed.
+    """
+    yield from _ray(jobs, parallel, address) if launcher == "ray" else _local(jobs, parallel)
+
+
+def _local(jobs: Sequence[Job], parallel: int) -> Iterator[tuple[Job, RunRecord]]:
+    # Spawned: a fork would take over this process's threads' locks.
+    others = set(multiprocessing.active_children())
+    with ProcessPoolExecutor(parallel, mp_context=multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
+        futures = {pool.submit(run, job): job for job in jobs}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BaseException:
+            # Runs that have not begun are given up, and those at work ended: they may have hours to go.
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+            raise
+
+
+def _one_thread() -> None:
+    """Libraries read the variable when they are imported, which is after this and before the run's own setting."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def _ray(jobs: Sequence[Job], parallel: int, address: str | None) -> Iterator[tuple[Job, RunRecord]]:
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("--launcher ray needs Ray: pip install 'hushlm[cluster]'.", name="ray") from error
+
+    ray.init(
+        address=address,
+        num_cpus=None if address else parallel,
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+    )
+    try:
+        remote = ray.remote(run)
+        waiting = {remote.options(num_cpus=max(1, job.config.training.threads)).remote(job): job for job in jobs}
+        while waiting:
+            [done], _ = ray.wait(list(waiting), num_returns=1)
+            job = waiting.pop(done)
+            try:
+                record = ray.get(done)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from error
+            yield job, record
+    finally:
+        ray.shutdown()
