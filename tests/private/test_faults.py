@@ -326,15 +326,19 @@ def test_a_certificate_that_is_none_fails_its_own_session_only(
     assert_clean(server, scratch)
 
 
-def test_a_client_that_hangs_up_frees_its_place(server: Serving, scratch: Path, by_hand: httpx.Client, request_body: bytes) -> None:
-    url = f"https://{server.address}"
-    with by_hand.stream("POST", f"{url}/sessions", content=request_body) as response:
-        next(response.iter_lines())
-        worker = server.worker()
-        assert by_hand.get(f"{url}/health").json()["sessions"] == 1
-    wait_for(lambda: not is_alive(worker), NOTICED_SECONDS, "the end of the worker")
-    wait_for(lambda: by_hand.get(f"{url}/health").json()["sessions"] == 0, 5, "the place")
-    assert_clean(server, scratch)
+def test_a_client_that_hangs_up_frees_its_place(
+    export_folder: Path, key_folder: Path, scratch: Path, by_hand: httpx.Client, request_body: bytes
+) -> None:
+    # Time enough to look at the worker before it gives up waiting for the client's engine.
+    with serving(export_folder, key_folder, scratch / "server.log", "--connect-seconds", "100") as server:
+        url = f"https://{server.address}"
+        with by_hand.stream("POST", f"{url}/sessions", content=request_body) as response:
+            next(response.iter_lines())
+            worker = server.worker()
+            assert by_hand.get(f"{url}/health").json()["sessions"] == 1
+        wait_for(lambda: not is_alive(worker), NOTICED_SECONDS, "the end of the worker")
+        wait_for(lambda: by_hand.get(f"{url}/health").json()["sessions"] == 0, 5, "the place")
+        assert_clean(server, scratch)
 
 
 def test_weights_that_are_damaged_while_serving_fail_the_session(
