@@ -34,7 +34,7 @@ _PARTS = ("query", "key", "value")
 
 
 def from_hf_gpt_neox(hf_model: GPTNeoXForCausalLM) -> LanguageModel:
-    """A `LanguageModel` computing what the GPT-NeoX computes (NeoX(SM+LN+G); with activation "relu" or "linear" NeoX(SM+LN+R) or NeoX(SM+LN)).
+    """A `LanguageModel` computing what the GPT-NeoX computes: NeoX(SM+LN+G), or with another activation NeoX(SM+LN+R) or NeoX(SM+LN).
 
     Args:
         hf_model: a `GPTNeoXForCausalLM` with parallel residuals and plain rotary positions, its head tied or not. Dropout, which only
