@@ -9,6 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
+from hushlm.architectures import parse
+from hushlm.cli.main import main
+from hushlm.config import ModelShape
+from hushlm.cost import price
+from hushlm.plan import prefill_plan
 from hushlm.reproduce.claims import judge, rank_correlation
 from hushlm.reproduce.experiments import EREG, EXPERIMENTS, GAMMAS
 from hushlm.reproduce.page import write_page
@@ -147,11 +152,6 @@ def test_a_document_tells_the_whole_outcome(tmp_path: Path) -> None:
     assert row["published_perplexity"] == 2.69
     assert document["rows"][5]["published_perplexity"] == "diverged"
     # The paper's baseline at GPT-2 small costs what the cost room says anywhere.
-    from hushlm.architectures import parse
-    from hushlm.config import ModelShape
-    from hushlm.cost import price
-    from hushlm.plan import prefill_plan
-
     shape = ModelShape(layers=12, heads=12, width=768, context=128, vocabulary=50257)
     assert row["gpt2_small_bytes"] == int(price(prefill_plan(parse("SM+LN+G"), shape, 128)).total.bytes)
 
@@ -185,3 +185,32 @@ def test_an_unfinished_experiment_says_so(tmp_path: Path) -> None:
     text = page.read_text()
     assert "has not finished" in text
     assert "**not run**" in text
+
+
+def test_pages_are_drawn_again_from_the_json_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = outcome("table2", as_published("table2"))
+    write_document(found, tmp_path / "results")
+    first = write_page(found, tmp_path / "first")
+    folders = ["--results", str(tmp_path / "results"), "--pages", str(tmp_path / "again"), "--runs", str(tmp_path / "runs")]
+    assert main(["reproduce", "table2", "--from-results", *folders]) == 0
+    for path in first.parent.iterdir():
+        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
+    index = (tmp_path / "again" / "README.md").read_text()
+    assert "| [table2](table2-micro.md) | the order of the published perplexities | reproduced |" in index
+    assert not (tmp_path / "runs").exists()
+    assert "reproduced: the order of the published perplexities" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["table9"], "There is nothing to reproduce under 'table9'"),
+        (["table2", "--seeds", "0"], "--seeds must be at least 1"),
+        (["fig2", "--from-results"], "fig2-micro.json"),
+    ],
+)
+def test_mistakes_are_one_sentence(arguments: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reproduce", *arguments, "--runs", str(tmp_path)]) == 2
+    captured = capsys.readouterr()
+    assert sentence in captured.err
+    assert captured.err.count("\n") == 1

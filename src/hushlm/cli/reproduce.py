@@ -26,7 +26,7 @@ def reproduce(
     runs: Path = Path("runs/reproduce"),
     results: Path | None = None,
     pages: Path | None = None,
-    table_only: bool = False,
+    from_results: bool = False,
     json: bool = False,
 ) -> int:
     """Run a table or a figure of the paper again, and say claim by claim what came out.
@@ -35,7 +35,7 @@ def reproduce(
     Finished runs are never made again, so an interrupted command goes on where it was.
 
     Args:
-        what: table2 to table8, fig2, fig3, fig5 to fig8, aero4, several of them joined by commas, or all.
+        what: table2 to table8, fig2, fig3, fig5 to fig8, aero4, pythia, several of them joined by commas, or all.
         preset: micro (minutes a row on a core), small (a night on 16 cores) or paper (GPT-2 small, for GPUs).
         seeds: instead of the preset's.
         steps: instead of the preset's, for a first look; such runs are kept apart.
@@ -45,15 +45,15 @@ def reproduce(
         runs: folder of the runs; the preset has a folder of its own in it.
         results: folder for NAME-PRESET.json; by default beside the runs.
         pages: folder for the Markdown, CSV and pictures; by default beside the runs.
-        table_only: show what was run so far, without training.
+        from_results: draw the pages again from the JSON in --results, without any run.
         json: print the results as one JSON document.
     """
     from hushlm.report.table import print_json, print_table
     from hushlm.reproduce.experiments import EXPERIMENTS
     from hushlm.reproduce.launch import default_parallel
-    from hushlm.reproduce.page import outcome_table, write_page
+    from hushlm.reproduce.page import outcome_table, write_index, write_page
     from hushlm.reproduce.presets import PRESETS
-    from hushlm.reproduce.results import document_of, write_document
+    from hushlm.reproduce.results import document_of, outcome_of, read_document, write_document
     from hushlm.reproduce.study import Study, conduct
 
     names = list(EXPERIMENTS) if what == "all" else what.split(",")
@@ -62,27 +62,30 @@ def reproduce(
             raise ValueError(f"There is nothing to reproduce under {name!r}: choose among {', '.join(EXPERIMENTS)} and all.")
     if seeds is not None and seeds < 1:
         raise ValueError("--seeds must be at least 1.")
-    chosen = PRESETS[preset]
-    folder = runs / preset
-    changes = [("training.steps", steps)] if steps is not None else []
-    study = Study([EXPERIMENTS[name] for name in names], chosen, folder, seeds, changes)
-    if not table_only:
-        many = parallel or default_parallel(chosen.base.training.threads)
+    # A shortened study is nobody's result: it never lands beside full ones.
+    beside = runs / preset / ("pages" if steps is None else f"pages-{steps}")
+    results, pages = results or beside, pages or beside
+    if from_results:
+        outcomes = [outcome_of(read_document(results / f"{name}-{preset}.json")) for name in names]
+    else:
+        changes = [("training.steps", steps)] if steps is not None else []
+        study = Study([EXPERIMENTS[name] for name in names], PRESETS[preset], runs / preset, seeds, changes)
+        many = parallel or default_parallel(PRESETS[preset].base.training.threads)
         conduct(study, lambda jobs: _make(study, jobs, launcher, many, ray_address))
-    outcomes = study.outcomes()
-    # A shortened study is nobody's result: it never lands in the folders of full ones by default.
-    beside = folder / "pages" if steps is None else folder / f"pages-{steps}"
-    for outcome in outcomes:
-        write_document(outcome, results or beside)
-        page = write_page(outcome, pages or beside)
+        outcomes = study.outcomes()
+        for outcome in outcomes:
+            write_document(outcome, results)
+    documents = [document_of(outcome) for outcome in outcomes]
+    for outcome, document in zip(outcomes, documents, strict=True):
+        page = write_page(outcome, pages)
         if not json:
-            document = document_of(outcome)
             print_table(outcome_table(document))
             for claim in document["claims"]:
                 print(f"{claim['verdict']}: {claim['text']}. {claim['evidence']}")
             print(f"{page}\n")
+    write_index(documents, pages)
     if json:
-        print_json([document_of(outcome) for outcome in outcomes])
+        print_json(documents)
     return 0
 
 

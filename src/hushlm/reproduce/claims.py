@@ -305,6 +305,10 @@ _CLAIMS: dict[str, Sequence[Callable[[Outcome], Claim | None]]] = {
     "fig2": (_overload, _collapse),
     "fig6": (_thresholds,),
     "fig7": (_gamma,),
+    "pythia": (
+        _lower("EReg(NeoX(SM(t)+ScFuFFN))", "NeoX(SM+ScFuFFN)", "EReg lowers the perplexity of SM+ScFuFFN in GPT-NeoX blocks"),
+        _lower("NeoX(SM2+R)", "NeoX(SM+LN+G)", "SM2+R is below SM+LN+G in GPT-NeoX blocks", ours=True),
+    ),
     "aero4": (
         _ordering,
         _lower("SM+ScFuFFN", "SM+ScFFN", "the fused FFN does better than the unfused one (3.48 against 3.50)"),

@@ -97,7 +97,14 @@ EXPERIMENTS: dict[str, Experiment] = {
             ("perplexity",),
             published="table2",
         ),
-        Experiment("table3", "Entropy regularisation, base context and depth", (*_FINAL, *_OURS), ("perplexity", "shares"), published="3"),
+        Experiment(
+            "table3",
+            "Entropy regularisation, base context and depth",
+            # LNf: the authors' code kept a LayerNorm before the head.
+            (*_FINAL, *_plain("SM+LNf+ScFuFFN"), *_OURS),
+            ("perplexity", "shares"),
+            published="3",
+        ),
         Experiment("table4", "Entropy regularisation on books", _FINAL, ("perplexity",), context_factor=4, corpus="books", published="4"),
         Experiment(
             "table5",
@@ -135,6 +142,12 @@ EXPERIMENTS: dict[str, Experiment] = {
             _plain("SM+LN+G", "SM+ScFFN", "SM+ScFuFFN", f"SM+{_PRUNED}", EREG, f"EReg(SM(t)+{_PRUNED})"),
             ("perplexity",),
             published="aero4",
+        ),
+        Experiment(
+            "pythia",
+            "GPT-NeoX blocks",
+            _plain("NeoX(SM+LN+G)", "NeoX(SM+LN+R)", "NeoX(SM+ScFuFFN)", "NeoX(SM(t)+ScFuFFN)", "EReg(NeoX(SM(t)+ScFuFFN))", "NeoX(SM2+R)"),
+            ("perplexity", "shares"),
         ),
     )
 }

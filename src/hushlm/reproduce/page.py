@@ -17,7 +17,7 @@ from hushlm.reproduce.claims import near_uniform_share
 from hushlm.reproduce.results import document_of
 from hushlm.reproduce.study import Outcome, RowOutcome
 
-__all__ = ["outcome_table", "write_page"]
+__all__ = ["outcome_table", "write_index", "write_page"]
 
 
 def outcome_table(document: Mapping[str, Any]) -> Table:
@@ -78,6 +78,30 @@ def write_page(outcome: Outcome, folder: Path) -> Path:
     write_atomic(folder / f"{stem}.csv", _csv(table))
     path = folder / f"{stem}.md"
     write_atomic(path, _markdown(document, table, [f"{stem}-{kind}.png" for kind in pictures]))
+    return path
+
+
+def write_index(documents: Sequence[Mapping[str, Any]], folder: Path) -> Path:
+    """Write README.md into a folder of pages: every claim of every page with its verdict. Returns: its path."""
+    lines = [
+        "# The paper, claim by claim",
+        "",
+        "Written by `hushlm reproduce`. A comparison is reproduced when every seed shows it and contradicted when every seed shows the "
+        "opposite; an order, by Spearman's rank correlation (at least 0.8, or below 0). The numbers stand on each page.",
+        "",
+        "| page | claim | verdict |",
+        "|---|---|---|",
+    ]
+    for document in documents:
+        stem = f"{document['name']}-{document['preset']}"
+        for claim in document["claims"]:
+            whose = " (our own claim)" if claim["ours"] else ""
+            lines.append(f"| [{document['name']}]({stem}.md) | {claim['text']}{whose} | {claim['verdict']} |")
+    without = [f"[{document['name']}]({document['name']}-{document['preset']}.md)" for document in documents if not document["claims"]]
+    if without:
+        lines += ["", f"Figures without a claim of their own: {', '.join(without)}."]
+    path = folder / "README.md"
+    write_atomic(path, "\n".join(lines) + "\n")
     return path
 
 
