@@ -133,7 +133,15 @@ class TrainingConfig:
         evaluate_every: steps between validations.
         evaluation_batches: batches a validation.
         watch_every: steps between entropy records.
-        threads: of the linear algebra; 0 leaves the library's choice.
+        threads: of the linear algebra; 0 takes one for models less than 512 wide, and the library's choice for others.
+        parallel: how processes started by torchrun share the work: "none" (one process), "ddp" (each holds the whole model) or "fsdp"
+            (each holds a part of every layer, FSDP2).
+        micro_batch: sequences of one forward and backward pass; None takes a process's whole share of the batch at once.
+        precision: "fp32", or "bf16" (autocast; weights, gradients, attention scores and entropies stay float32).
+        activation_checkpointing: compute each block's inside again in the backward pass instead of keeping it.
+        compile: run the model through torch.compile.
+        device: "cpu", or "cuda" (one GPU for each process).
+        track: also send the numbers of metrics.jsonl to "tensorboard" or "wandb".
     """
 
     steps: int = Field(default=1200, ge=1)
@@ -150,6 +158,13 @@ class TrainingConfig:
     evaluation_batches: int = Field(default=32, ge=1)
     watch_every: int = Field(default=10, ge=1)
     threads: int = Field(default=0, ge=0)
+    parallel: Literal["none", "ddp", "fsdp"] = "none"
+    micro_batch: int | None = Field(default=None, ge=1)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    activation_checkpointing: bool = False
+    compile: bool = False
+    device: Literal["cpu", "cuda"] = "cpu"
+    track: Literal["none", "tensorboard", "wandb"] = "none"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,9 @@ from typing import Any
 __all__ = [
     "MANIFEST",
     "check_replaceable",
+    "check_writable",
     "current_folder",
+    "folder_candidates",
     "new_folder",
     "verify_manifest",
     "write_atomic",
@@ -109,6 +111,31 @@ def current_folder(folder: Path) -> Path:
     return aside if not folder.exists() and aside.is_dir() else folder
 
 
+def folder_candidates(folder: Path) -> list[Path]:
+    """Where a whole content of `folder` may lie, the newest first: there, and set aside beside it. Empty if there is nothing."""
+    return [path for path in (folder, _aside(folder.absolute())) if path.is_dir() and any(path.iterdir())]
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse early to work for something that can't be written: tries it with an empty folder beside `folder`, which is removed again.
+
+    Raises:
+        ValueError: one sentence, if nothing can be made there.
+    """
+    folder = folder.absolute()
+    probe = folder.with_name(f".{folder.name}.new.{os.getpid()}")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        probe.mkdir(exist_ok=True)
+        write_atomic(probe / "probe", "0")
+    except OSError as error:
+        raise ValueError(
+            f"Nothing can be written to {folder.parent} ({error.strerror}): choose another folder, or make it writable."
+        ) from None
+    finally:
+        shutil.rmtree(probe, ignore_errors=True)
+
+
 def check_replaceable(folder: Path) -> None:
     """Refuse to replace what is not ours.
 
@@ -162,6 +189,8 @@ def _publish(temporary: Path, folder: Path, replace: bool) -> None:
         temporary.rename(folder)
     except OSError:
         # rename refuses a folder that is not empty: another process was first with the same content.
+        if replace and aside.is_dir() and not folder.exists():
+            aside.rename(folder)
         if replace or not folder.is_dir():
             raise
     _sync_folder(folder.parent)

@@ -110,7 +110,7 @@ def test_a_run_that_diverges_ends_with_one_and_says_why(
 
 def test_resuming_goes_on_to_the_same_end(settings: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # The longer run stops nowhere; the other is cut by a checkpoint on the way and taken up from there.
-    code = main(["train", "--config", str(settings), "--resume_from", str(checkpoint), "--training.steps", "13", "--progress", "none"])
+    code = main(["train", "--config", str(settings), "--resume", str(checkpoint), "--training.steps", "13", "--progress", "none"])
     assert code == 2
     assert "training.steps = 12, not 13" in capsys.readouterr().err
 

@@ -15,11 +15,13 @@ import yaml
 from hushlm.config import DataConfig, EntropyConfig, ModelShape, RunConfig, TrainingConfig
 
 if TYPE_CHECKING:
-    from hushlm.training import StepRecord, TrainingResult
+    from hushlm.training import StepRecord, TrainingResult, World
 
 __all__ = ["run_file", "train"]
 
 EVENT_EVERY_SECONDS = 0.2
+
+_Progress = Literal["auto", "json", "none"]
 
 
 def train(
@@ -29,15 +31,16 @@ def train(
     training: TrainingConfig = TrainingConfig(),
     entropy: EntropyConfig = EntropyConfig(),
     output: Path = RunConfig.output,
-    resume_from: Path | None = None,
+    resume: str | None = None,
     checkpoint_every: int | None = None,
-    progress: Literal["auto", "json", "none"] = "auto",
+    progress: _Progress = "auto",
     json: bool = False,
 ) -> int:
     """Train an architecture from scratch and write a checkpoint.
 
     The resolved settings are saved in the checkpoint (config.json) and beside it (OUTPUT.run.yaml), ready for `--config`. A run
-    that diverges is stopped before the update that would spoil the weights; the exit code is then 1.
+    that diverges is stopped before the update that would spoil the weights; the exit code is then 1. SIGTERM saves a checkpoint
+    and ends with 0. Several processes: torchrun --nproc-per-node 2 -m hushlm train --training.parallel ddp ...
 
     Args:
         architecture: a name, see `hushlm architectures`.
@@ -46,23 +49,40 @@ def train(
         training: optimisation
         entropy: entropy regulariser (used by EReg architectures) and temperature
         output: folder of the checkpoint; an earlier checkpoint there is replaced.
-        resume_from: a checkpoint of the same run to go on from.
+        resume: "auto" to go on from the last whole checkpoint at OUTPUT, if there is one; or the folder of a checkpoint of the same run.
         checkpoint_every: updates between checkpoints on the way; only the final one by default.
         progress: "auto" (bars on a terminal, lines elsewhere), "json" (one event a line on standard output), or "none".
         json: print the result as one JSON document.
     """
-    from hushlm.data import open_token_store
-    from hushlm.files import check_replaceable, write_atomic
-    from hushlm.training import Divergence
-    from hushlm.training import train as run_training
+    from hushlm.training import open_world
 
     config = RunConfig(architecture=architecture, shape=shape, data=data, training=training, entropy=entropy, output=output)
-    check_replaceable(output)
-    store = open_token_store(data)
-    values = config.to_dict()
-    values["shape"]["vocabulary"] = store.vocabulary
-    write_atomic(run_file(output), yaml.safe_dump(values, sort_keys=False))
-    reporter = _Reporter(str(config.parsed_architecture), training.steps, progress)
+    with open_world(training) as world:
+        try:
+            return _train(config, world, resume, checkpoint_every, progress if world.rank == 0 else "none", json and world.rank == 0)
+        except ValueError:
+            if world.rank > 0:  # the first process says it
+                return 2
+            raise
+
+
+def _train(config: RunConfig, world: World, resume: str | None, checkpoint_every: int | None, progress: _Progress, json: bool) -> int:
+    from hushlm.data import open_token_store
+    from hushlm.files import check_replaceable, write_atomic
+    from hushlm.training import Divergence, Preempted
+    from hushlm.training import train as run_training
+
+    def prepare() -> None:
+        check_replaceable(config.output)
+        values = config.to_dict()
+        values["shape"]["vocabulary"] = open_token_store(config.data).vocabulary
+        if resume is None or not run_file(config.output).exists():  # a refused resume must not change another run's settings
+            write_atomic(run_file(config.output), yaml.safe_dump(values, sort_keys=False))
+
+    world.first(prepare)
+    store = open_token_store(config.data)
+    reporter = _Reporter(str(config.parsed_architecture), config.training.steps, progress)
+    resume_from: Path | Literal["auto"] | None = "auto" if resume == "auto" else Path(resume) if resume is not None else None
     try:
         with reporter:
             result = run_training(config, store, on_step=reporter.step, resume_from=resume_from, checkpoint_every=checkpoint_every)
@@ -72,14 +92,24 @@ def train(
             _emit(event)
         elif json:
             _print_json(event)
-        print(f"hushlm: {divergence.reason}", file=sys.stderr)
+        if world.rank == 0:
+            print(f"hushlm: {divergence.reason}", file=sys.stderr)
         return 1
+    except Preempted as preempted:
+        event = {"event": "stopped", "step": preempted.step, "steps": config.training.steps, "checkpoint": str(preempted.folder)}
+        if progress == "json":
+            _emit(event)
+        elif json:
+            _print_json(event)
+        if world.rank == 0:
+            print(f"hushlm: {preempted}", file=sys.stderr)
+        return 0
     summary = _summary(result)
     if progress == "json":
         _emit({"event": "done", **summary})
     elif json:
         _print_json(summary)
-    else:
+    elif world.rank == 0:
         _print_summary(summary)
     return 0
 
@@ -92,7 +122,7 @@ def run_file(output: Path) -> Path:
 class _Reporter:
     """Tells a reader, or another program, how far a run is."""
 
-    def __init__(self, name: str, steps: int, kind: Literal["auto", "json", "none"]) -> None:
+    def __init__(self, name: str, steps: int, kind: _Progress) -> None:
         from hushlm.report.progress import RunsProgress
 
         self._name, self._kind = name, kind

@@ -37,12 +37,16 @@ class Sampler:
         _check(tokens, context)
         self._tokens, self._batch, self._context, self._seed, self._position = tokens, batch, context, seed, 0
 
-    def next(self) -> torch.Tensor:
-        """The next batch, int64 (B, T+1): inputs are [:, :-1], targets [:, 1:]."""
+    def next(self, rows: slice = slice(None)) -> torch.Tensor:
+        """The next batch, int64 (B, T+1): inputs are [:, :-1], targets [:, 1:].
+
+        Args:
+            rows: the sequences wanted of it, all by default; the position moves on alike.
+        """
         generator = np.random.Generator(np.random.Philox(key=np.array([self._seed, self._position], dtype=np.uint64)))
         starts = generator.integers(0, len(self._tokens) - self._context, size=self._batch)
         self._position += 1
-        return _windows(self._tokens, starts, self._context)
+        return _windows(self._tokens, starts[rows], self._context)
 
     def state(self) -> dict[str, int]:
         """Everything that decides the batches to come, plain integers."""

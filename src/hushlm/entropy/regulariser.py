@@ -77,12 +77,17 @@ class EntropyRegulariser(nn.Module):
         layers, heads = self.threshold_LH.shape
         if entropy_nats_LBHT.ndim != 4 or (entropy_nats_LBHT.shape[0], entropy_nats_LBHT.shape[2]) != (layers, heads):
             raise ValueError(f"Entropies must have shape ({layers}, B, {heads}, T), but have {tuple(entropy_nats_LBHT.shape)}.")
-        target_nats_LH = self.threshold_LH * self.maximum_nats
         if self.reduction == "algorithm":
-            penalty_LH = self._outside_margin(entropy_nats_LBHT.mean(dim=(1, 3)) - target_nats_LH)
-        else:
-            penalty_LH = self._outside_margin(entropy_nats_LBHT - target_nats_LH[:, None, :, None]).sum(dim=(1, 3))
-        return penalty_LH.mean()
+            return self.penalty_of_means(entropy_nats_LBHT.mean(dim=(1, 3)))
+        target_nats_LH = self.threshold_LH * self.maximum_nats
+        return self._outside_margin(entropy_nats_LBHT - target_nats_LH[:, None, :, None]).sum(dim=(1, 3)).mean()
+
+    def penalty_of_means(self, entropy_nats_LH: Tensor) -> Tensor:
+        """The penalty of the "algorithm" reduction from the heads' means over the whole batch, E above; a scalar in nats^2.
+
+        For a batch that is split over micro-batches or processes, whose parts' penalties would not add up to the batch's.
+        """
+        return self._outside_margin(entropy_nats_LH - self.threshold_LH * self.maximum_nats).mean()
 
     def _outside_margin(self, delta_nats: Tensor) -> Tensor:
         return torch.where(delta_nats.abs() > self.tolerance_nats, delta_nats.square(), 0.0)

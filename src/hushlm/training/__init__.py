@@ -11,22 +11,28 @@ from hushlm.training.optimiser import (
     restore_optimiser,
     weight_decays,
 )
+from hushlm.training.preemption import Preempted
 from hushlm.training.watch import Divergence, EntropyWatch
+from hushlm.training.world import World, linear_algebra_threads, open_world
 
 __all__ = [
     "Checkpoint",
     "Divergence",
     "EntropyWatch",
     "Evaluation",
+    "Preempted",
     "StepRecord",
     "TrainingResult",
     "TrainingState",
+    "World",
     "build_model",
     "evaluate",
     "learning_rate",
+    "linear_algebra_threads",
     "load_checkpoint",
     "load_training_state",
     "make_optimiser",
+    "open_world",
     "optimiser_tensors",
     "regulariser_weight",
     "restore_optimiser",

@@ -70,7 +70,7 @@ class TrainingState:
     Attributes:
         optimiser: tensors by name, see `optimiser_tensors`.
         sampler: `Sampler.state()`.
-        random_state: of torch's generator.
+        random_state: of torch's generator, one row a rank; a single row may lack its first dimension.
     """
 
     optimiser: dict[str, torch.Tensor]
@@ -105,7 +105,7 @@ def save_checkpoint(
     folder: Path,
     *,
     config: RunConfig,
-    model: LanguageModel,
+    model: LanguageModel | Mapping[str, torch.Tensor],
     tokenizer: Tokenizer,
     regulariser: EntropyRegulariser | None,
     metrics: Sequence[Mapping[str, Any]],
@@ -121,7 +121,7 @@ def save_checkpoint(
     Args:
         folder: where; an earlier checkpoint there is replaced.
         config: the run's.
-        model: trained so far.
+        model: trained so far, or its state, put together from the shards of several processes.
         tokenizer: the run's.
         regulariser: with its thresholds, or None.
         metrics: rows so far; every number finite.
@@ -143,13 +143,16 @@ def save_checkpoint(
         "python": platform.python_version(),
         "versions": {package: version(package) for package in _PACKAGES},
     }
+    weights = dict(model.state_dict() if isinstance(model, torch.nn.Module) else model)
+    rows = "".join(json.dumps(row, allow_nan=False) + "\n" for row in metrics)
     with new_folder(folder, replace=True) as temporary:
         write_atomic(temporary / "config.json", _json({"format": _FORMAT, **about, "provenance": provenance}))
-        write_atomic(temporary / "model.safetensors", tensor_bytes(model.state_dict()))
+        write_atomic(temporary / "model.safetensors", tensor_bytes(weights))
         write_atomic(temporary / "tokenizer.json", tokenizer.to_str())
-        write_atomic(temporary / "metrics.jsonl", "".join(json.dumps(row, allow_nan=False) + "\n" for row in metrics))
+        write_atomic(temporary / "metrics.jsonl", rows)
         write_atomic(temporary / "state/optimiser.safetensors", tensor_bytes({**state.optimiser, "random_state": state.random_state}))
-        write_atomic(temporary / "state/progress.json", _json({"step": step, "sampler": state.sampler}))
+        progress = {"step": step, "sampler": state.sampler, "metrics_bytes": len(rows.encode())}
+        write_atomic(temporary / "state/progress.json", _json(progress))
         if regulariser is not None:
             write_atomic(temporary / "state/regulariser.safetensors", tensor_bytes(regulariser.state_dict()))
 

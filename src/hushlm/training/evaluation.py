@@ -6,6 +6,7 @@ Legend: B batch, T tokens, H heads, L layers, V vocabulary.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from hushlm.data import Tokens, fixed_batches
 from hushlm.model import LanguageModel
+from hushlm.training.world import World
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -34,7 +36,7 @@ class Evaluation:
     tokens: int
 
 
-def evaluate(model: LanguageModel, tokens: Tokens, batch: int, context: int, batches: int) -> Evaluation:
+def evaluate(model: LanguageModel, tokens: Tokens, batch: int, context: int, batches: int, world: World = World()) -> Evaluation:
     """Evaluate on the same evenly spaced windows every time (`fixed_batches`); the model's mode and weights stay as they were.
 
     Args:
@@ -43,25 +45,45 @@ def evaluate(model: LanguageModel, tokens: Tokens, batch: int, context: int, bat
         batch: B.
         context: T, at most the model's.
         batches: how many, at most.
+        world: ranks that share the batches; each gets the whole result.
 
     Raises:
         ValueError: if the split is shorter than one window.
     """
     training = model.training
     model.eval()
+    device = model.embedding.weight.device
     loss_sum, count = 0.0, 0
     entropy_sum_LH: torch.Tensor | None = None
     try:
-        with torch.inference_mode():
-            for window_BT in fixed_batches(tokens, batch, context, batches):
-                output = model(window_BT[:, :-1], with_entropy=True)
-                targets = window_BT[:, 1:].reshape(-1)
+        # Not inference mode: shards unsharded there could not be trained on.
+        with torch.no_grad():
+            for window_BT, counts in _shared(fixed_batches(tokens, batch, context, batches), world):
+                output = model(window_BT[:, :-1].to(device), with_entropy=True)
+                if not counts:
+                    continue
+                targets = window_BT[:, 1:].reshape(-1).to(device)
                 loss_sum += F.cross_entropy(output.logits_BTV.flatten(0, 1), targets, reduction="sum").item()
                 count += targets.numel()
                 sum_LH = output.entropy_nats_LBHT.double().sum(dim=(1, 3))
                 entropy_sum_LH = sum_LH if entropy_sum_LH is None else entropy_sum_LH + sum_LH
     finally:
         model.train(training)
+    if world.size > 1:
+        if entropy_sum_LH is None:
+            entropy_sum_LH = torch.zeros(model.shape.layers, model.shape.heads, dtype=torch.float64, device=device)
+        loss_sum, count = world.sum(torch.tensor([loss_sum, count], dtype=torch.float64, device=device)).tolist()
+        entropy_sum_LH = world.sum(entropy_sum_LH)
     assert entropy_sum_LH is not None  # fixed_batches yields at least one window
     loss = loss_sum / count
-    return Evaluation(loss, math.exp(loss) if loss < 700 else math.inf, (entropy_sum_LH / count).clone(), count)
+    return Evaluation(loss, math.exp(loss) if loss < 700 else math.inf, (entropy_sum_LH / count).cpu().clone(), int(count))
+
+
+def _shared(windows: Iterator[torch.Tensor], world: World) -> Iterator[tuple[torch.Tensor, bool]]:
+    """This rank's batches, and whether they count: every rank makes as many passes, for the passes of sharded models are joint ones."""
+    index = -1
+    for index, window_BT in enumerate(windows):
+        if index % world.size == world.rank:
+            yield window_BT, True
+    if world.size > 1 and (index + 1) % world.size not in (0, *range(world.rank + 1, world.size)):
+        yield window_BT, False

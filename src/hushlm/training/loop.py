@@ -5,27 +5,32 @@ Legend: B batch, T tokens, H heads, L layers, V vocabulary.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import nn
-from torch.nn import functional as F
+from torch import Tensor, nn
 
 from hushlm.config import RunConfig
 from hushlm.data import Sampler, TokenStore
 from hushlm.entropy import EntropyRegulariser
-from hushlm.files import check_replaceable, write_atomic
+from hushlm.files import check_replaceable, check_writable, write_atomic
 from hushlm.model import LanguageModel
-from hushlm.training.checkpoint import TrainingState, build_model, load_checkpoint, load_training_state, save_checkpoint
+from hushlm.training.checkpoint import Checkpoint, TrainingState, build_model, load_checkpoint, load_training_state, save_checkpoint
 from hushlm.training.evaluation import Evaluation, evaluate
+from hushlm.training.gradient import BatchLoss, backpropagate, head_entropies
 from hushlm.training.optimiser import learning_rate, make_optimiser, optimiser_tensors, regulariser_weight, restore_optimiser
+from hushlm.training.preemption import Preempted, Termination, termination
+from hushlm.training.records import LiveRows, entropy_verdict, layer_gradients, lines, statistics
+from hushlm.training.resume import checkpoint_of
+from hushlm.training.team import Team, clip, total_norm, whole
+from hushlm.training.track import Tracker, open_tracker
 from hushlm.training.watch import Divergence, EntropyWatch
+from hushlm.training.world import World, linear_algebra_threads, open_world
 
 __all__ = ["StepRecord", "TrainingResult", "train"]
 
@@ -85,105 +90,119 @@ def train(
     store: TokenStore,
     *,
     on_step: Callable[[StepRecord], None] | None = None,
-    resume_from: Path | None = None,
+    resume_from: Path | Literal["auto"] | None = None,
     checkpoint_every: int | None = None,
 ) -> TrainingResult:
     """Train a model and write its checkpoint to `config.output`.
 
-    The same config and store give the same bytes, whether the run was interrupted and resumed or not; with another number of threads or
-    another processor, sums may round differently.
+    The same config and store give the same bytes, whether the run was interrupted (by a kill at any moment) and resumed or not; with
+    another number of threads, ranks or micro-batches, or another processor, sums may round differently, no more.
 
-    metrics.jsonl has a row for step 1, every `watch_every`-th, every validation and the last step: step, loss, penalty,
-    regulariser_weight, learning_rate, gradient_norm, head_entropy_nats (L x H, batch means), layer_entropy_nats (L), temperature and
-    threshold ({mean, min, max} or None), and on validations validation_loss and validation_perplexity, after the update.
+    metrics.jsonl has a row for step 1, every `watch_every`-th, every validation and the last step; docs/training.md lists its fields.
+    While the run goes on they are in `<output>.metrics.jsonl`.
 
     Args:
         config: the run; `shape.vocabulary` is replaced by the tokenizer's.
         store: from `open_token_store(config.data)`.
-        on_step: called after every update.
-        resume_from: a checkpoint of the same run to go on from.
+        on_step: called after every update; with several processes, at the first one.
+        resume_from: a checkpoint of the same run to go on from; "auto" for the last whole one at `config.output`, if there is any.
         checkpoint_every: updates between checkpoints on the way; None writes only the final one.
 
     Raises:
-        ValueError: one sentence, if `config.output` is not ours to replace, a split is too short, or `resume_from` is another run's.
+        ValueError: one sentence, if `config.output` is not ours to replace or can't be written, a split is too short, `resume_from` is
+            another run's, or the processes don't go with `training.parallel`. What was saved before stays as it was.
         Divergence: before an update that would spoil the weights. The rows so far are in its `metrics` and in
             `<output>.diverged.jsonl`; an earlier checkpoint stays as it was.
+        Preempted: after SIGTERM, with a checkpoint of the updates made.
     """
     config = replace(config, shape=replace(config.shape, vocabulary=store.vocabulary))
     check_replaceable(config.output)
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.training.seed)
+    with open_world(config.training) as world, linear_algebra_threads(config), torch.random.fork_rng(devices=[]), termination() as noted:
+        torch.manual_seed(config.training.seed + world.rank)
+        world.first(lambda: check_writable(config.output))
+        run = _Run(config, store, world, resume_from)
+        tracker = open_tracker(config.training.track, config.output, run.step, config.to_dict()) if world.rank == 0 else None
         try:
-            if config.training.threads:
-                torch.set_num_threads(config.training.threads)
-            run = _Run(config, store)
-            if resume_from is not None:
-                run.resume(resume_from)
-            return run.finish(on_step, checkpoint_every)
+            return run.finish(on_step, checkpoint_every, noted, tracker)
         finally:
-            torch.set_num_threads(threads)
+            if tracker is not None:
+                tracker.close()
 
 
 class _Run:
     """The state of a run between two updates."""
 
-    def __init__(self, config: RunConfig, store: TokenStore) -> None:
+    def __init__(self, config: RunConfig, store: TokenStore, world: World, resume_from: Path | str | None) -> None:
         settings = config.training
-        self.config, self.store, self.settings = config, store, settings
+        self.config, self.store, self.settings, self.world = config, store, settings, world
         self.sampler = Sampler(store.tokens["train"], settings.batch, config.shape.context, settings.seed)
-        self.use(*build_model(config))
         self.watch = EntropyWatch(config.shape.context, config.shape.vocabulary)
         self.metrics: list[dict[str, Any]] = []
         self.evaluation: Evaluation | None = None
         self.step = 0
+        self.saved_step: int | None = None
+        checkpoint = checkpoint_of(config, store.fingerprint, resume_from)
+        self.use(*((checkpoint.model, checkpoint.regulariser) if checkpoint else build_model(config)))
+        if checkpoint is not None:
+            self.restore(checkpoint)
+        world.barrier()  # nobody reads the old checkpoint any more
+        self.live = LiveRows(config.output, self.metrics) if world.rank == 0 else None
 
     def use(self, model: LanguageModel, regulariser: EntropyRegulariser | None) -> None:
-        self.model, self.regulariser = model.train(), regulariser
+        self.team = Team(model.train(), regulariser, self.settings, self.world)
+        self.model, self.regulariser = self.team.model, regulariser
         modules: dict[str, nn.Module] = {"model": model} if regulariser is None else {"model": model, "regulariser": regulariser}
         self.optimiser = make_optimiser(modules, self.settings)
         self.parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
 
-    def resume(self, folder: Path) -> None:
-        """Raises: ValueError if the checkpoint is another run's, or damaged."""
-        checkpoint = load_checkpoint(folder)
-        _same_run(checkpoint.config, self.config)
-        if checkpoint.provenance.get("corpus_fingerprint") != self.store.fingerprint:
-            raise ValueError(f"{folder} was trained on other tokens: use the same corpus and tokenizer, or start a new run.")
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Raises: ValueError if the checkpoint has no usable training state."""
         state = load_training_state(checkpoint)
-        self.use(checkpoint.model, checkpoint.regulariser)
         restore_optimiser(self.optimiser, state.optimiser)
         self.sampler.restore(state.sampler)
-        torch.set_rng_state(state.random_state)
-        self.metrics, self.step = checkpoint.metrics, checkpoint.step
+        states = torch.atleast_2d(state.random_state)
+        if self.world.rank < len(states):  # a rank that joins later keeps the state of its own seed
+            torch.set_rng_state(states[self.world.rank])
+        self.metrics, self.step, self.saved_step = checkpoint.metrics, checkpoint.step, checkpoint.step
         for row in self.metrics:
             self.watch.record(row["step"], row["loss"], row["layer_entropy_nats"])
 
-    def finish(self, on_step: Callable[[StepRecord], None] | None, checkpoint_every: int | None) -> TrainingResult:
+    def finish(
+        self, on_step: Callable[[StepRecord], None] | None, checkpoint_every: int | None, noted: Termination, tracker: Tracker | None
+    ) -> TrainingResult:
         settings, first = self.settings, self.step
         start, cpu_start = time.perf_counter(), time.process_time()
         try:
             while self.step < settings.steps:
                 loss, norm, row = self.update()
                 seconds = time.perf_counter() - start
-                if on_step is not None:
+                if row is not None and self.live is not None:
+                    self.live.add(row)
+                if row is not None and tracker is not None:
+                    tracker.log(row)
+                if on_step is not None and self.world.rank == 0:
                     rate = (self.step - first) * settings.batch * self.config.shape.context / seconds
                     done = self.step
                     on_step(StepRecord(done, settings.steps, loss, learning_rate(done - 1, settings), norm, rate, seconds, row))
-                if checkpoint_every and self.step % checkpoint_every == 0 and self.step < settings.steps:
-                    self.save()
+                if self.step < settings.steps:
+                    stops = self.world.agree(noted.asked)
+                    if stops or (checkpoint_every and self.step % checkpoint_every == 0):
+                        self.save()
+                    if stops:
+                        raise Preempted(self.step, self.config.output)
         except Divergence as divergence:
             divergence.metrics = self.metrics
-            rows = "".join(json.dumps(row) + "\n" for row in self.metrics)
-            write_atomic(self.diverged_file, rows)
+            if self.world.rank == 0:
+                write_atomic(self.diverged_file, lines(self.metrics))
             raise
         if self.evaluation is None:  # resumed at the very end
             self.evaluation = self.validate()
         self.save()
-        self.diverged_file.unlink(missing_ok=True)  # an earlier attempt's
+        if self.world.rank == 0:
+            self.diverged_file.unlink(missing_ok=True)  # an earlier attempt's
         return TrainingResult(
             config=self.config,
-            model=self.model.eval(),
+            model=load_checkpoint(self.config.output).model if settings.parallel == "fsdp" else self.team.release(),
             regulariser=self.regulariser,
             metrics=self.metrics,
             evaluation=self.evaluation,
@@ -204,65 +223,69 @@ class _Run:
         records = validates or number == 1 or number % settings.watch_every == 0
         weight = regulariser_weight(self.step, settings.steps, self.config.entropy) if self.regulariser is not None else 0.0
 
-        window_BT = self.sampler.next()
-        inputs_BT, targets_BT = window_BT[:, :-1], window_BT[:, 1:]
+        window_BT = self.sampler.next(self.world.share(settings.batch))
         self.optimiser.zero_grad(set_to_none=True)
         # Entropies cost memory and time: only where they are penalised or recorded.
-        output = self.model(inputs_BT, with_entropy=records or weight > 0)
-        loss = F.cross_entropy(output.logits_BTV.flatten(0, 1), targets_BT.flatten())
-        penalty = None
-        if self.regulariser is not None and output.entropy_nats_LBHT is not None:
-            penalty = self.regulariser(output.entropy_nats_LBHT)
-        total = loss + weight * penalty if penalty is not None and weight > 0 else loss
-        total.backward()
+        found = backpropagate(self.team, window_BT, settings.batch, weight, settings, with_entropy=records)
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        loss_value, total_value, norm_value = torch.stack((loss.detach(), total.detach(), norm)).tolist()
+        norm = total_norm(gradients)
+        norm_value = norm.item()
 
-        head_entropy_nats: list[list[float]] = []
-        if records or not math.isfinite(total_value + norm_value):
-            entropy_nats_LBHT = output.entropy_nats_LBHT
-            if entropy_nats_LBHT is None:
-                # The step that broke is not a recorded one: look again, so that the report names the layers as they are now.
-                with torch.no_grad():
-                    entropy_nats_LBHT = self.model(inputs_BT, with_entropy=True).entropy_nats_LBHT
-            head_entropy_nats = entropy_nats_LBHT.detach().mean(dim=(1, 3)).tolist()
-        layer_entropy_nats = [sum(heads) / len(heads) for heads in head_entropy_nats]
-        self.watch.check(number, total_value, norm_value, layer_entropy_nats)
+        observed: dict[str, Any] = {}
+        if records or not math.isfinite(found.total + norm_value):
+            observed = self.observe(found, window_BT)
+        layer_entropy_nats = observed.get("layer_entropy_nats", [])
+        self.watch.check(number, found.total, norm_value, layer_entropy_nats, observed.get("nonfinite_gradients", []))
         if records:
-            self.watch.record(number, loss_value, layer_entropy_nats)
+            self.watch.record(number, found.loss, layer_entropy_nats)
+            observed |= entropy_verdict(observed["head_entropy_nats"], self.config.shape.context)
 
         rate = learning_rate(self.step, settings)
         if settings.clip_norm is not None and norm_value > settings.clip_norm:
-            nn.utils.clip_grads_with_norm_(self.parameters, settings.clip_norm, norm)
+            clip(gradients, settings.clip_norm, norm)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.optimiser.step()
         self.step = number
         if not records:
-            return loss_value, norm_value, None
+            return found.loss, norm_value, None
 
         row: dict[str, Any] = {
             "step": number,
-            "loss": loss_value,
-            "penalty": penalty.item() if penalty is not None else None,
+            "loss": found.loss,
+            "penalty": found.penalty,
             "regulariser_weight": weight,
             "learning_rate": rate,
             "gradient_norm": norm_value,
-            "head_entropy_nats": head_entropy_nats,
-            "layer_entropy_nats": layer_entropy_nats,
-            "temperature": _statistics([p for name, p in self.model.named_parameters() if name.endswith(".temperature")]),
-            "threshold": _statistics(list(self.regulariser.parameters()) if self.regulariser is not None else []),
+            **observed,
+            "temperature": statistics([p for name, p in self.model.named_parameters() if name.endswith(".temperature")]),
+            "threshold": statistics(list(self.regulariser.parameters()) if self.regulariser is not None else []),
         }
         if validates:
             self.evaluation = self.validate()
             row |= {"validation_loss": self.evaluation.loss_nats, "validation_perplexity": self.evaluation.perplexity}
         self.metrics.append(row)
-        return loss_value, norm_value, row
+        return found.loss, norm_value, row
+
+    def observe(self, found: BatchLoss, window_BT: Tensor) -> dict[str, Any]:
+        """What the watch wants to know of an update's entropies and gradients."""
+        entropy_nats_LH, nonfinite_entropies = found.entropy_nats_LH, found.nonfinite_entropies_L
+        if entropy_nats_LH is None or nonfinite_entropies is None:
+            # The step that broke is not a recorded one: look again, so that the report names the layers as they are now.
+            entropy_nats_LH, nonfinite_entropies = head_entropies(self.team, window_BT, self.settings.batch, self.settings)
+        head_entropy_nats = entropy_nats_LH.tolist()
+        norms, nonfinite_gradients = layer_gradients(self.model, self.config.shape.layers)
+        return {
+            "head_entropy_nats": head_entropy_nats,
+            "layer_entropy_nats": [sum(heads) / len(heads) for heads in head_entropy_nats],
+            "layer_gradient_norm": norms,
+            "nonfinite_entropies": nonfinite_entropies,
+            "nonfinite_gradients": nonfinite_gradients,
+        }
 
     def validate(self) -> Evaluation:
-        settings = self.settings
-        return evaluate(self.model, self.store.tokens["validation"], settings.batch, self.config.shape.context, settings.evaluation_batches)
+        settings, tokens = self.settings, self.store.tokens["validation"]
+        return evaluate(self.model, tokens, settings.batch, self.config.shape.context, settings.evaluation_batches, self.world)
 
     @property
     def diverged_file(self) -> Path:
@@ -270,38 +293,35 @@ class _Run:
         return output.with_name(f"{output.name}.diverged.jsonl")
 
     def save(self) -> None:
-        save_checkpoint(
-            self.config.output,
-            config=self.config,
-            model=self.model,
-            tokenizer=self.store.tokenizer,
-            regulariser=self.regulariser,
-            metrics=self.metrics,
-            step=self.step,
-            corpus=self.store.corpus_name,
-            corpus_fingerprint=self.store.fingerprint,
-            state=TrainingState(optimiser_tensors(self.optimiser), dict(self.sampler.state()), torch.get_rng_state()),
-        )
+        """Every rank takes part, the first one writes.
 
+        Raises:
+            ValueError: one sentence, if it could not be written; the checkpoint before it is still there.
+        """
+        weights = {name: whole(tensor) for name, tensor in self.model.state_dict().items()}
+        optimiser = {name: whole(tensor) for name, tensor in optimiser_tensors(self.optimiser).items()}
+        randoms = self.world.gather(torch.get_rng_state().to(self.world.device)).cpu()
 
-def _same_run(saved: RunConfig, wanted: RunConfig) -> None:
-    """Raises: ValueError naming the first setting in which two runs differ; where files lie and how many threads run may differ."""
-    left, right = saved.to_dict(), wanted.to_dict()
-    for values in (left, right):
-        values["training"].pop("threads")
-        values["data"].pop("cache")
-        values.pop("output")
-    for section, value in left.items():
-        pairs = value.items() if isinstance(value, dict) else [("", value)]
-        for name, before in pairs:
-            now = right[section][name] if isinstance(value, dict) else right[section]
-            if before != now:
-                setting = f"{section}.{name}" if name else section
-                raise ValueError(f"The checkpoint was trained with {setting} = {before}, not {now}: resume with the same settings.")
+        def write() -> None:
+            try:
+                save_checkpoint(
+                    self.config.output,
+                    config=self.config,
+                    model=weights,
+                    tokenizer=self.store.tokenizer,
+                    regulariser=self.regulariser,
+                    metrics=self.metrics,
+                    step=self.step,
+                    corpus=self.store.corpus_name,
+                    corpus_fingerprint=self.store.fingerprint,
+                    state=TrainingState(optimiser, dict(self.sampler.state()), randoms),
+                )
+            except OSError as error:
+                kept = f"that of step {self.saved_step} is whole" if self.saved_step else "there is none before it"
+                raise ValueError(
+                    f"The checkpoint of step {self.step} could not be written to {self.config.output} ({error.strerror}); {kept}. "
+                    "Make room and go on with --resume auto."
+                ) from error
 
-
-def _statistics(tensors: list[nn.Parameter]) -> dict[str, float] | None:
-    if not tensors:
-        return None
-    values = torch.cat([tensor.detach().flatten() for tensor in tensors])
-    return {"mean": values.mean().item(), "min": values.min().item(), "max": values.max().item()}
+        self.world.first(write)
+        self.saved_step = self.step

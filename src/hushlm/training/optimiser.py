@@ -8,8 +8,10 @@ from collections.abc import Mapping
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from hushlm.config import EntropyConfig, TrainingConfig
+from hushlm.training.team import shard_like
 
 __all__ = ["learning_rate", "make_optimiser", "optimiser_tensors", "regulariser_weight", "restore_optimiser", "weight_decays"]
 
@@ -38,9 +40,11 @@ def make_optimiser(modules: Mapping[str, nn.Module], config: TrainingConfig) -> 
     for prefix, module in modules.items():
         for name, parameter in module.named_parameters():
             (decay if weight_decays(name, parameter) else plain).append((f"{prefix}.{name}", parameter))
+    # Sharded parameters, if any, are groups of their own: one call of the fused kernel takes one kind.
     groups = [
-        {"params": decay, "weight_decay": config.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+        {"params": [(name, p) for name, p in members if isinstance(p, DTensor) == sharded], "weight_decay": weight_decay}
+        for members, weight_decay in ((decay, config.weight_decay), (plain, 0.0))
+        for sharded in (False, True)
     ]
     # fused: one kernel over all parameters; the steps of small models are bound by the calls, not by the arithmetic.
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.learning_rate, betas=config.betas, fused=True)
@@ -71,7 +75,7 @@ def restore_optimiser(optimiser: torch.optim.AdamW, tensors: Mapping[str, torch.
         key, _, name = label.partition("/")
         if name not in known or (key != "step" and tensor.shape != known[name][1].shape):
             raise ValueError(f"The saved optimiser state {label!r} does not fit the model: the checkpoint is another architecture's.")
-        state.setdefault(known[name][0], {})[key] = tensor
+        state.setdefault(known[name][0], {})[key] = tensor if key == "step" else shard_like(tensor, known[name][1])
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 

@@ -87,7 +87,14 @@ class EntropyWatch:
                 step, f"the loss blew up to {loss:.3g} nats from a best of {self._best_loss:.3g}, for {PATIENCE_RECORDS} records in a row"
             )
 
-    def check(self, step: int, loss: float, gradient_norm: float, layer_entropy_nats: Sequence[float]) -> None:
+    def check(
+        self,
+        step: int,
+        loss: float,
+        gradient_norm: float,
+        layer_entropy_nats: Sequence[float],
+        nonfinite_gradients: Sequence[int] = (),
+    ) -> None:
         """Refuse an update that is not finite.
 
         Args:
@@ -95,6 +102,7 @@ class EntropyWatch:
             loss: of the step, penalty included.
             gradient_norm: over all parameters.
             layer_entropy_nats: of the step where known, else empty.
+            nonfinite_gradients: how many numbers of each layer's gradient are not finite, where known.
 
         Raises:
             Divergence: if loss, norm or an entropy is not finite; its sentence names the collapsed layers and since when.
@@ -102,6 +110,9 @@ class EntropyWatch:
         wrong = [f"the {name} is {value}" for name, value in (("loss", loss), ("gradient norm", gradient_norm)) if not math.isfinite(value)]
         if not all(map(math.isfinite, layer_entropy_nats)):
             wrong.append("attention is not finite in " + _names([i for i, e in enumerate(layer_entropy_nats) if not math.isfinite(e)]))
+        if wrong and any(nonfinite_gradients):
+            layers = [layer for layer, count in enumerate(nonfinite_gradients) if count]
+            wrong.append(f"{sum(nonfinite_gradients):,} numbers of the gradient in {_names(layers)} are not finite")
         if wrong:
             self._note(step, layer_entropy_nats)
             raise self._divergence(step, " and ".join(wrong))
