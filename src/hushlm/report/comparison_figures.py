@@ -29,9 +29,9 @@ def perplexity_figure(rows: Sequence[tuple[str, Sequence[float]]]) -> Figure:
     means = [statistics.mean(values) for _, values in rows]
     every = [value for _, values in rows for value in values]
     low = min(every) - 0.15 * (max(every) - min(every) or 1.0)
-    bars = axis.barh(places, [mean - low for mean in means], left=low, height=0.6, color=RANGE_COLOURS[2], edgecolor=INK, linewidth=0.5)
-    axis.bar_label(bars, labels=[f"{mean:.2f}" for mean in means], fontsize=8, padding=8)
-    for place, (_, values) in zip(places, rows, strict=True):
+    axis.barh(places, [mean - low for mean in means], left=low, height=0.6, color=RANGE_COLOURS[2], edgecolor=INK, linewidth=0.5)
+    for place, mean, (_, values) in zip(places, means, rows, strict=True):
+        axis.annotate(f"{mean:.2f}", (max(values), place), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8)
         for marker, value in zip(MARKERS, values, strict=False):
             axis.plot(value, place, marker, color=RANGE_COLOURS[0], markersize=4)
     axis.axvline(means[0], color=INK, linewidth=0.8, linestyle="--")
