@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hushlm.private.answers import StepTraffic, TokenAnswer, traffic_by
@@ -34,6 +36,20 @@ def test_draws_follow_the_softmax() -> None:
 def test_top_k_draws_only_from_the_top() -> None:
     choose = Sampling(temperature=5.0).chooser(RevealPolicy.parse("topk:2"))
     assert {choose(answer(top=[(40, 1.0), (2, 0.5)])) for _ in range(200)} == {40, 2}
+
+
+@given(st.lists(st.floats(-8, 8), min_size=1, max_size=12), st.floats(0.01, 1), st.integers(0, 1000))
+def test_a_nucleus_is_the_fewest_that_reach_its_probability(logits: list[float], top_p: float, seed: int) -> None:
+    probabilities = np.exp(logits) / np.exp(logits).sum()
+    token = Sampling(temperature=1.0, top_p=top_p, seed=seed).chooser(LOGITS)(answer(logits))
+    # Whatever is strictly likelier than the drawn token does not reach top_p without it.
+    assert probabilities[probabilities > probabilities[token] * (1 + 1e-9)].sum() < top_p + 1e-9
+
+
+def test_draws_from_a_nucleus_keep_their_proportions() -> None:
+    choose = Sampling(temperature=1.0, top_p=0.75, seed=5).chooser(LOGITS)
+    drawn = np.bincount([choose(answer(list(np.log([0.5, 0.1, 0.3, 0.1])))) for _ in range(20_000)], minlength=4) / 20_000
+    np.testing.assert_allclose(drawn, [0.625, 0, 0.375, 0], atol=0.015)
 
 
 def test_the_same_seed_draws_the_same() -> None:

@@ -80,6 +80,7 @@ def test_private_answers_equal_the_plaintext_ones(
         assert answer["prompt_text"] == served_checkpoint.tokenizer.decode(tokens)
         for part in (answer, answer["set_up"]):
             assert min(part["bytes_client_to_server"], part["bytes_server_to_client"], part["messages"], part["seconds"]) > 0
+        assert answer["expected_bytes"] == pytest.approx(answer["bytes_client_to_server"] + answer["bytes_server_to_client"], rel=0.1)
         for count in ("bytes_client_to_server", "bytes_server_to_client", "messages"):
             by_operation = sum(moved[count] for moved in answer["by_operation"].values())
             assert by_operation == sum(moved[count] for moved in answer["by_layer"].values())
@@ -93,7 +94,7 @@ def test_private_answers_equal_the_plaintext_ones(
     # The engine's keys are most of the set-up, and do not depend on the question.
     sizes = [answer["set_up"]["bytes_client_to_server"] for answer in answers]
     assert abs(sizes[0] - sizes[1]) < 0.01 * sizes[0]
-    assert log.count("finished") == 2
+    assert log.count('"outcome": "finished"') == 2
     assert "Traceback" not in log
     assert session_folders(tmp_path) == []
 
@@ -131,6 +132,11 @@ def test_a_server_finishes_its_session_before_it_stops(
     assert query[-1].step == query[-1].steps
     assert {progress.layer for progress in query} == {None, 1, 2}
     assert {progress.layers for progress in query} == {2}
+    shares = [progress.done_share for progress in query]
+    assert shares == sorted(shares)
+    assert 0 < shares[0] < shares[-1] == pytest.approx(1)
+    assert query[-1].remaining_seconds == pytest.approx(0, abs=1e-6)
+    assert min(progress.remaining_seconds for progress in query[:-1]) > 0
     # A step's traffic is the token's, but for the opening of the answer.
     assert 0 < query[-1].traffic.total_bytes <= answer.query.total_bytes
     assert answer.query == sum((part.traffic for part in answer.answers), Traffic())

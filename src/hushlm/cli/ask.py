@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from hushlm.private.answers import StepTraffic, TokenAnswer
-    from hushlm.private.client import PrivateAnswer, Progress
+    from hushlm.private.client import PrivateAnswer
     from hushlm.private.description import RevealPolicy
     from hushlm.private.sampling import Sampling
     from hushlm.private.traffic import Traffic
@@ -27,12 +27,15 @@ def ask(
     new_tokens: int = 8,
     reveal: str = "token",
     temperature: float = 0.0,
+    top_p: float = 1.0,
     seed: int = 0,
     mode: Literal["plain", "simulate", "two-party"] = "two-party",
     truncate: bool = False,
     client: str = "client",
     listen_host: str | None = None,
+    retries: int = 0,
     connect_seconds: float = 30.0,
+    queue_seconds: float = 3600.0,
     silent_seconds: float = 120.0,
     json: bool = False,
 ) -> None:
@@ -49,12 +52,15 @@ def ask(
         new_tokens: how many tokens to generate.
         reveal: what this side learns of each step: token, topk:K or logits; each later one tells more about the weights.
         temperature: 0 takes the most likely token; above 0 one is drawn here, from revealed top-k or logits.
+        top_p: draw among the most likely tokens alone that reach this probability together.
         seed: of the draws.
         mode: two-party, simulate or plain.
         truncate: keep the last tokens of a prompt that is too long, instead of refusing it.
         client: name of the .pem and .key in the folder of keys.
         listen_host: IPv4 address of this machine that the server can reach; found by itself where there is one.
+        retries: how often to ask again where no server is found, or one without a place; a session that broke is never repeated.
         connect_seconds: how long the server may take to connect.
+        queue_seconds: how long to wait in the server's queue.
         silent_seconds: how long the server's engine may be silent before the session is given up.
         json: print one JSON document.
     """
@@ -63,9 +69,9 @@ def ask(
     from hushlm.report.table import print_json
 
     policy = RevealPolicy.parse(reveal)
-    if not 0 <= temperature <= 100 or seed < 0:
-        raise ValueError("The temperature must be between 0 and 100, and the seed not negative.")
-    sampling = Sampling(temperature=temperature, seed=seed)
+    if not 0 <= temperature <= 100 or not 0 < top_p <= 1 or seed < 0:
+        raise ValueError("The temperature must be between 0 and 100, top-p above 0 and at most 1, and the seed not negative.")
+    sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
     sampling.chooser(policy)
     if model is None:
         raise ValueError("ask needs --model: the client/ folder of an export, or for --mode plain a checkpoint.")
@@ -79,13 +85,19 @@ def ask(
             if keys is None:
                 raise ValueError("ask needs --keys: the folder that `hushlm keys create` wrote.")
             from hushlm.private.client import Client, ClientSettings
+            from hushlm.private.retries import Retries
+            from hushlm.report.question import QuestionProgress
 
             settings = ClientSettings(
-                connect_seconds=connect_seconds, silent_seconds=silent_seconds, listen_host=listen_host, sampling=sampling
+                connect_seconds=connect_seconds,
+                queue_seconds=queue_seconds,
+                silent_seconds=silent_seconds,
+                retries=Retries(retries),
+                listen_host=listen_host,
             )
             asking = Client(model, server, keys, client, settings)
-            with _Bar(asking.description.shape.layers) as bar:
-                answer = asking.ask(text, new_tokens, policy, truncate, bar.update)
+            with QuestionProgress() as display:
+                answer = asking.ask(text, new_tokens, policy, truncate, display.update, sampling)
             result = _two_party(answer, asking.tokenizer.decode(list(answer.prompt_tokens)))
     if json:
         print_json(result.to_dict(mode, str(policy)))
@@ -106,6 +118,7 @@ class _Result:
     query: Traffic | None = None
     set_up: Traffic | None = None
     set_up_seconds: float | None = None
+    expected_bytes: int | None = None
 
     def to_dict(self, mode: str, reveal: str) -> dict[str, Any]:
         revealed = [
@@ -121,6 +134,7 @@ class _Result:
             "tokens": self.tokens,
             "answers": revealed,
             **_moved(self.query),
+            "expected_bytes": self.expected_bytes,
             "seconds": round(self.seconds, 3),
             "by_operation": self._shares(lambda step: step.name),
             "by_layer": self._shares(lambda step: "outside" if step.layer is None else str(step.layer)),
@@ -159,7 +173,11 @@ class _Result:
             {"phase": "set-up", **_moved(self.set_up), "seconds": self.set_up_seconds},
             {"phase": f"{len(self.tokens)} tokens", **_moved(self.query), "seconds": self.seconds},
         ]
-        note = "Payload of the engine's links, counted by the engine; 1 MB = 10^6 bytes. Set-up includes starting both processes."
+        assert self.expected_bytes is not None
+        note = (
+            "Payload of the engine's links, counted by the engine; 1 MB = 10^6 bytes. Set-up includes starting both processes. "
+            f"Predicted before: {self.expected_bytes / 1e6:.2f} MB."
+        )
         print_table(Table("What it took", columns, rows, note))
 
 
@@ -185,6 +203,7 @@ def _two_party(answer: PrivateAnswer, prompt_text: str) -> _Result:
         answer.query,
         answer.set_up,
         answer.set_up_seconds,
+        answer.expected_bytes,
     )
 
 
@@ -224,48 +243,3 @@ def _simulate(prompt: str, folder: Path, new_tokens: int, reveal: RevealPolicy, 
     seconds = time.perf_counter() - start
     ids = [answer.token for answer in answers if answer.token is not None]
     return _Result(tokenizer.decode(tokens), len(tokens), tokenizer.decode(ids), ids, answers, seconds)
-
-
-class _Bar:
-    """Progress on standard error: a bar on a terminal, otherwise a line now and then."""
-
-    LINE_EVERY_SECONDS = 15.0
-
-    def __init__(self, layers: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-        from rich.progress import Progress as RichProgress
-
-        self._terminal, self._layers, self._last = sys.stderr.isatty(), layers, time.monotonic()
-        self._progress = RichProgress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True, highlight=False),
-            disable=not self._terminal,
-            transient=True,
-        )
-        self._task = self._progress.add_task("opening the session", total=None)
-
-    def __enter__(self) -> _Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def update(self, progress: Progress) -> None:
-        if progress.phase == "set-up":
-            text, done, total = "engine's set-up", 0, None
-        else:
-            # Between layers the layer just done is shown.
-            layer = progress.layer if progress.layer is not None else (0 if progress.step * 2 < progress.steps else progress.layers)
-            moved = f"{progress.traffic.total_bytes / 1e6:.1f} MB"
-            text = f"token {progress.token} of {progress.tokens}, layer {layer} of {progress.layers}, {moved}"
-            done, total = (progress.token - 1) * progress.steps + progress.step, progress.tokens * progress.steps
-        self._progress.update(self._task, description=text, completed=done, total=total)
-        if not self._terminal and time.monotonic() - self._last > self.LINE_EVERY_SECONDS:
-            self._last = time.monotonic()
-            print(f"{text}, {progress.seconds:.0f} s", file=sys.stderr, flush=True)

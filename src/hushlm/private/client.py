@@ -8,30 +8,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
+import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
-import httpx
-
-from hushlm.private.answers import StepTraffic, TokenAnswer
+from hushlm.cost import LAN, Network
+from hushlm.private.answers import TokenAnswer
+from hushlm.private.asking import Asking, Question
 from hushlm.private.background import LoopThread
 from hushlm.private.certificates import CLIENT
-from hushlm.private.control import ControlChannel, ServerEvents, last_words
-from hushlm.private.description import PROTOCOL_VERSION, RevealPolicy, load_description
+from hushlm.private.control import ControlChannel, UnavailableError
+from hushlm.private.description import RevealPolicy, load_description
 from hushlm.private.engine import engine_version
-from hushlm.private.handshake import check_accepted
-from hushlm.private.process import Order, PeerOrder, WorkerDiedError, WorkerEvent, WorkerProcess, start_worker
+from hushlm.private.estimate import Estimate, estimate
+from hushlm.private.progress import Progress, Tally
 from hushlm.private.prompts import encode_prompt, load_tokenizer
+from hushlm.private.retries import Retries
 from hushlm.private.sampling import Sampling
-from hushlm.private.session import ALIVE_SECONDS, Failed, Finished, SessionError, SessionRequest, shape_of
+from hushlm.private.session import ALIVE_SECONDS, Queued
 from hushlm.private.traffic import Traffic
 
 __all__ = ["Client", "ClientSettings", "PrivateAnswer", "Progress"]
-
-GRACE_SECONDS = 3.0
-"""For the last words of one side, once the other has ended."""
 
 
 @dataclass(frozen=True)
@@ -40,48 +40,25 @@ class ClientSettings:
 
     Attributes:
         connect_seconds: for the control connection, and again for the engine's link, to open.
+        queue_seconds: in the server's queue, if all its workers are busy.
         start_seconds: for the server's worker to load the weights.
         silent_seconds: how long the server's engine may be silent.
         alive_seconds: how long the server may be silent on the control connection, where it speaks every few seconds.
-        sampling: how the next token is chosen where top-k or logits are revealed; nothing of it leaves this side.
+        retries: where no server is found, or one without a place.
         listen_host: IPv4 address of this machine that the server can reach; by default the one that its connections come from.
     """
 
     connect_seconds: float = 30.0
+    queue_seconds: float = 3600.0
     start_seconds: float = 150.0
     silent_seconds: float = 120.0
     alive_seconds: float = 6 * ALIVE_SECONDS
-    sampling: Sampling = Sampling()
+    retries: Retries = Retries()
     listen_host: str | None = None
 
     def __post_init__(self) -> None:
-        if min(self.connect_seconds, self.start_seconds, self.silent_seconds, self.alive_seconds) <= 0:
+        if min(self.connect_seconds, self.queue_seconds, self.start_seconds, self.silent_seconds, self.alive_seconds) <= 0:
             raise ValueError("A client's times must be above 0 seconds.")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a session is.
-
-    Attributes:
-        phase: "set-up" until the engine is ready, then "query".
-        token, tokens: 1-based token that is being computed, and how many will be.
-        step, steps: of the pass for that token, 1-based.
-        layer: 1-based block of that step, or None outside the blocks.
-        layers: blocks.
-        traffic: so far, of this phase.
-        seconds: since the question was asked.
-    """
-
-    phase: str
-    token: int
-    tokens: int
-    step: int
-    steps: int
-    layer: int | None
-    layers: int
-    traffic: Traffic
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -95,7 +72,8 @@ class PrivateAnswer:
         answers: each token with what was revealed and moved.
         set_up: what opening the session moved: keys and base oblivious transfers, the same for any prompt.
         query: what the question itself moved.
-        set_up_seconds: from the question to a ready session: processes, handshake, engine.
+        expected_bytes: of the query, both directions, by the cost model.
+        set_up_seconds: from the question to a ready session: attempts and queue, processes, handshake, engine.
         query_seconds: from there to the last token.
     """
 
@@ -105,6 +83,7 @@ class PrivateAnswer:
     answers: tuple[TokenAnswer, ...]
     set_up: Traffic
     query: Traffic
+    expected_bytes: int
     set_up_seconds: float
     query_seconds: float
 
@@ -113,7 +92,7 @@ OnProgress = Callable[[Progress], None]
 
 
 class Client:
-    """Asks one server.
+    """Asks one server, one session a question; several questions may be asked at once.
 
     Args:
         model: the export's `client/`.
@@ -130,9 +109,21 @@ class Client:
         self.description = load_description(model)
         self.tokenizer = load_tokenizer(model, self.description)
         self.settings = settings
-        self._model = model.absolute()
-        self._engine_version = engine_version()
-        self._control = ControlChannel(server, keys, name, settings.connect_seconds, settings.alive_seconds)
+        self._asking = Asking(
+            folder=model.absolute(),
+            description=self.description,
+            engine_version=engine_version(),
+            control=ControlChannel(server, keys, name, settings.connect_seconds, settings.alive_seconds),
+            listen_host=settings.listen_host,
+            connect_seconds=settings.connect_seconds,
+            queue_seconds=settings.queue_seconds,
+            start_seconds=settings.start_seconds,
+            silent_seconds=settings.silent_seconds,
+        )
+
+    def estimate(self, prompt_length: int, new_tokens: int, reveal: RevealPolicy = RevealPolicy(), network: Network = LAN) -> Estimate:
+        """What a question is going to move and take, before it is asked; lengths in tokens."""
+        return estimate(self.description, prompt_length, new_tokens, reveal, network)
 
     def ask(
         self,
@@ -141,6 +132,7 @@ class Client:
         reveal: RevealPolicy = RevealPolicy(),
         truncate: bool = False,
         on_progress: OnProgress | None = None,
+        sampling: Sampling = Sampling(),
     ) -> PrivateAnswer:
         """Continue a prompt.
 
@@ -149,28 +141,27 @@ class Client:
             SessionError: the session could not be opened, or broke.
         """
         tokens = encode_prompt(self.tokenizer, prompt, self.description.shape.context, new_tokens, truncate)
-        start = time.perf_counter()
-        ready: list[Progress] = []
+        gathering = _Gathering(on_progress)
+        for answer in self.stream(tokens, new_tokens, reveal, gathering.note, sampling):
+            gathering.note(answer)
+        return gathering.answer(tokens, self.tokenizer.decode)
 
-        def note(progress: Progress) -> None:
-            if progress.phase == "set-up" and progress.step == progress.steps:
-                ready.append(progress)
-            if on_progress is not None:
-                on_progress(progress)
-
-        answers = tuple(self.stream(tokens, new_tokens, reveal, note))
-        seconds = time.perf_counter() - start
-        ids = tuple(answer.token for answer in answers if answer.token is not None)
-        return PrivateAnswer(
-            prompt_tokens=tuple(tokens),
-            tokens=ids,
-            text=self.tokenizer.decode(list(ids)),
-            answers=answers,
-            set_up=ready[0].traffic,
-            query=sum((answer.traffic for answer in answers), Traffic()),
-            set_up_seconds=ready[0].seconds,
-            query_seconds=seconds - ready[0].seconds,
-        )
+    async def ask_async(
+        self,
+        prompt: str,
+        new_tokens: int,
+        reveal: RevealPolicy = RevealPolicy(),
+        truncate: bool = False,
+        on_progress: OnProgress | None = None,
+        sampling: Sampling = Sampling(),
+    ) -> PrivateAnswer:
+        """`ask` in the caller's event loop; cancelling it gives the session up at both ends."""
+        tokens = encode_prompt(self.tokenizer, prompt, self.description.shape.context, new_tokens, truncate)
+        gathering = _Gathering(on_progress)
+        async with contextlib.aclosing(self.events(tokens, new_tokens, reveal, sampling)) as events:
+            async for event in events:
+                gathering.note(event)
+        return gathering.answer(tokens, self.tokenizer.decode)
 
     def stream(
         self,
@@ -178,6 +169,7 @@ class Client:
         new_tokens: int,
         reveal: RevealPolicy = RevealPolicy(),
         on_progress: OnProgress | None = None,
+        sampling: Sampling = Sampling(),
     ) -> Iterator[TokenAnswer]:
         """Continue a prompt token by token. Closing the iterator gives the session up at both ends.
 
@@ -185,7 +177,17 @@ class Client:
             SessionError: the session could not be opened, or broke.
         """
         inbox: queue.SimpleQueue[TokenAnswer | Progress | BaseException | None] = queue.SimpleQueue()
-        thread = LoopThread(lambda: self._pour(prompt_tokens, new_tokens, reveal, inbox))
+
+        async def pour() -> None:
+            try:
+                async with contextlib.aclosing(self.events(prompt_tokens, new_tokens, reveal, sampling)) as events:
+                    async for item in events:
+                        inbox.put(item)
+                inbox.put(None)
+            except Exception as error:
+                inbox.put(error)
+
+        thread = LoopThread(pour)
         try:
             while (item := inbox.get()) is not None:
                 if isinstance(item, BaseException):
@@ -198,146 +200,68 @@ class Client:
         finally:
             thread.stop()
 
-    async def _pour(self, tokens: Sequence[int], new_tokens: int, reveal: RevealPolicy, inbox: queue.SimpleQueue) -> None:
-        try:
-            async for item in self.events(tokens, new_tokens, reveal):
-                inbox.put(item)
-            inbox.put(None)
-        except Exception as error:
-            inbox.put(error)
-
     async def events(
-        self, prompt_tokens: Sequence[int], new_tokens: int, reveal: RevealPolicy = RevealPolicy()
-    ) -> AsyncIterator[TokenAnswer | Progress]:
+        self,
+        prompt_tokens: Sequence[int],
+        new_tokens: int,
+        reveal: RevealPolicy = RevealPolicy(),
+        sampling: Sampling = Sampling(),
+    ) -> AsyncGenerator[TokenAnswer | Progress, None]:
         """What `stream` iterates over, for callers with an event loop of their own.
 
         Raises:
             SessionError: the session could not be opened, or broke.
         """
-        start = time.perf_counter()
-        async with contextlib.AsyncExitStack() as stack:
+        question = Question(tuple(prompt_tokens), new_tokens, reveal, sampling)
+        expected = self.estimate(len(prompt_tokens), new_tokens, reveal)
+        tally = Tally(self.description.shape.layers, expected, time.perf_counter())
+        retries, chance = self.settings.retries, random.Random()
+        for attempt in count():
             try:
-                worker, server = await self._open(stack, list(prompt_tokens), new_tokens, reveal)
-                tally = _Tally(self.description.shape.layers, new_tokens, start)
-                async for event in _follow(worker, server):
-                    for item in tally.note(event):
-                        yield item
-            except WorkerDiedError as error:
-                raise SessionError(f"This session's own process {error}: ask again.") from error
-            except httpx.HTTPError as error:
-                raise SessionError(self._control.broken(error)) from error
-
-    async def _open(
-        self, stack: contextlib.AsyncExitStack, prompt: list[int], new_tokens: int, reveal: RevealPolicy
-    ) -> tuple[WorkerProcess, ServerEvents]:
-        """Start the worker, open the session, and introduce the two engines to each other."""
-        settings, description = self.settings, self.description
-        host = settings.listen_host or await self._control.local_address()
-        worker, scratch = await stack.enter_async_context(start_worker())
-        worker.send(
-            Order(
-                role="client",
-                folder=self._model,
-                scratch=scratch,
-                host=host,
-                fingerprint=description.fingerprint,
-                prompt_length=len(prompt),
-                new_tokens=new_tokens,
-                reveal=reveal,
-                connect_seconds=settings.connect_seconds,
-                silent_seconds=settings.silent_seconds,
-                sampling=settings.sampling,
-            )
-        )
-        listening = _raise_failure(await worker.next())
-        assert listening.address is not None
-        assert listening.certificate is not None
-        request = SessionRequest(
-            protocol_version=PROTOCOL_VERSION,
-            engine_version=self._engine_version,
-            architecture=description.architecture,
-            shape=shape_of(description.shape),
-            fingerprint=description.fingerprint,
-            prompt_length=len(prompt),
-            new_tokens=new_tokens,
-            reveal=reveal,
-            engine_address=listening.address,
-            engine_certificate=listening.certificate,
-        )
-        server = await self._control.open(stack, request)
-        accepted = await server.accepted(settings.start_seconds)
-        check_accepted(accepted, request, description, self._engine_version)
-        worker.send(PeerOrder(address=accepted.engine_address, certificate=accepted.engine_certificate, prompt=prompt))
-        return worker, server
-
-
-class _Tally:
-    """Worker events into progress and answers."""
-
-    def __init__(self, layers: int, tokens: int, start: float) -> None:
-        self._layers, self._tokens, self._start = layers, tokens, start
-        self._token, self._traffic = 1, Traffic()
-        self._steps: list[StepTraffic] = []
-
-    def note(self, event: WorkerEvent) -> Iterator[TokenAnswer | Progress]:
-        match event.event:
-            case "linked":
-                yield self._progress("set-up", 0, 1, None)
-            case "ready":
-                assert event.traffic is not None
-                self._traffic = event.traffic.to_traffic()
-                yield self._progress("set-up", 1, 1, None)
-                self._traffic = Traffic()
-            case "step":
-                assert event.traffic is not None
-                assert event.index is not None
-                assert event.count is not None
-                assert event.name is not None
-                moved = event.traffic.to_traffic()
-                self._traffic += moved
-                self._steps.append(StepTraffic(event.name, event.layer, moved))
-                yield self._progress("query", event.index + 1, event.count, None if event.layer is None else event.layer + 1)
-            case "token":
-                self._token += 1
-                yield replace(event.to_answer(), steps=tuple(self._steps))
-                self._steps = []
-
-    def _progress(self, phase: str, step: int, steps: int, layer: int | None) -> Progress:
-        seconds = time.perf_counter() - self._start
-        return Progress(phase, min(self._token, self._tokens), self._tokens, step, steps, layer, self._layers, self._traffic, seconds)
-
-
-async def _follow(worker: WorkerProcess, server: ServerEvents) -> AsyncIterator[WorkerEvent]:
-    """Events of the worker until it has finished; the server's end of the session is watched meanwhile.
-
-    Raises:
-        SessionError, WorkerDiedError, httpx.HTTPError: whatever ended the session first.
-    """
-    watch: asyncio.Task[Failed | Finished] = asyncio.create_task(server.end())
-    reading: asyncio.Task[WorkerEvent] | None = None
-    try:
-        while True:
-            reading = asyncio.create_task(worker.next())
-            await asyncio.wait({reading} if watch.done() else {reading, watch}, return_when=asyncio.FIRST_COMPLETED)
-            if watch.done() and not (watch.exception() is None and isinstance(watch.result(), Finished)):
-                # The answer may be complete all the same: the worker gets a moment to say so.
-                await asyncio.wait({reading}, timeout=GRACE_SECONDS)
-                if not (reading.done() and reading.exception() is None and reading.result().event != "failed"):
-                    raise SessionError(last_words(watch.result()))
-            event = _raise_failure(await reading)
-            yield event
-            if event.event == "finished":
-                await asyncio.wait({watch}, timeout=GRACE_SECONDS)
+                async with contextlib.aclosing(self._asking.session(question)) as events:
+                    async for event in events:
+                        if isinstance(event, Queued):
+                            yield tally.waiting(event.position)
+                        else:
+                            for item in tally.note(event):
+                                yield item
                 return
-    finally:
-        for task in (watch, reading):
-            if task is not None:
-                task.cancel()
-                with contextlib.suppress(BaseException):
-                    await task
+            except UnavailableError as error:
+                if attempt >= retries.limit:
+                    raise
+                pause_seconds = retries.pause_seconds(attempt, error.wished_seconds, chance)
+            yield tally.waiting()
+            await asyncio.sleep(pause_seconds)
 
 
-def _raise_failure(event: WorkerEvent) -> WorkerEvent:
-    if event.event == "failed":
-        raise SessionError(event.error or "The session failed.")
-    return event
+class _Gathering:
+    """A session's events into one answer."""
+
+    def __init__(self, on_progress: OnProgress | None) -> None:
+        self._on_progress, self._start = on_progress, time.perf_counter()
+        self._ready: Progress | None = None
+        self._answers: list[TokenAnswer] = []
+
+    def note(self, item: TokenAnswer | Progress) -> None:
+        if isinstance(item, TokenAnswer):
+            self._answers.append(item)
+            return
+        if item.phase == "set-up" and item.step == item.steps:
+            self._ready = item
+        if self._on_progress is not None:
+            self._on_progress(item)
+
+    def answer(self, prompt: Sequence[int], decode: Callable[[list[int]], str]) -> PrivateAnswer:
+        assert self._ready is not None
+        ids = [answer.token for answer in self._answers if answer.token is not None]
+        return PrivateAnswer(
+            prompt_tokens=tuple(prompt),
+            tokens=tuple(ids),
+            text=decode(ids),
+            answers=tuple(self._answers),
+            set_up=self._ready.traffic,
+            query=sum((answer.traffic for answer in self._answers), Traffic()),
+            expected_bytes=self._ready.expected_bytes,
+            set_up_seconds=self._ready.seconds,
+            query_seconds=time.perf_counter() - self._start - self._ready.seconds,
+        )

@@ -17,6 +17,7 @@ from hushlm.private.session import (
     Accepted,
     Failed,
     Finished,
+    Queued,
     SessionError,
     SessionEvent,
     SessionRequest,
@@ -25,7 +26,22 @@ from hushlm.private.session import (
     read_event,
 )
 
-__all__ = ["ControlChannel", "ServerEvents", "last_words"]
+__all__ = ["ControlChannel", "ServerEvents", "UnavailableError", "last_words"]
+
+NO_PLACE = (429, 503)
+"""Status codes of a server that has no place now, or none for this client."""
+
+
+class UnavailableError(SessionError):
+    """No server, or one without a place: nothing has begun, and asking again is safe.
+
+    Attributes:
+        wished_seconds: after which the server wishes to be asked again; None if it said nothing.
+    """
+
+    def __init__(self, sentence: str, wished_seconds: float | None = None) -> None:
+        super().__init__(sentence)
+        self.wished_seconds = wished_seconds
 
 
 class ControlChannel:
@@ -60,7 +76,8 @@ class ControlChannel:
         """Post a request; the connection stays open until `stack` is left.
 
         Raises:
-            SessionError: no server, the wrong one, or one that does not want this request.
+            UnavailableError: no server, or no place.
+            SessionError: the wrong server, or one that does not want this request.
         """
         timeout = httpx.Timeout(self._alive_seconds, connect=self._connect_seconds)
         # trust_env=False: no proxy of the environment gets to see a session.
@@ -69,11 +86,18 @@ class ControlChannel:
         try:
             url = f"https://{host}:{self._port}/sessions"
             response = await stack.enter_async_context(http.stream("POST", url, content=request.model_dump_json()))
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise SessionError(self._unreachable(error)) from error
+        # An alert that comes while the request is being written is not wrapped by the HTTP library.
+        except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
+            unanswered = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) and not any(
+                isinstance(cause, ssl.SSLError) for cause in _causes(error)
+            )
+            raise (UnavailableError if unanswered else SessionError)(self._unreachable(error)) from error
         server = ServerEvents(response)
         if response.status_code != 200:
-            raise SessionError(f"The server at {self._server} refused: {await server.refusal()}")
+            sentence = f"The server at {self._server} refused: {await server.refusal()}"
+            if response.status_code in NO_PLACE:
+                raise UnavailableError(sentence, _seconds(response.headers.get("retry-after", "")))
+            raise SessionError(sentence)
         return server
 
     def _unreachable(self, error: Exception) -> str:
@@ -125,11 +149,15 @@ class ServerEvents:
         self._buffer = bytearray(rest)
         return read_event(line)
 
-    async def accepted(self, seconds: float) -> Accepted:
-        """Raises SessionError: it failed instead, or took longer."""
+    async def place(self, seconds: float) -> Queued | Accepted:
+        """The next word on whether there is a worker; `Queued` comes every few seconds.
+
+        Raises:
+            SessionError: the session failed instead, or there was no such word in that time.
+        """
         try:
             async with asyncio.timeout(seconds):
-                while not isinstance(event := await self.next(), Accepted):
+                while not isinstance(event := await self.next(), Queued | Accepted):
                     if isinstance(event, Failed | Finished):
                         raise SessionError(last_words(event))
         except TimeoutError:
@@ -157,6 +185,11 @@ class ServerEvents:
 def last_words(event: Failed | Finished) -> str:
     """The sentence of a session that ended too early."""
     return printable(event.error, 500) if isinstance(event, Failed) else "The server finished before the answer was complete."
+
+
+def _seconds(text: str) -> float | None:
+    """Of a `retry-after` header; its other form, a date, is taken for none."""
+    return float(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
 def _local_address(host: str, port: int) -> str:

@@ -19,11 +19,14 @@ class Sampling(BaseModel):
     Attributes:
         temperature: 0 takes the largest logit; above 0 a token is drawn with probability softmax(logit / temperature), among all
             logits or the revealed top k.
+        top_p: draws only among the most likely tokens that reach this probability together (nucleus sampling, arXiv 1904.09751);
+            probabilities are those of the logits or, where the top k is revealed, of the top k among themselves.
         seed: of the draws; the same seed, prompt and logits give the same answer.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     temperature: float = Field(default=0.0, ge=0, le=100)
+    top_p: float = Field(default=1.0, gt=0, le=1)
     seed: int = Field(default=0, ge=0)
 
     def chooser(self, reveal: RevealPolicy) -> Callable[[TokenAnswer], int]:
@@ -41,9 +44,21 @@ class Sampling(BaseModel):
             if self.temperature == 0:
                 return int(ids[logits.argmax()])
             weights = np.exp((logits - logits.max()) / self.temperature)
-            return int(random.choice(ids, p=weights / weights.sum()))
+            probabilities = _nucleus(weights / weights.sum(), self.top_p)
+            return int(random.choice(ids, p=probabilities))
 
         return choose
+
+
+def _nucleus(probabilities: np.ndarray, top_p: float) -> np.ndarray:
+    """The fewest largest probabilities with a sum of at least `top_p`, scaled to 1; the others 0."""
+    if top_p == 1:
+        return probabilities
+    order = np.argsort(-probabilities, kind="stable")
+    kept = order[: np.searchsorted(np.cumsum(probabilities[order]), top_p) + 1]
+    nucleus = np.zeros_like(probabilities)
+    nucleus[kept] = probabilities[kept]
+    return nucleus / nucleus.sum()
 
 
 def _revealed(answer: TokenAnswer) -> tuple[np.ndarray, np.ndarray]:

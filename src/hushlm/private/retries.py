@@ -1,0 +1,48 @@
+"""Asking again, where that is safe."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+__all__ = ["Retries"]
+
+
+@dataclass(frozen=True)
+class Retries:
+    """How often a client asks again that found no server, or one without a place.
+
+    Only then: nothing has left the client but the TLS handshake and, at most, a request with lengths. Once the session was accepted a
+    question is never repeated by itself. Its shares have moved, so a further session would show the server a second time, with the
+    same lengths and a moment later, that one prompt is insisted on, and a server could bring that about at will by breaking
+    sessions; each session that samples would open further logits; and minutes of work of both machines would be spent without being
+    asked for. That decision is the user's.
+
+    Attributes:
+        limit: further attempts; 0 gives up at once.
+        first_seconds: pause before the first of them; each later one is twice as long, and between half and all of it is waited,
+            by chance, so that many clients do not come back at once.
+        longest_seconds: of a pause, a server's own wish included.
+
+    Raises:
+        ValueError: for negative numbers.
+    """
+
+    limit: int = 0
+    first_seconds: float = 1.0
+    longest_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.limit < 0 or self.first_seconds < 0 or self.longest_seconds < 0:
+            raise ValueError("The number of retries and their pauses must not be negative.")
+
+    def pause_seconds(self, attempt: int, wished_seconds: float | None, chance: random.Random) -> float:
+        """How long to wait before a further attempt.
+
+        Args:
+            attempt: 0-based, of the further attempts.
+            wished_seconds: what the server said; a pause is no shorter, unless that is longer than `longest_seconds`.
+            chance: of the jitter.
+        """
+        grown = min(self.first_seconds * 2.0 ** min(attempt, 60), self.longest_seconds)
+        return min(max(grown * chance.uniform(0.5, 1.0), wished_seconds or 0.0), self.longest_seconds)

@@ -1,0 +1,79 @@
+"""Progress of a private question on standard error: a bar on a terminal, otherwise a line now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
+
+if TYPE_CHECKING:
+    from hushlm.private.progress import Progress
+
+__all__ = ["QuestionProgress", "describe"]
+
+LINE_EVERY_SECONDS = 15.0
+
+
+class QuestionProgress:
+    """Shows where a session is: layer, bytes so far and expected, share done, time left. A context manager.
+
+    Args:
+        bars: draw a bar; by default if standard error is a terminal.
+    """
+
+    def __init__(self, *, bars: bool | None = None) -> None:
+        self._bars = sys.stderr.isatty() if bars is None else bars
+        self._last = float("-inf")
+        self._phase = ""
+        self._progress = RichProgress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            console=Console(stderr=True, highlight=False),
+            disable=not self._bars,
+            transient=True,
+        )
+        self._task = self._progress.add_task("opening the session", total=None)
+
+    def __enter__(self) -> QuestionProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def update(self, progress: Progress) -> None:
+        """The session came to a new place. Without a terminal a new phase gets a line, and a long one further lines."""
+        text = describe(progress)
+        total = 1.0 if progress.phase == "query" else None
+        self._progress.update(self._task, description=text, completed=progress.done_share, total=total)
+        now = time.monotonic()
+        if not self._bars and (progress.phase != self._phase or now - self._last > LINE_EVERY_SECONDS):
+            self._last, self._phase = now, progress.phase
+            print(f"{progress.seconds:.0f} s: {text}", file=sys.stderr, flush=True)
+
+
+def describe(progress: Progress) -> str:
+    """One line, without the time that has passed."""
+    match progress.phase:
+        case "waiting":
+            return "no place at the server, asking again soon"
+        case "queued":
+            return f"in the server's queue, place {progress.position}"
+        case "set-up":
+            return f"setting up the engine; {progress.expected_bytes / 1e6:.1f} MB to come"
+    # Between layers the layer just done is shown.
+    layer = progress.layer if progress.layer is not None else (0 if progress.step * 2 < progress.steps else progress.layers)
+    moved = f"{progress.traffic.total_bytes / 1e6:.1f} of {progress.expected_bytes / 1e6:.1f} MB"
+    left = f"{100 * progress.done_share:.0f}%, about {_clock(progress.remaining_seconds)} left"
+    return f"token {progress.token} of {progress.tokens}, layer {layer} of {progress.layers}, {moved}, {left}"
+
+
+def _clock(seconds: float) -> str:
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}" if whole >= 3600 else f"{whole // 60}:{whole % 60:02d}"
