@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from hushlm.data import TokenStore as TokenStore
     from hushlm.data import open_token_store as open_token_store
     from hushlm.entropy import EntropyRegulariser as EntropyRegulariser
+    from hushlm.entropy import EntropyRegularizer as EntropyRegularizer
     from hushlm.entropy import HeadReport as HeadReport
     from hushlm.entropy import entropy_attention as entropy_attention
     from hushlm.entropy import summarise as summarise
+    from hushlm.hf import EntropyTrainer as EntropyTrainer
     from hushlm.model import LanguageModel as LanguageModel
     from hushlm.plan import decode_plan as decode_plan
     from hushlm.plan import prefill_plan as prefill_plan
@@ -46,6 +48,8 @@ _HOME = {
     "Divergence": "training",
     "EntropyConfig": "config",
     "EntropyRegulariser": "entropy",
+    "EntropyRegularizer": "entropy",
+    "EntropyTrainer": "hf",
     "HeadReport": "entropy",
     "LanguageModel": "model",
     "ModelShape": "config",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,63 +11,170 @@ from hushlm.cli.held_out import open_held_out
 from hushlm.report.table import Column, Table, print_json, print_table
 
 if TYPE_CHECKING:
+    import torch
+
     from hushlm.entropy import HeadReport
 
 __all__ = ["entropy"]
+
+_HF_CONTEXT = 256
+"""Tokens a window of Hugging Face models, whose own contexts of thousands would take minutes where nothing else is asked for."""
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Head entropies, and on what they were measured.
+
+    Attributes:
+        architecture: its name; of a Hugging Face model the type in its config.
+        where: keys of the JSON document that say which text it was.
+        described: the same in words.
+        metrics: rows of the training, where there was one.
+    """
+
+    architecture: str
+    where: dict[str, Any]
+    described: str
+    head_entropy_nats_LH: torch.Tensor
+    context: int
+    tokens: int
+    metrics: list[dict[str, Any]]
 
 
 def entropy(
     checkpoint: Path,
     split: Literal["validation", "test", "train"] = "validation",
     corpus: str | None = None,
+    text: Path | None = None,
+    context: int | None = None,
     batches: int = 32,
     output: Path | None = None,
     json: bool = False,
 ) -> None:
-    """Show what a checkpoint's attention heads do: entropies, ranges, overload and collapse.
+    """Show what a model's attention heads do: entropies, ranges, overload and collapse.
 
     A head's entropy is the mean over all rows of its attention, in nats and as a share of the largest mean that causal attention
     can have. Overload: early layers attend to everything alike. Collapse: deep layers attend to one token only.
 
     Args:
-        checkpoint: folder of a checkpoint.
+        checkpoint: folder of a checkpoint; or, with --text, any causal language model of Hugging Face: a folder, a .gguf file, or a name.
         split: of the corpus.
         corpus: a folder of text files or "stdlib", instead of the corpus of the run.
-        batches: how many at most, of the run's own batch size and context.
-        output: a folder for figures (PNG): heat map, shares by range, layer entropy against step.
+        text: a text file to measure on, instead of a corpus.
+        context: tokens a window; the checkpoint's own context by default, 256 (or the model's, if shorter) for Hugging Face models.
+        batches: how many at most, of the run's own batch size; of one window for Hugging Face models.
+        output: a folder for figures (PNG): heat map, shares by range, and of a checkpoint layer entropy against step.
         json: print one JSON document instead of the tables.
     """
     from hushlm.entropy import summarise
 
     if batches < 1:
         raise ValueError(f"batches = {batches}: evaluate at least one batch.")
-    held_out = open_held_out(checkpoint, split, corpus)
-    config = held_out.checkpoint.config
-    evaluation = held_out.evaluate(batches)
-    report = summarise(evaluation.head_entropy_nats_LH, config.shape.context)
-    figures = _draw(output, config.architecture, report, held_out.checkpoint.metrics) if output is not None else []
+    if context is not None and context < 2:
+        raise ValueError(f"context = {context}: a window needs at least 2 tokens.")
+    if text is not None and corpus is not None:
+        raise ValueError("Give --text or --corpus, not both.")
+    if _is_hugging_face(checkpoint, text):
+        measured = _hugging_face(str(checkpoint), text, context, batches)
+    else:
+        measured = _ours(checkpoint, split, corpus, text, context, batches)
+    report = summarise(measured.head_entropy_nats_LH, measured.context)
+    figures = _draw(output, measured.architecture, report, measured.metrics) if output is not None else []
     if json:
         document = {
             "checkpoint": str(checkpoint),
-            "architecture": config.architecture,
-            "split": split,
-            "corpus": held_out.store.corpus_name,
-            "same_corpus": held_out.same_corpus,
-            "tokens": evaluation.tokens,
+            "architecture": measured.architecture,
+            **measured.where,
+            "context": measured.context,
+            "tokens": measured.tokens,
             "head_share_of_attainable_LH": [[nats / report.attainable_maximum_nats for nats in row] for row in report.head_entropy_nats_LH],
             **report.to_dict(),
             "figures": [str(path) for path in figures],
         }
         print_json(document)
         return
-    title = f"{config.architecture}: head entropies in nats (and share of the attainable {report.attainable_maximum_nats:.2f})"
-    print_table(_heads(title, report, f"On the {held_out.describe()}, {evaluation.tokens:,} tokens."))
+    title = f"{measured.architecture}: head entropies in nats (and share of the attainable {report.attainable_maximum_nats:.2f})"
+    print_table(_heads(title, report, f"On {measured.described}, {measured.tokens:,} tokens in windows of {measured.context}."))
     print_table(_ranges(report))
     print(
         f"overload: {_verdict(report.overload, report.overloaded_layers)}   collapse: {_verdict(report.collapse, report.collapsed_layers)}"
     )
     for path in figures:
         print(path)
+
+
+def _is_hugging_face(checkpoint: Path, text: Path | None) -> bool:
+    """Our checkpoints are folders without a "model_type"; what is no folder at all can only be meant as one where a text is given."""
+    import json
+
+    if not checkpoint.is_dir():
+        return text is not None or checkpoint.suffix == ".gguf"
+    try:
+        return "model_type" in json.loads((checkpoint / "config.json").read_bytes())
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _hugging_face(name: str, text: Path | None, context: int | None, batches: int) -> _Measured:
+    from hushlm.hf import measure_head_entropies, open_hf_model
+
+    if text is None:
+        raise ValueError(f"{name} is a Hugging Face model, which names no corpus: add --text FILE to say what to measure on.")
+    written = _read(text)
+    model, tokenizer = open_hf_model(name)
+    config = model.config.get_text_config()
+    longest = getattr(config, "max_position_embeddings", None) or _HF_CONTEXT
+    if context is not None and context > longest:
+        raise ValueError(f"context = {context}: {name} reads at most {longest} tokens.")
+    context = context or min(_HF_CONTEXT, longest)
+    windows = _windows(tokenizer(written, verbose=False)["input_ids"], text, 1, context, batches)
+    measured = measure_head_entropies(model, (window_BT[:, :-1] for window_BT in windows))
+    return _Measured(config.model_type, {"text": str(text)}, str(text), measured.head_entropy_nats_LH, context, measured.rows, metrics=[])
+
+
+def _ours(
+    checkpoint: Path,
+    split: Literal["validation", "test", "train"],
+    corpus: str | None,
+    text: Path | None,
+    context: int | None,
+    batches: int,
+) -> _Measured:
+    import numpy as np
+
+    from hushlm.training import evaluate, load_checkpoint
+
+    if text is None:
+        held_out = open_held_out(checkpoint, split, corpus)
+        loaded, tokens, described = held_out.checkpoint, held_out.tokens, f"the {held_out.describe()}"
+        where = {"split": split, "corpus": held_out.store.corpus_name, "same_corpus": held_out.same_corpus}
+    else:
+        written = _read(text)
+        loaded, described, where = load_checkpoint(checkpoint), str(text), {"text": str(text)}
+        tokens = np.array(loaded.tokenizer.encode(written).ids)
+    config = loaded.config
+    if context is not None and context > config.shape.context:
+        raise ValueError(f"context = {context}: {checkpoint} reads at most {config.shape.context} tokens.")
+    context = context or config.shape.context
+    evaluation = evaluate(loaded.model, tokens, config.training.batch, context, batches)
+    return _Measured(config.architecture, where, described, evaluation.head_entropy_nats_LH, context, evaluation.tokens, loaded.metrics)
+
+
+def _read(text: Path) -> str:
+    try:
+        return text.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{text} is no text file in UTF-8.") from None
+
+
+def _windows(ids: Sequence[int], text: Path, batch: int, context: int, batches: int) -> Any:
+    import numpy as np
+
+    from hushlm.data import fixed_batches
+
+    if len(ids) <= context:
+        raise ValueError(f"{text} has {len(ids)} tokens, and one window takes {context + 1}: give a longer text or a smaller --context.")
+    return fixed_batches(np.array(ids), batch, context, batches)
 
 
 def _heads(title: str, report: HeadReport, note: str) -> Table:
@@ -111,10 +220,12 @@ def _verdict(found: bool, layers: tuple[int, ...]) -> str:
 def _draw(output: Path, architecture: str, report: HeadReport, metrics: list[dict[str, Any]]) -> list[Path]:
     from hushlm.report.figures import LayerCourse, head_entropy_figure, head_share_figure, layer_entropy_figure, save_figure
 
-    course = LayerCourse.from_metrics(architecture, metrics, report.attainable_maximum_nats)
     figures = {
         "head-entropy.png": head_entropy_figure([(architecture, report.head_entropy_nats_LH)], report.attainable_maximum_nats),
         "head-share.png": head_share_figure([(architecture, report.share_per_range)]),
-        "layer-entropy.png": layer_entropy_figure([course]),
     }
+    if metrics:
+        figures["layer-entropy.png"] = layer_entropy_figure(
+            [LayerCourse.from_metrics(architecture, metrics, report.attainable_maximum_nats)]
+        )
     return [save_figure(figure, output / name) for name, figure in figures.items()]

@@ -4,4 +4,15 @@ from hushlm.entropy.attention import entropy_attention
 from hushlm.entropy.diagnostics import HeadReport, attainable_maximum_nats, silent_layers, summarise
 from hushlm.entropy.regulariser import EntropyRegulariser
 
-__all__ = ["EntropyRegulariser", "HeadReport", "attainable_maximum_nats", "entropy_attention", "silent_layers", "summarise"]
+EntropyRegularizer = EntropyRegulariser
+"""The same, as Americans spell it."""
+
+__all__ = [
+    "EntropyRegulariser",
+    "EntropyRegularizer",
+    "HeadReport",
+    "attainable_maximum_nats",
+    "entropy_attention",
+    "silent_layers",
+    "summarise",
+]

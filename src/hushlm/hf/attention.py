@@ -1,0 +1,170 @@
+"""Entropy attention as an attention implementation of transformers, and a record of what it sees.
+
+transformers lets a model's attention be exchanged by name. Ours computes what "sdpa" and "eager" compute and the exact entropy of every
+row beside it, so that any model written against that interface (GPT-2, GPT-NeoX, LLaMA with grouped queries, ...) tells its entropies,
+with gradients, without attention matrices being handed out:
+
+    use_entropy_attention(model)
+    with record_entropies() as record:
+        model(**batch)
+    record.rows_LHN()
+
+Without padding and dropout it runs the kernels of `hushlm.entropy`. With either, or with a mask of another form (sliding windows, packed
+sequences), the T x S probabilities are kept for the backward pass; no logarithm is taken of them: H = logsumexp(s) - sum_j p_j s_j.
+
+Legend: B batch, T query tokens, S key tokens, H heads, G key-value heads, E head width, L layers, N rows that count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hushlm.entropy import entropy_attention
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["ENTROPY_ATTENTION", "EntropyRecord", "record_entropies", "use_entropy_attention"]
+
+ENTROPY_ATTENTION = "hush_entropy"
+"""Name of the implementation, as in `from_pretrained(..., attn_implementation=ENTROPY_ATTENTION)` once it is registered."""
+
+_MASKED_SCORE = -1e30
+_record: ContextVar[EntropyRecord | None] = ContextVar("record", default=None)
+
+
+class EntropyRecord:
+    """Row entropies of one forward pass, by layer.
+
+    A row counts if its query may attend to itself, so rows of padding do not.
+    """
+
+    def __init__(self) -> None:
+        self._entropy_nats_BHT: dict[int, Tensor] = {}
+        self._counts_BT: Tensor | None = None
+
+    def add(self, layer: int, entropy_nats_BHT: Tensor, counts_BT: Tensor | None) -> None:
+        """Raises: ValueError if the layer was recorded before."""
+        if layer in self._entropy_nats_BHT:
+            raise ValueError("Entropies of a second forward pass: open a new record for each pass.")
+        self._entropy_nats_BHT[layer] = entropy_nats_BHT
+        self._counts_BT = counts_BT
+
+    def rows_LHN(self) -> Tensor:
+        """Entropies in nats of the rows that count, with their gradient; N <= B T.
+
+        Raises:
+            ValueError: if nothing was recorded, or layers differ in their number of heads.
+        """
+        if not self._entropy_nats_BHT:
+            raise ValueError(
+                "No attention was recorded: call use_entropy_attention(model) first; if that was done, the model does not use the "
+                "attention interface of transformers."
+            )
+        layers = [self._entropy_nats_BHT[layer] for layer in sorted(self._entropy_nats_BHT)]
+        if len({entropy.shape for entropy in layers}) > 1:
+            raise ValueError("Layers with different numbers of heads or tokens have no common L x H table of entropies.")
+        entropy_nats_LHBT = torch.stack([entropy.to(layers[0].device).transpose(0, 1) for entropy in layers])
+        if self._counts_BT is None:
+            return entropy_nats_LHBT.flatten(2)
+        return entropy_nats_LHBT[:, :, self._counts_BT.to(entropy_nats_LHBT.device)]
+
+
+@contextmanager
+def record_entropies() -> Iterator[EntropyRecord]:
+    """Record the row entropies of one forward pass made inside the `with` block, in this thread."""
+    token = _record.set(EntropyRecord())
+    try:
+        record = _record.get()
+        assert record is not None
+        yield record
+    finally:
+        _record.reset(token)
+
+
+def use_entropy_attention(model: PreTrainedModel) -> None:
+    """Exchange a model's attention for one that knows its entropies; what the model computes stays the same, up to rounding.
+
+    Raises:
+        ValueError: if the model does not let its attention be exchanged, or is no decoder.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(ENTROPY_ATTENTION, _attend)
+    AttentionMaskInterface.register(ENTROPY_ATTENTION, sdpa_mask)  # None where the mask is causal and no more, else allowed (B, 1, T, S)
+    name = type(model).__name__
+    if model.config.is_encoder_decoder or not model._can_set_attn_implementation():
+        raise ValueError(f"{name} does not let its attention be exchanged: its entropies cannot be measured.")
+    model.set_attn_implementation(ENTROPY_ATTENTION)
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """What transformers calls: (B, H, T, E), (B, G, S, E), (B, G, S, E) -> (B, T, H, E), and no attention weights.
+
+    Raises:
+        ValueError: for attention that is neither causal nor masked, capped scores, or sinks.
+    """
+    if not getattr(module, "is_causal", True) or softcap is not None or s_aux is not None:
+        raise ValueError(
+            f"{type(module).__name__} has attention of a kind whose entropy is not defined here (two-way, capped or with sinks)."
+        )
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    counts_BT = None
+    if attention_mask is None and dropout == 0.0:
+        ours = math.sqrt(query.shape[-1])  # entropy_attention divides by it
+        output_BHTE, entropy_nats_BHT = entropy_attention(query * (scaling * ours), key, value)
+    else:
+        bias = _bias(attention_mask, query, key)
+        output_BHTE, entropy_nats_BHT = _masked_attention(query * scaling, key, value, bias, dropout)
+        if attention_mask is not None:
+            own_BT = bias[:, 0].diagonal(key.shape[2] - query.shape[2], dim1=-2, dim2=-1) > _MASKED_SCORE / 2
+            counts_BT = own_BT.expand(query.shape[0], -1)
+    record = _record.get()
+    if record is not None:
+        record.add(int(module.layer_idx), entropy_nats_BHT, counts_BT)  # type: ignore[arg-type]
+    return output_BHTE.transpose(1, 2).contiguous(), None
+
+
+def _bias(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
+    """To be added to the scores, (B or 1, H or 1, T, S), float32: 0 where a key may be seen, `_MASKED_SCORE` where not."""
+    queries, keys = query.shape[2], key.shape[2]
+    if mask is None:
+        allowed = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)[None, None]
+    elif mask.dtype is torch.bool:
+        allowed = mask[..., :keys]
+    else:
+        return mask[..., :keys].float().clamp_min(_MASKED_SCORE)
+    return torch.zeros(allowed.shape, device=query.device).masked_fill(~allowed, _MASKED_SCORE)
+
+
+def _masked_attention(q_BHTE: Tensor, k_BHSE: Tensor, v_BHSE: Tensor, bias: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
+    """Softmax attention under any mask, dropout acting on the output alone; the entropy is that of the whole row."""
+    z = (q_BHTE @ k_BHSE.mT).float() + bias
+    z = z - z.detach().amax(-1, keepdim=True)  # neither p nor H sees a shift
+    p_BHTS = z.softmax(-1)
+    # p is 0 where z is about -1e30: their product is 0, and so is its gradient.
+    entropy_nats_BHT = (z.logsumexp(-1) - (p_BHTS * z).sum(-1)).clamp_min(0)
+    return functional.dropout(p_BHTS.to(v_BHSE.dtype), dropout) @ v_BHSE, entropy_nats_BHT
