@@ -29,6 +29,7 @@ COMMANDS = {
     "eval": "hushlm.cli.evaluate:evaluate",
     "entropy": "hushlm.cli.entropy:entropy",
     "cost": "hushlm.cli.cost:cost",
+    "cost frontier": "hushlm.cli.frontier:frontier",
     "export": "hushlm.cli.export:export",
     "keys": "hushlm.cli.keys:keys",
     "serve": "hushlm.cli.serve:serve",
@@ -81,6 +82,9 @@ def _dispatch(words: list[str]) -> int:
         print(f"hushlm {version('hushlm')}")
         return 0
     name, *options = words
+    if options and f"{name} {options[0]}" in COMMANDS:
+        # A command of two words.
+        name, *options = f"{name} {options[0]}", *options[1:]
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=2)
         hint = f"Did you mean {' or '.join(near)}?" if near else f"The commands are {', '.join(COMMANDS)}."

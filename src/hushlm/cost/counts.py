@@ -1,6 +1,6 @@
-"""Nonlinear operations and FLOPs of an architecture at a shape.
+"""Nonlinear operations, FLOPs and parameters of an architecture at a shape.
 
-Both are read off the plan of the published forms, never off the architecture: a new nonlinearity that has a step in the
+All are read off the plan of the published forms, never off the architecture: a new nonlinearity that has a step in the
 plan is counted here without a change.
 
 Conventions (arXiv 2501.03489, tables 3, 4, 7, 8), T tokens, D width, F FFN width, L layers:
@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Literal, assert_never
 
-from hushlm.architectures import Architecture
+from hushlm.architectures import Architecture, Temperature
 from hushlm.config import ModelShape
 from hushlm.plan import (
     PUBLISHED,
@@ -25,6 +26,7 @@ from hushlm.plan import (
     Mix,
     Normalise,
     Operation,
+    Plan,
     Project,
     Reveal,
     ScaleRows,
@@ -32,7 +34,7 @@ from hushlm.plan import (
     prefill_plan,
 )
 
-__all__ = ["Flops", "NonlinearOperation", "flops", "nonlinear_operations"]
+__all__ = ["Flops", "NonlinearOperation", "flops", "nonlinear_operations", "parameters"]
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def nonlinear_operations(architecture: Architecture, shape: ModelShape, tokens: 
     Raises:
         ValueError: if `tokens` does not fit the context.
     """
-    plan = prefill_plan(architecture, shape, shape.context if tokens is None else tokens, rewrites=PUBLISHED)
+    plan = _published_plan(architecture, shape, shape.context if tokens is None else tokens)
     counted: Counter[tuple[str, int, int]] = Counter()
     for step in plan.steps:
         if step.layer is not None and (found := _nonlinearity(step.operation)) is not None:
@@ -104,7 +106,7 @@ def flops(
     Raises:
         ValueError: if `tokens` does not fit the context.
     """
-    plan = prefill_plan(architecture, shape, shape.context if tokens is None else tokens, rewrites=PUBLISHED)
+    plan = _published_plan(architecture, shape, shape.context if tokens is None else tokens)
     ffn = attention = head = 0
     for step in plan.steps:
         amount = _flops(step.operation, convention)
@@ -115,6 +117,46 @@ def flops(
         elif step.name == "head" and convention == "full":
             head += amount
     return Flops(ffn, attention, head)
+
+
+def parameters(architecture: Architecture, shape: ModelShape) -> int:
+    """Numbers that the model consists of, as trained: embedding, positions, blocks, and a head of its own where it is not tied.
+
+    What only training sees (the two factors of WNorm and SNorm, the regulariser's thresholds) is not counted, and of the scaled FFNs
+    everything is, although the private program absorbs it.
+    """
+    plan = _published_plan(architecture, shape, shape.context)
+    total = sum(_weights(step.operation, architecture, shape) for step in plan.steps if step.name != "head")
+    if not shape.tied_head:
+        total += shape.width * shape.vocabulary
+    # Scalars that are folded into matrices, and have no step of their own.
+    if architecture.temperature is Temperature.PER_HEAD:
+        total += shape.layers * shape.heads
+    if architecture.feed_forward.is_scaled:
+        total += 2 * sum(architecture.has_ffn(layer, shape.layers) for layer in range(shape.layers))
+    return total
+
+
+@lru_cache(maxsize=4)
+def _published_plan(architecture: Architecture, shape: ModelShape, tokens: int) -> Plan:
+    """One architecture is asked for several counts in a row."""
+    return prefill_plan(architecture, shape, tokens, rewrites=PUBLISHED)
+
+
+def _weights(operation: Operation, architecture: Architecture, shape: ModelShape) -> int:
+    match operation:
+        case Embed():
+            return (operation.vocabulary + (0 if architecture.is_parallel else shape.context)) * operation.width
+        case Project():
+            return (operation.inner + 1) * operation.outer
+        case Normalise():
+            return 2 * operation.width
+        case ScaleRows():
+            return shape.heads * operation.rows
+        case Scores() | Mix() | Kernel() | Divide() | Activate() | Reveal():
+            return 0
+        case _:
+            assert_never(operation)
 
 
 def _nonlinearity(operation: Operation) -> tuple[str, int, int, int] | None:

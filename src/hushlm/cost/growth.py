@@ -39,7 +39,8 @@ def growth_by_size(architecture: Architecture, base: ModelShape, network: Networ
     rows = []
     for size, values in changes:
         for value in values:
-            shape = replace(base, **{size: value})
+            sizes: dict[str, Any] = {size: value}
+            shape = replace(base, **sizes)
             total = price(prefill_plan(architecture, shape, shape.context), network=network).total
             rows.append({"size": size, "value": value, **total.to_dict()})
     return rows

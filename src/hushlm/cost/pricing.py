@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ from hushlm.cost.primitives import Primitives
 from hushlm.cost.protocol import price_opening, price_operation, price_set_up
 from hushlm.plan import HUSH, Embed, Normalise, Operation, Plan, Project, Reveal, Rewrites, ScaleRows, Step, decode_plan, prefill_plan
 
-__all__ = ["Amount", "CostReport", "GenerationCost", "PricedStep", "price", "price_generation"]
+__all__ = ["Amount", "CostReport", "GenerationCost", "PricedStep", "price", "price_generation", "price_total"]
 
 PROCESS_BYTES = 350_000_000
 """A party's process with the engine loaded and nothing in it (measured)."""
@@ -134,16 +135,15 @@ def price(
         network: for the seconds.
         calibrated: fitted constants; the packaged ones by default.
     """
-    primitives = Primitives((calibrated or load_constants()).values, protocol or Protocol())
+    calibrated = calibrated or load_constants()
+    protocol = protocol or Protocol()
     steps = []
     for step in plan.steps:
-        exchange = _operation_price(step.operation, primitives)
-        if isinstance(step.operation, Reveal):
-            exchange += price_opening(step.operation, protocol, calibrated)
+        exchange = _operation_price(step.operation, protocol, calibrated)
         steps.append(PricedStep(step, _amount(exchange, network), exchange))
     kinds = _sums(((step.operation, step.exchange) for step in steps), network)
     layers = _sums(((step.step.layer, step.exchange) for step in steps), network)
-    total = sum((step.exchange for step in steps), Exchange())
+    total = _total(plan, protocol, calibrated)
     weights, shares = _resident(plan)
     return CostReport(
         plan=plan,
@@ -156,6 +156,13 @@ def price(
         client_peak_bytes=PROCESS_BYTES + shares + 2 * total.client_bytes,
         server_peak_bytes=PROCESS_BYTES + shares + weights + 2 * total.server_bytes,
     )
+
+
+def price_total(
+    plan: Plan, protocol: Protocol | None = None, network: Network = WAN, calibrated: CalibratedConstants | None = None
+) -> Amount:
+    """`price(...).total` and nothing else, for when there are thousands of plans: some tenths of a millisecond each."""
+    return _amount(_total(plan, protocol or Protocol(), calibrated or load_constants()), network)
 
 
 def price_generation(
@@ -187,10 +194,27 @@ def price_generation(
     return GenerationCost(passes, _together(report.total for report in passes), _together(report.total for report in uncached))
 
 
-@lru_cache(maxsize=4096)
-def _operation_price(operation: Operation, primitives: Primitives) -> Exchange:
-    """Steps of equal operations cost the same, and a model has a layer over and over."""
-    return primitives.amortised(price_operation(operation, primitives))
+def _total(plan: Plan, protocol: Protocol, calibrated: CalibratedConstants) -> Exchange:
+    """Of all steps; a model has a layer over and over, so that equal operations are priced and added once."""
+    parts = (
+        _operation_price(operation, protocol, calibrated).times(count)
+        for operation, count in Counter(step.operation for step in plan.steps).items()
+    )
+    return sum(parts, Exchange())
+
+
+def _operation_price(operation: Operation, protocol: Protocol, calibrated: CalibratedConstants) -> Exchange:
+    """Of a step, with its share of refills; what opens the answer is part of the last."""
+    exchange = _cached_price(operation, Primitives(calibrated.values, protocol))
+    if isinstance(operation, Reveal):
+        exchange += price_opening(operation, protocol, calibrated)
+    return exchange
+
+
+@lru_cache(maxsize=16_384)
+def _cached_price(operation: Operation, primitives: Primitives) -> Exchange:
+    # What stocks it uses up is in its price by now.
+    return replace(primitives.amortised(price_operation(operation, primitives)), triples=(), forward_transfers=(), back_transfers=())
 
 
 def _amount(exchange: Exchange, network: Network) -> Amount:

@@ -1,0 +1,109 @@
+"""Perplexities that somebody measured, to be held against prices: checkpoints, and the committed results of benchmarks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from hushlm.architectures import parse
+from hushlm.config import ModelShape
+from hushlm.cost.exchange import Protocol
+from hushlm.cost.network import WAN, Network
+from hushlm.cost.pricing import Amount, price_total
+from hushlm.files import current_folder, verify_manifest
+from hushlm.plan import prefill_plan
+
+__all__ = ["Measured", "price_measured", "read_checkpoint", "read_results"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model's perplexity. Only those of one `task` can be compared.
+
+    Attributes:
+        architecture, shape: of the model.
+        perplexity: per token of the task's tokenizer.
+        task: what it was measured on: corpus, token ids, split, steps of training.
+        seeds: runs that the perplexity is the mean of.
+        source: file or folder.
+    """
+
+    architecture: str
+    shape: ModelShape
+    perplexity: float
+    task: str
+    seeds: int
+    source: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def read_checkpoint(folder: Path) -> Measured:
+    """The last validation of a checkpoint. Needs no torch; every byte is checked against the manifest.
+
+    Raises:
+        ValueError: in one sentence, if the folder is not a whole checkpoint, or was never validated.
+    """
+    inside = current_folder(folder)
+    verify_manifest(inside)
+    try:
+        config = json.loads((inside / "config.json").read_bytes())
+        rows = [json.loads(line) for line in (inside / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        validated = [row["validation_perplexity"] for row in rows if row.get("validation_perplexity") is not None]
+        if not validated:
+            raise ValueError(f"{folder} was never validated: it has no perplexity to show.")
+        provenance, shape = config["provenance"], _shape(config["shape"])
+        task = _task(provenance["corpus_fingerprint"], shape, "validation", provenance["step"])
+        return Measured(str(parse(config["architecture"])), shape, float(validated[-1]), task, 1, str(folder))
+    except (OSError, KeyError, TypeError, json.JSONDecodeError, ValidationError) as error:
+        raise ValueError(f"{folder} is not a checkpoint of this version of hushlm ({_first_line(error)}).") from None
+
+
+def read_results(path: Path) -> list[Measured]:
+    """Rows of a file that `benchmarks/kernels.py` wrote: mean test perplexity of each architecture.
+
+    Raises:
+        ValueError: in one sentence, if it is not such a file.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+        shape = _shape(document["settings"]["shape"])
+        found = []
+        for row in document["rows"]:
+            runs = row["runs"]
+            task = _task(runs[0]["corpus"], shape, "test", runs[0]["steps"])
+            perplexity = mean(float(run["test_perplexity"]) for run in runs)
+            found.append(Measured(str(parse(row["architecture"])), shape, perplexity, task, len(runs), str(path)))
+        return found
+    except (OSError, KeyError, TypeError, IndexError, json.JSONDecodeError, ValidationError) as error:
+        raise ValueError(
+            f"{path} does not hold measured perplexities as `python benchmarks/kernels.py` writes them ({_first_line(error)})."
+        ) from None
+
+
+def price_measured(models: Sequence[Measured], network: Network = WAN, protocol: Protocol | None = None) -> list[tuple[Measured, Amount]]:
+    """Each with the price of its private pass over a full context."""
+    return [
+        (model, price_total(prefill_plan(parse(model.architecture), model.shape, model.shape.context), protocol, network))
+        for model in models
+    ]
+
+
+def _shape(values: dict[str, Any]) -> ModelShape:
+    return TypeAdapter(ModelShape).validate_python(values)
+
+
+def _task(corpus: str, shape: ModelShape, split: str, steps: int) -> str:
+    return f"corpus {corpus[:8]}, {shape.vocabulary:,} token ids, T={shape.context}, {split}, {steps:,} steps"
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -1,0 +1,155 @@
+"""Tables of prices: the same columns on the terminal and in docs/cost.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hushlm.report.table import Column, Table
+
+__all__ = [
+    "AMOUNT",
+    "against_table",
+    "amounts_table",
+    "answers_table",
+    "frontier_table",
+    "gigabytes",
+    "measured_table",
+    "megabytes",
+    "residuals_table",
+    "shapes_table",
+    "sizes_table",
+]
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def megabytes(count: float) -> str:
+    """10^6 bytes."""
+    return f"{count / 1e6:,.2f}"
+
+
+def gigabytes(count: float) -> str:
+    """10^9 bytes."""
+    return f"{count / 1e9:,.2f}"
+
+
+def _millions(count: float) -> str:
+    return f"{count / 1e6:,.1f}"
+
+
+AMOUNT = (
+    Column("bytes", "MB", megabytes, "right"),
+    Column("client_to_server_bytes", "client to server", megabytes, "right"),
+    Column("server_to_client_bytes", "server to client", megabytes, "right"),
+    Column("messages", "messages", ",", "right"),
+    Column("rounds", "round trips", ",.0f", "right"),
+    Column("cpu_seconds", "CPU s", ",.1f", "right"),
+    Column("seconds", "s", ",.1f", "right"),
+)
+"""Columns of an `Amount`."""
+
+
+def amounts_table(title: str, label: str, amounts: Mapping[Any, Mapping[str, Any]], note: str = "") -> Table:
+    """A row an amount, named by its key.
+
+    Args:
+        label: heading of the names.
+        amounts: `Amount.to_dict()` by name.
+    """
+    return Table(title, (Column("of", label), *AMOUNT), [{"of": name, **amount} for name, amount in amounts.items()], note)
+
+
+def against_table(rows: Rows, note: str = "") -> Table:
+    """The rows of `cost.against`."""
+    columns = (
+        Column("table", "table"),
+        Column("architecture", "architecture"),
+        Column("layers", "L", align="right"),
+        Column("context", "T", align="right"),
+        Column("nonlinear_operations", "nonlinear operations", "\n".join),
+        Column("published_ffn_gflops", "FFN GFLOP,\npublished", ".1f", "right"),
+        Column("ffn_gflops", "ours", ".2f", "right"),
+        Column("published_attn_gflops", "attention GFLOP,\npublished", ".1f", "right"),
+        Column("attn_gflops", "ours", ".2f", "right"),
+        Column("published_bytes", "GB,\npublished", gigabytes, "right"),
+        Column("bytes_as_published_forms", "GB, its forms\non our engine", gigabytes, "right"),
+        Column("bytes", "GB,\nHush", gigabytes, "right"),
+        Column("ratio", "Hush /\npublished", ".2f", "right"),
+    )
+    flat = [{**row, **{f"published_{name}": value for name, value in row["published"].items()}} for row in rows]
+    return Table("Private inference of one token: published and ours", columns, flat, note)
+
+
+def sizes_table(name: str, rows: Rows) -> Table:
+    """`growth_by_size` of an architecture of this name."""
+    size = (Column("size", "size"), Column("value", "value", ",", "right"))
+    return Table(f"{name}: one token, one size changed at a time", (*size, *AMOUNT), rows)
+
+
+def answers_table(name: str, prompt: int, rows: Rows) -> Table:
+    """`growth_by_tokens`, after a prompt of so many tokens."""
+    columns = (
+        Column("new_tokens", "new tokens", ",", "right"),
+        Column("bytes", "MB, keys and values kept", megabytes, "right"),
+        Column("bytes_without_cache", "MB, a whole pass each", megabytes, "right"),
+        Column("seconds", "s, kept", ",.0f", "right"),
+        Column("seconds_without_cache", "s, whole", ",.0f", "right"),
+    )
+    return Table(f"{name}: an answer to {prompt} tokens", columns, rows)
+
+
+def shapes_table(name: str, rows: Rows) -> Table:
+    """`growth_of_shapes`."""
+    columns = (
+        Column("shape", "shape"),
+        Column("context", "T", ",", "right"),
+        Column("bytes", "first token, GB", gigabytes, "right"),
+        Column("further_token_bytes", "further token, MB", megabytes, "right"),
+        Column("seconds", "first, s", ",.0f", "right"),
+        Column("further_token_seconds", "further, s", ",.0f", "right"),
+        Column("server_peak_bytes", "server GB", gigabytes, "right"),
+    )
+    return Table(f"{name}: known shapes, on paper", columns, rows)
+
+
+def residuals_table(title: str, rows: Rows) -> Table:
+    """Micro-runs: `Residual`s as dictionaries, with their relative difference."""
+    columns = (
+        Column("case", "micro-run"),
+        Column("counted_bytes", "counted bytes", ",.0f", "right"),
+        Column("predicted_bytes", "predicted", ",.0f", "right"),
+        Column("relative", "difference", "+.3%", "right"),
+    )
+    return Table(title, columns, rows)
+
+
+def frontier_table(title: str, rows: Rows, note: str = "") -> Table:
+    """Candidates of `cost.frontier` as dictionaries, with what a further token moves."""
+    columns = (
+        Column("architecture", "architecture"),
+        Column("layers", "L", align="right"),
+        Column("heads", "H", align="right"),
+        Column("width", "D", align="right"),
+        Column("parameters", "parameters,\nmillions", _millions, "right"),
+        Column("flops", "GFLOP", lambda count: f"{count / 1e9:,.1f}", "right"),
+        Column("bytes", "GB", gigabytes, "right"),
+        Column("messages", "messages", ",", "right"),
+        Column("rounds", "round trips", ",.0f", "right"),
+        Column("seconds", "s", ",.0f", "right"),
+        Column("further_token_bytes", "further token,\nMB", megabytes, "right"),
+    )
+    return Table(title, columns, rows, note)
+
+
+def measured_table(title: str, rows: Rows) -> Table:
+    """Measured models as dictionaries, with their predicted bytes."""
+    columns = (
+        Column("architecture", "architecture"),
+        Column("perplexity", "perplexity", ".3f", "right"),
+        Column("seeds", "seeds", align="right"),
+        Column("bytes", "MB", megabytes, "right"),
+        Column("on_front", "Pareto front", lambda found: "yes" if found else ""),
+        Column("source", "measured by"),
+    )
+    return Table(title, columns, rows)
