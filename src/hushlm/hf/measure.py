@@ -75,10 +75,12 @@ def open_hf_model(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         name: a folder as `save_pretrained` writes it, a .gguf file, or the name of a model on the Hugging Face hub (or in its cache).
 
     Raises:
-        ValueError: one sentence: transformers is missing, nothing is there, or what is there is no causal language model.
+        ValueError: one sentence: transformers is missing, nothing is there, what is there is no causal language model, or it
+            lacks weights, which would be drawn at random.
     """
     try:
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
     except ImportError:
         raise ValueError("Opening a Hugging Face model needs transformers: pip install 'hushlm[hf]'.") from None
     path = Path(name)
@@ -89,10 +91,16 @@ def open_hf_model(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         source = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     elif not path.is_dir() and (path.exists() or path.is_absolute() or name.startswith(".") or name.count("/") > 1):
         raise ValueError(f"{name} is no folder of a model and no name on the Hugging Face hub, which reads OWNER/MODEL.")
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # what it would warn of is raised below, in a sentence
     try:
-        model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+        model, found = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(**source)
     except (OSError, ValueError, KeyError, ImportError) as error:
         first = " ".join(str(error).split()).split(". ")[0].rstrip(".")
         raise ValueError(f"{name} could not be opened as a causal language model: {first}.") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    if missing := sorted(found["missing_keys"]):
+        raise ValueError(f"{name} lacks {len(missing)} of the weights that a {type(model).__name__} has, for example {missing[0]}.")
     return model.eval(), tokenizer
