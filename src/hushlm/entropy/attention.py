@@ -57,13 +57,12 @@ def entropy_attention(
     """
     _check(q_BHTE, k_BHSE, v_BHSE, temperature, order, causal)
     dtype = _ACCUMULATE[q_BHTE.dtype]
-    scale: float | Tensor = 1.0 / math.sqrt(q_BHTE.shape[-1])
+    scale_HT = q_BHTE.new_full((1, 1), 1.0 / math.sqrt(q_BHTE.shape[-1]), dtype=dtype)
     if temperature is not None:
-        scale = scale / (temperature[:, :, None] if temperature.ndim == 2 else temperature[:, None, None]).to(dtype)
-    # The scale goes into the queries, T*E products instead of T*S; autograd carries it back to the temperature.
-    q_BHTE_scaled = q_BHTE.to(dtype) * scale
-    run = choose(q_BHTE_scaled, order=order, name=kernel).run
-    output_BHTE, entropy_nats_BHT = run(q_BHTE_scaled, k_BHSE.to(dtype), v_BHSE.to(dtype), order, causal)
+        scale_HT = scale_HT / (temperature if temperature.ndim == 2 else temperature[:, None]).to(dtype)
+    q_BHTE_wide, k_BHSE_wide, v_BHSE_wide = (x.to(dtype) for x in (q_BHTE, k_BHSE, v_BHSE))
+    run = choose(q_BHTE_wide, order=order, name=kernel).run
+    output_BHTE, entropy_nats_BHT = run(q_BHTE_wide, k_BHSE_wide, v_BHSE_wide, scale_HT, order, causal)
     return output_BHTE.to(q_BHTE.dtype), entropy_nats_BHT
 
 

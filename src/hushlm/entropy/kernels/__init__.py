@@ -1,18 +1,18 @@
 """Implementations of attention with row entropies behind one signature. A new one is a new file and a row in `KERNELS`.
 
-Every kernel gets queries that already carry 1 / (t sqrt(E)), in float32 or float64, and is tested against `reference`.
+Every kernel gets float32 or float64 and the scale 1 / (t sqrt(E)), and is tested against `reference`.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from hushlm.entropy.kernels import analytic, reference
+from hushlm.entropy.kernels import analytic, native, reference
 from hushlm.entropy.kernels.base import Kernel
 
 __all__ = ["KERNELS", "Kernel", "choose"]
 
-KERNELS: tuple[Kernel, ...] = (analytic.KERNEL, reference.KERNEL)
+KERNELS: tuple[Kernel, ...] = (native.KERNEL, analytic.KERNEL, reference.KERNEL)
 """Fastest first."""
 
 

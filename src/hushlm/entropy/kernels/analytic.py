@@ -118,8 +118,10 @@ def _log_weights(kept: Tensor, order: int | None) -> tuple[Tensor, float]:
     return kept.clamp_min(torch.finfo(kept.dtype).tiny).log_(), 2.0**order
 
 
-def _run(q_BHTE: Tensor, k_BHSE: Tensor, v_BHSE: Tensor, order: int | None, causal: bool) -> tuple[Tensor, Tensor]:
-    output_NTE, entropy_NT = _Attention.apply(q_BHTE.flatten(0, 1), k_BHSE.flatten(0, 1), v_BHSE.flatten(0, 1), order, causal)
+def _run(q_BHTE: Tensor, k_BHSE: Tensor, v_BHSE: Tensor, scale_HT: Tensor, order: int | None, causal: bool) -> tuple[Tensor, Tensor]:
+    # The scale goes into the queries, T*E products instead of T*S; autograd carries it back to the temperature.
+    q_NTE = (q_BHTE * scale_HT[..., None]).flatten(0, 1)
+    output_NTE, entropy_NT = _Attention.apply(q_NTE, k_BHSE.flatten(0, 1), v_BHSE.flatten(0, 1), order, causal)
     batch_and_heads = q_BHTE.shape[:2]
     return output_NTE.unflatten(0, batch_and_heads), entropy_NT.unflatten(0, batch_and_heads)
 

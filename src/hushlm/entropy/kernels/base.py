@@ -24,12 +24,13 @@ class Kernel:
 
     Attributes:
         name: as given to `entropy_attention(kernel=...)`.
-        run: (q_BHTE scaled, k_BHSE, v_BHSE, order, causal) -> (output_BHTE, entropy_nats_BHT), differentiable.
+        run: (q_BHTE, k_BHSE, v_BHSE, scale_HT, order, causal) -> (output_BHTE, entropy_nats_BHT), differentiable in the first four. Scores
+            are the products of queries and keys times the scale, of shape (H, T), (H, 1) or (1, 1).
         supports: (q_BHTE, order) -> whether `run` can take them, by device, type and order.
     """
 
     name: str
-    run: Callable[[Tensor, Tensor, Tensor, int | None, bool], tuple[Tensor, Tensor]]
+    run: Callable[[Tensor, Tensor, Tensor, Tensor, int | None, bool], tuple[Tensor, Tensor]]
     supports: Callable[[Tensor, int | None], bool] = _always
 
 

@@ -13,8 +13,8 @@ from hushlm.entropy.kernels.base import Kernel, causal_bias
 __all__ = ["KERNEL"]
 
 
-def _run(q_BHTE: Tensor, k_BHSE: Tensor, v_BHSE: Tensor, order: int | None, causal: bool) -> tuple[Tensor, Tensor]:
-    s_BHTS = q_BHTE @ k_BHSE.mT
+def _run(q_BHTE: Tensor, k_BHSE: Tensor, v_BHSE: Tensor, scale_HT: Tensor, order: int | None, causal: bool) -> tuple[Tensor, Tensor]:
+    s_BHTS = (q_BHTE * scale_HT[..., None]) @ k_BHSE.mT
     if causal:
         s_BHTS = s_BHTS + causal_bias(q_BHTE.shape[2], k_BHSE.shape[2], s_BHTS)
     z_BHTS = s_BHTS - s_BHTS.amax(-1, keepdim=True)
