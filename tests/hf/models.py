@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,41 @@ def save_with_tokenizer(model: Any, folder: Path) -> None:
 def words(count: int) -> str:
     numbers = torch.randint(0, VOCABULARY, (count,), generator=torch.Generator().manual_seed(3)).tolist()
     return " ".join(f"w{number}" for number in numbers)
+
+
+def save_gguf(model: Any, path: Path) -> None:
+    """A LLaMA as llama.cpp writes it, unquantised: rotated entries are neighbours there. Its tokens are letters, and "ab"."""
+    import gguf
+    import numpy as np
+
+    config, state = model.config, model.state_dict()
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(10_000.0)
+    writer.add_vocab_size(VOCABULARY)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list([*string.ascii_letters[: VOCABULARY - 1], "ab"])
+    writer.add_token_merges(["a b"])
+    writer.add_token_types([1] * VOCABULARY)
+    names = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+    parts = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj"}
+    parts |= {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
+    parts |= {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
+    for layer in range(config.num_hidden_layers):
+        names |= {f"blk.{layer}.{ours}": f"model.layers.{layer}.{theirs}" for ours, theirs in parts.items()}
+    for ours, theirs in names.items():
+        weight = state[f"{theirs}.weight"]
+        if ours.endswith(("attn_q", "attn_k")):
+            heads = config.num_attention_heads if ours.endswith("q") else config.num_key_value_heads
+            weight = weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
+        writer.add_tensor(f"{ours}.weight", np.ascontiguousarray(weight.numpy()))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

@@ -17,7 +17,7 @@ from hushlm.config import RunConfig
 from hushlm.data import TokenStore, fixed_batches
 from hushlm.entropy import summarise
 from hushlm.training import train
-from tests.hf.models import CONTEXT, FAMILIES, eager, save_with_tokenizer, tiny, words
+from tests.hf.models import CONTEXT, FAMILIES, eager, save_gguf, save_with_tokenizer, tiny, words
 
 transformers = pytest.importorskip("transformers", reason="the hf extra is not installed")
 
@@ -72,6 +72,19 @@ def test_the_report_is_of_the_models_attention_matrices(
     table = capsys.readouterr().out
     assert "windows of 8" in table
     assert "overload: " in table
+
+
+def test_a_gguf_file_is_read_with_its_own_tokenizer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("gguf", reason="the hf extra is not installed")
+    model = tiny("llama")
+    save_gguf(model, tmp_path / "tiny.gguf")
+    text = tmp_path / "text.txt"
+    text.write_text("abcdefgh" * 50)
+    document = answer(capsys, str(tmp_path / "tiny.gguf"), "--text", str(text), "--batches", "3")
+    ids = np.array([40, 2, 3, 4, 5, 6, 7] * 50)
+    windows = torch.cat(list(fixed_batches(ids, 1, CONTEXT, 3)))[:, :-1]
+    _, entropy_LHN = eager(model, {"input_ids": windows, "attention_mask": torch.ones_like(windows)})
+    np.testing.assert_allclose(document["head_entropy_nats_LH"], entropy_LHN.mean(-1).detach(), atol=1e-4)
 
 
 def test_uniform_heads_of_a_model_are_called_overloaded(tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
