@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import json
 import shutil
 import socket
 import ssl
@@ -21,6 +22,7 @@ pytest.importorskip("spu")
 
 from cryptography import x509
 
+from hushlm.cli.main import main
 from hushlm.private.certificates import (
     SessionCertificate,
     add_client,
@@ -28,10 +30,12 @@ from hushlm.private.certificates import (
     create_keys,
     create_session_certificate,
     load_keys,
+    renew,
     server_context,
 )
 from hushlm.private.description import RevealPolicy, load_description
 from hushlm.private.engine import TlsFiles
+from hushlm.private.key_report import report_keys
 from hushlm.private.process import Order, PeerOrder, WorkerProcess, start_worker
 
 LONG_AGO = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=10)
@@ -148,6 +152,92 @@ def test_expired_and_foreign_certificates_are_named_before_a_connection(tmp_path
     shutil.copy(other_keys / "authority.pem", mixed)
     with pytest.raises(ValueError, match="was not signed by"):
         load_keys(mixed, "client")
+
+
+def test_a_renewed_certificate_is_for_the_same_party(tmp_path: Path) -> None:
+    folder = tmp_path / "keys"
+    create_keys(folder, ["127.0.0.1", "example.org"], days=3, now=LONG_AGO)
+    add_client(folder, "alice", days=3)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for name in ("server", "alice"):
+        old = next(entry for entry in report_keys(folder) if entry.file == name)
+        assert renew(folder, name, days=30) == old.valid_until
+        new = next(entry for entry in report_keys(folder) if entry.file == name)
+        assert (new.role, new.name, new.hosts, new.private_key) == (old.role, old.name, old.hosts, True)
+        assert new.fingerprint != old.fingerprint
+        assert new.days_left == 29
+        assert stat.S_IMODE((folder / f"{name}.key").stat().st_mode) == 0o600
+    changed = {name for name, content in before.items() if (folder / name).read_bytes() != content}
+    assert changed == {"server.pem", "server.key", "alice.pem", "alice.key"}
+    assert sorted(before) == sorted(path.name for path in folder.iterdir())
+    with pytest.raises(ValueError, match=r"authority\.pem expired on"):
+        load_keys(folder, "server")
+
+
+def test_what_cannot_be_renewed_is_said(key_folder: Path, other_keys: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "keys"
+    shutil.copytree(key_folder, folder)
+    for name, part in (("authority", "An authority is not renewed"), ("nobody", "There is no"), ("../client", "There is no")):
+        with pytest.raises(ValueError, match=part):
+            renew(folder, name)
+    with pytest.raises(ValueError, match="1 to 3650 days"):
+        renew(folder, "client", days=0)
+    shutil.copy(other_keys / "client.pem", folder / "stranger.pem")
+    with pytest.raises(ValueError, match="was not signed by"):
+        renew(folder, "stranger")
+    (folder / "authority.key").unlink()
+    with pytest.raises(ValueError, match="authority's private key"):
+        renew(folder, "client")
+    load_keys(folder, "client")
+
+
+def test_a_folder_of_keys_is_listed_with_what_is_wrong(key_folder: Path, other_keys: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "keys"
+    shutil.copytree(key_folder, folder)
+    now = datetime.datetime.now(datetime.UTC)
+    assert [(entry.file, entry.role, entry.problem) for entry in report_keys(folder, now) if entry.file != "second"] == [
+        ("authority", "authority", None),
+        ("client", "client", None),
+        ("server", "server", None),
+    ]
+    server = next(entry for entry in report_keys(folder, now) if entry.file == "server")
+    assert server.hosts == ("127.0.0.1", "localhost")
+    assert server.days_left == 364
+    certificate = x509.load_pem_x509_certificate((folder / "server.pem").read_bytes())
+    assert server.valid_until == certificate.not_valid_after_utc
+    assert server.to_dict()["valid_until"].startswith(f"{certificate.not_valid_after_utc:%Y-%m-%dT}")
+    (folder / "server.key").unlink()
+    _readable(folder)
+    shutil.copy(other_keys / "client.pem", folder / "stranger.pem")
+    found = {entry.file: entry for entry in report_keys(folder, now)}
+    assert not found["server"].private_key
+    assert found["server"].problem is None
+    assert "can be read by other users" in (found["client"].problem or "")
+    assert "was not signed by" in (found["stranger"].problem or "")
+    late = {entry.file: entry for entry in report_keys(folder, now + datetime.timedelta(days=400))}
+    assert "expired on" in (late["server"].problem or "")
+    assert late["server"].days_left < 0
+
+
+def test_keys_are_shown_and_renewed_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "keys"
+    assert main(["keys", "create", str(folder), "--host", "127.0.0.1"]) == 0
+    assert main(["keys", "renew", str(folder), "--name", "client", "--days", "20"]) == 0
+    assert "stays good until" in capsys.readouterr().out
+    assert main(["keys", "show", str(folder), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)["keys"]
+    assert [(entry["file"], entry["days_left"]) for entry in shown] == [("authority", 364), ("client", 19), ("server", 364)]
+    (folder / "client.key").chmod(0o644)
+    assert main(["keys", "show", str(folder)]) == 1
+    table = capsys.readouterr().out
+    assert "can be read by other users" in " ".join(table.split())
+    for entry in shown:
+        assert entry["fingerprint"][:16] in table
+    for words, part in ((["renew", str(folder)], "--name"), (["show", str(tmp_path)], "authority.pem")):
+        assert main(["keys", *words]) == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        assert part in err
 
 
 def connect(server: ssl.SSLContext, client: ssl.SSLContext | None, name: str = "127.0.0.1") -> bytes:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-import os
 import ssl
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,24 +22,29 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from hushlm.private.engine import TlsFiles
+from hushlm.private.pairs import builder, encode, key_usage, read_certificate, utc_now, write_pair
 
 __all__ = [
+    "AUTHORITY",
+    "CLIENT",
+    "SERVER",
     "SessionCertificate",
     "add_client",
+    "check_issued",
+    "check_private_key",
+    "check_time",
     "client_context",
     "create_keys",
     "create_session_certificate",
     "load_keys",
+    "renew",
     "server_context",
-    "write_private",
 ]
 
 AUTHORITY, SERVER, CLIENT = "authority", "server", "client"
 MAXIMUM_DAYS = 3650
 SESSION_DAYS = 2
 """A session certificate outlives no session that is worth having."""
-CLOCK_TOLERANCE = datetime.timedelta(hours=1)
-"""Certificates are valid from this long ago, for peers whose clock is behind."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ class SessionCertificate:
         except ValueError as error:
             raise ValueError("The peer's certificate for the engine's link is not one certificate in PEM.") from error
         path = self.certificate.with_name("peer.pem")
-        path.write_bytes(_pem(trusted))
+        path.write_bytes(encode(trusted))
         return TlsFiles(self.certificate, self.private_key, path)
 
 
@@ -92,23 +97,23 @@ def create_keys(folder: Path, hosts: Sequence[str], days: int = 365, now: dateti
     names = [_general_name(host) for host in hosts]
     if not names:
         raise ValueError("Give at least one --host: the name or IP address under which clients will reach the server.")
-    if not 1 <= days <= MAXIMUM_DAYS:
-        raise ValueError(f"Certificates can be valid for 1 to {MAXIMUM_DAYS} days, not {days}.")
+    _check_days(days)
     if (folder / f"{AUTHORITY}.pem").exists() or (folder / f"{AUTHORITY}.key").exists():
         raise ValueError(f"{folder} holds keys already: choose another folder, or delete that one if no machine uses them any more.")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    start = now or _now()
+    start = now or utc_now()
     key = ec.generate_private_key(ec.SECP256R1())
-    usage = _key_usage(signs_certificates=True)
-    builder = _builder("hushlm authority", "hushlm authority", key.public_key(), start, days)
+    usage = key_usage(signs_certificates=True)
+    unsigned = builder("hushlm authority", "hushlm authority", key.public_key(), start, days)
     authority = (
-        builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        unsigned.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(usage, critical=True)
         .sign(key, hashes.SHA256())
     )
-    _write_pair(folder, AUTHORITY, authority, key)
-    _issue(folder, SERVER, hosts[0], names, ExtendedKeyUsageOID.SERVER_AUTH, start, days)
-    _issue(folder, CLIENT, CLIENT, [], ExtendedKeyUsageOID.CLIENT_AUTH, start, days)
+    write_pair(folder, AUTHORITY, authority, key)
+    purpose = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+    write_pair(folder, SERVER, *_issue(folder, hosts[0], x509.SubjectAlternativeName(names), purpose, start, days))
+    write_pair(folder, CLIENT, *_issue(folder, CLIENT, None, _FOR_CLIENTS, start, days))
 
 
 def add_client(folder: Path, name: str, days: int = 365, now: datetime.datetime | None = None) -> None:
@@ -123,9 +128,38 @@ def add_client(folder: Path, name: str, days: int = 365, now: datetime.datetime 
         )
     if (folder / f"{name}.pem").exists():
         raise ValueError(f"{folder} has a certificate for {name} already: choose another name.")
-    if not 1 <= days <= MAXIMUM_DAYS:
-        raise ValueError(f"Certificates can be valid for 1 to {MAXIMUM_DAYS} days, not {days}.")
-    _issue(folder, name, name, [], ExtendedKeyUsageOID.CLIENT_AUTH, now or _now(), days)
+    _check_days(days)
+    write_pair(folder, name, *_issue(folder, name, None, _FOR_CLIENTS, now or utc_now(), days))
+
+
+def renew(folder: Path, name: str, days: int = 365, now: datetime.datetime | None = None) -> datetime.datetime:
+    """Replace `NAME.pem` and `NAME.key` by a new key and certificate for the same party: same name, hosts and purpose.
+
+    Nothing withdraws the old certificate: it stays good until its end. Servers and clients read their files when they start.
+
+    Returns: the end of the old certificate.
+
+    Raises:
+        ValueError: one sentence, if the folder has no authority or no such certificate, or the days are out of range.
+    """
+    _check_days(days)
+    if name == AUTHORITY:
+        raise ValueError("An authority is not renewed: make new keys in another folder, and hand them to every machine.")
+    old = read_certificate(folder / f"{name}.pem")
+    check_issued(folder / f"{name}.pem", old, folder / f"{AUTHORITY}.pem", read_certificate(folder / f"{AUTHORITY}.pem"))
+    [common_name] = old.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    purpose = old.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    try:
+        hosts = old.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        hosts = None
+    issued = _issue(folder, str(common_name.value), hosts, purpose, now or utc_now(), days)
+    with tempfile.TemporaryDirectory(dir=folder) as fresh:
+        certificate, key = write_pair(Path(fresh), name, *issued)
+        # If this is cut in between, `load_keys` says that the two do not belong together.
+        key.replace(folder / key.name)
+        certificate.replace(folder / certificate.name)
+    return old.not_valid_after_utc
 
 
 def load_keys(folder: Path, name: str) -> TlsFiles:
@@ -144,26 +178,41 @@ def load_keys(folder: Path, name: str) -> TlsFiles:
             raise ValueError(
                 f"There is no {path}: make keys with `hushlm keys create FOLDER --host HOST` and copy this party's files here."
             )
-    if files.private_key.stat().st_mode & 0o077:
-        raise ValueError(f"{files.private_key} can be read by other users: chmod 600 it, and make new keys if somebody may have read it.")
-    certificate, authority = _read_certificate(files.certificate), _read_certificate(files.authority)
-    now = _now()
-    for path, found in ((files.certificate, certificate), (files.authority, authority)):
-        if now > found.not_valid_after_utc:
-            raise ValueError(f"{path} expired on {found.not_valid_after_utc:%Y-%m-%d}: make new keys with `hushlm keys`.")
-        if now < found.not_valid_before_utc:
-            raise ValueError(f"{path} is not valid before {found.not_valid_before_utc:%Y-%m-%d %H:%M} UTC: check this machine's clock.")
+    certificate, authority = read_certificate(files.certificate), read_certificate(files.authority)
+    now = utc_now()
+    check_time(files.certificate, certificate, now)
+    check_time(files.authority, authority, now)
+    check_issued(files.certificate, certificate, files.authority, authority)
+    check_private_key(files.private_key, files.certificate, certificate)
+    return files
+
+
+def check_time(path: Path, certificate: x509.Certificate, now: datetime.datetime) -> None:
+    """Raises ValueError: it has expired, or is not valid yet."""
+    if now > certificate.not_valid_after_utc:
+        raise ValueError(f"{path} expired on {certificate.not_valid_after_utc:%Y-%m-%d}: make a new one with `hushlm keys renew`.")
+    if now < certificate.not_valid_before_utc:
+        raise ValueError(f"{path} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC: check this machine's clock.")
+
+
+def check_issued(path: Path, certificate: x509.Certificate, authority_path: Path, authority: x509.Certificate) -> None:
+    """Raises ValueError: another authority has signed it."""
     try:
         certificate.verify_directly_issued_by(authority)
     except (ValueError, TypeError, InvalidSignature) as error:
-        raise ValueError(f"{files.certificate} was not signed by {files.authority}: copy both from the same keys.") from error
+        raise ValueError(f"{path} was not signed by {authority_path}: copy both from the same keys.") from error
+
+
+def check_private_key(path: Path, certificate_path: Path, certificate: x509.Certificate) -> None:
+    """Raises ValueError: others can read it, it is no private key, or another certificate's."""
+    if path.stat().st_mode & 0o077:
+        raise ValueError(f"{path} can be read by other users: chmod 600 it, and make new keys if somebody may have read it.")
     try:
-        key = serialization.load_pem_private_key(files.private_key.read_bytes(), None)
+        key = serialization.load_pem_private_key(path.read_bytes(), None)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{files.private_key} is not an unencrypted private key in PEM.") from error
+        raise ValueError(f"{path} is not an unencrypted private key in PEM.") from error
     if key.public_key() != certificate.public_key():
-        raise ValueError(f"{files.private_key} does not belong to {files.certificate}: copy both from the same keys.")
-    return files
+        raise ValueError(f"{path} does not belong to {certificate_path}: copy both from the same keys.")
 
 
 def server_context(files: TlsFiles) -> ssl.SSLContext:
@@ -186,22 +235,10 @@ def create_session_certificate(folder: Path, now: datetime.datetime | None = Non
         now: start of validity; the present by default.
     """
     key = ec.generate_private_key(ec.SECP256R1())
-    builder = _builder("hushlm session", "hushlm session", key.public_key(), now or _now(), SESSION_DAYS)
-    certificate = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True).sign(key, hashes.SHA256())
-    paths = _write_pair(folder, "session", certificate, key)
-    return SessionCertificate(*paths, _pem(certificate).decode())
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Write a new file that only this user can read, from its first byte on.
-
-    Raises:
-        FileExistsError: if it is there already.
-    """
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    unsigned = builder("hushlm session", "hushlm session", key.public_key(), now or utc_now(), SESSION_DAYS)
+    certificate = unsigned.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True).sign(key, hashes.SHA256())
+    paths = write_pair(folder, "session", certificate, key)
+    return SessionCertificate(*paths, encode(certificate).decode())
 
 
 def _with_identity(context: ssl.SSLContext, files: TlsFiles) -> ssl.SSLContext:
@@ -210,59 +247,40 @@ def _with_identity(context: ssl.SSLContext, files: TlsFiles) -> ssl.SSLContext:
     return context
 
 
+_FOR_CLIENTS = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+
+
+def _check_days(days: int) -> None:
+    if not 1 <= days <= MAXIMUM_DAYS:
+        raise ValueError(f"Certificates can be valid for 1 to {MAXIMUM_DAYS} days, not {days}.")
+
+
 def _issue(
     folder: Path,
-    file: str,
     common_name: str,
-    hosts: list[x509.GeneralName],
-    purpose: x509.ObjectIdentifier,
+    hosts: x509.SubjectAlternativeName | None,
+    purpose: x509.ExtendedKeyUsage,
     start: datetime.datetime,
     days: int,
-) -> None:
-    authority, path = _read_certificate(folder / f"{AUTHORITY}.pem"), folder / f"{AUTHORITY}.key"
+) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """A new key, and a certificate for it from the folder's authority."""
+    authority, path = read_certificate(folder / f"{AUTHORITY}.pem"), folder / f"{AUTHORITY}.key"
     if not path.is_file():
         raise ValueError(f"There is no {path}: only a folder with the authority's private key can make certificates.")
     signer = serialization.load_pem_private_key(path.read_bytes(), None)
     assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    assert authority.subject == x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hushlm authority")])
     key = ec.generate_private_key(ec.SECP256R1())
-    builder = _builder(common_name, "hushlm authority", key.public_key(), start, days)
-    builder = (
-        builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=True)
+    unsigned = (
+        builder(common_name, "hushlm authority", key.public_key(), start, days)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(key_usage(signs_certificates=False), critical=True)
+        .add_extension(purpose, critical=True)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
     )
-    if hosts:
-        builder = builder.add_extension(x509.SubjectAlternativeName(hosts), critical=False)
-    assert authority.subject == x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hushlm authority")])
-    _write_pair(folder, file, builder.sign(signer, hashes.SHA256()), key)
-
-
-def _builder(subject: str, issuer: str, key: ec.EllipticCurvePublicKey, start: datetime.datetime, days: int) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
-        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(start - CLOCK_TOLERANCE)
-        .not_valid_after(start + datetime.timedelta(days=days))
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-    )
-
-
-def _key_usage(signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs_certificates,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
+    if hosts is not None:
+        unsigned = unsigned.add_extension(hosts, critical=False)
+    return unsigned.sign(signer, hashes.SHA256()), key
 
 
 def _general_name(host: str) -> x509.GeneralName:
@@ -276,29 +294,3 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
     except ValueError as error:
         raise ValueError(f"{host!r} is neither a host name nor an IP address: give it without a port.") from error
-
-
-def _read_certificate(path: Path) -> x509.Certificate:
-    if not path.is_file():
-        raise ValueError(f"There is no {path}: make keys with `hushlm keys create FOLDER --host HOST`.")
-    try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not a certificate in PEM.") from error
-
-
-def _write_pair(folder: Path, name: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> tuple[Path, Path]:
-    private = folder / f"{name}.key"
-    form = serialization.PrivateFormat.PKCS8
-    write_private(private, key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()))
-    public = folder / f"{name}.pem"
-    public.write_bytes(_pem(certificate))
-    return public, private
-
-
-def _pem(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(serialization.Encoding.PEM)
-
-
-def _now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.UTC)
