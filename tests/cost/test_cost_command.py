@@ -71,8 +71,12 @@ def test_against_the_paper(capsys):
     assert "25.32" in run(capsys, "--against", "paper")
 
 
-def test_growth(capsys):
-    document = json.loads(run(capsys, "SM2+ScFuFFN", *SHAPE_OPTIONS, "--growth", "--json"))
+@pytest.mark.slow
+def test_growth(capsys, tmp_path):
+    document = json.loads(run(capsys, "SM2+ScFuFFN", *SHAPE_OPTIONS, "--growth", "--output", str(tmp_path), "--json"))
+    assert {path.name for path in tmp_path.iterdir()} == {"growth-sizes.png", "growth-answers.png", "growth-contexts.png"}
+    assert document["by_tokens_of"]["this shape"] == document["by_tokens"]
+    assert document["by_tokens_of"]["7B"][-1]["new_tokens"] == 4096 - document["prompt"]
     assert {row["size"] for row in document["by_size"]} == {"context", "layers", "heads", "width", "vocabulary"}
     assert max(row["value"] for row in document["by_size"] if row["size"] == "context") == 512
     assert {row["shape"] for row in document["shapes"]} >= {"GPT-2 small", "7B"}

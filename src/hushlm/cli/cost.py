@@ -11,9 +11,10 @@ from hushlm.config import ModelShape
 from hushlm.cost.counts import flops, nonlinear_operations
 from hushlm.cost.exchange import Protocol
 from hushlm.cost.network import Network, parse_network
-from hushlm.cost.pricing import Amount, CostReport, GenerationCost, price_generation
+from hushlm.cost.pricing import CostReport, GenerationCost, price_generation
 from hushlm.plan import HUSH, PUBLISHED, Reveal
-from hushlm.report.table import Column, Table, print_json, print_table
+from hushlm.report.cost_tables import against_table, amounts_table, residuals_table
+from hushlm.report.table import print_json, print_table
 
 __all__ = ["cost"]
 
@@ -44,7 +45,8 @@ def cost(
     """Price private inference of an architecture: operations, FLOPs, bytes, time, memory.
 
     Needs no weights and no engine. Bytes are what the two-party engine moves, both directions, in steady state; they are predicted
-    from its own rules and checked against counted runs. The shape is GPT-2 small's unless given.
+    from its own rules and checked against counted runs. The shape is GPT-2 small's unless given. `hushlm cost frontier` searches
+    architectures and shapes for a budget.
 
     Args:
         architecture: its name, see `hushlm architectures`; not needed with --against and --calibrate.
@@ -63,9 +65,9 @@ def cost(
         forms: the program as Hush runs it, or as the engine's own examples write it.
         baseline: architecture that savings are measured against, with the published forms.
         against: print published figures beside ours.
-        growth: print how the price grows with each size and with new tokens.
+        growth: print how the price grows with each size and with new tokens, up to 4096 tokens and a 7B model.
         calibrate: run micro-programs in two processes and refit the constants; some minutes.
-        output: file for the refitted constants.
+        output: with --calibrate a file for the refitted constants, with --growth a folder for the figures.
         json: print one JSON document instead of the tables.
     """
     if calibrate:
@@ -79,7 +81,7 @@ def cost(
     named, link = parse(architecture), parse_network(network)
     shape = ModelShape(layers=layers, heads=heads, width=width, context=context, vocabulary=vocab, ffn_multiple=ffn_multiple)
     if growth:
-        _growth(architecture, shape, link, json)
+        _growth(architecture, shape, link, output, json)
         return
     if prompt is None:
         prompt = max(1, context - new_tokens + 1)
@@ -142,26 +144,6 @@ def _engine() -> str:
     return load_constants().engine
 
 
-def _megabytes(count: float) -> str:
-    return f"{count / 1e6:,.2f}"
-
-
-AMOUNT = (
-    Column("bytes", "MB", _megabytes, "right"),
-    Column("client_to_server_bytes", "client to server", _megabytes, "right"),
-    Column("server_to_client_bytes", "server to client", _megabytes, "right"),
-    Column("messages", "messages", ",", "right"),
-    Column("rounds", "round trips", ",.0f", "right"),
-    Column("cpu_seconds", "CPU s", ",.1f", "right"),
-    Column("seconds", "s", ",.1f", "right"),
-)
-
-
-def _amounts(title: str, label: str, amounts: dict[Any, Amount], note: str = "") -> Table:
-    rows = [{"of": name, **amount.to_dict()} for name, amount in amounts.items()]
-    return Table(title, (Column("of", label), *AMOUNT), rows, note)
-
-
 def _print(document: dict[str, Any], answer: GenerationCost) -> None:
     first: CostReport = answer.passes[0]
     shape, counted = first.plan.shape, document["flops"]
@@ -172,9 +154,10 @@ def _print(document: dict[str, Any], answer: GenerationCost) -> None:
         f"in full {counted['full']['ffn'] / 1e9:.1f} + {counted['full']['attention'] / 1e9:.1f}, head {counted['full']['head'] / 1e9:.1f}"
     )
     note = f"Seconds on {first.network}. Payload of the engine's link: framing adds about 3%."
-    print_table(_amounts(f"First token, prompt of {document['prompt']}", "operation", dict(first.by_operation), note))
-    layers = {"outside" if layer is None else str(layer): amount for layer, amount in first.by_layer.items()}
-    print_table(_amounts("By layer", "layer", layers))
+    kinds = {name: amount.to_dict() for name, amount in first.by_operation.items()}
+    print_table(amounts_table(f"First token, prompt of {document['prompt']}", "operation", kinds, note))
+    layers = {"outside" if layer is None else str(layer): amount.to_dict() for layer, amount in first.by_layer.items()}
+    print_table(amounts_table("By layer", "layer", layers))
     summary = {"first token": first.total}
     if len(answer.passes) > 1:
         summary |= {
@@ -182,7 +165,8 @@ def _print(document: dict[str, Any], answer: GenerationCost) -> None:
             f"{len(answer.passes)} tokens, a whole pass each": answer.without_cache,
             "the last further token": answer.passes[-1].total,
         }
-    print_table(_amounts("Sums", "", summary | {"set-up, once a session": first.set_up}))
+    summary["set-up, once a session"] = first.set_up
+    print_table(amounts_table("Sums", "", {name: amount.to_dict() for name, amount in summary.items()}))
     base = document["baseline"]
     print(
         f"Memory, estimated: client {document['client_peak_bytes'] / 1e9:.1f} GB, server {document['server_peak_bytes'] / 1e9:.1f} GB. "
@@ -197,57 +181,21 @@ def _against(json: bool) -> None:
     if json:
         print_json({"engine": _engine(), "rows": rows, "note": NOTE})
         return
-    flat = [{**row, **{f"published_{name}": value for name, value in row["published"].items()}} for row in rows]
-
-    def gigabytes(count: float) -> str:
-        return f"{count / 1e9:.2f}"
-
-    columns = (
-        Column("table", "table"),
-        Column("architecture", "architecture"),
-        Column("layers", "L", align="right"),
-        Column("context", "T", align="right"),
-        Column("published_ffn_gflops", "FFN GFLOP\npublished", ".1f", "right"),
-        Column("ffn_gflops", "ours", ".1f", "right"),
-        Column("published_attn_gflops", "attention\npublished", ".1f", "right"),
-        Column("attn_gflops", "ours", ".1f", "right"),
-        Column("published_bytes", "GB\npublished", gigabytes, "right"),
-        Column("bytes_as_published_forms", "its forms\non our engine", gigabytes, "right"),
-        Column("bytes", "Hush", gigabytes, "right"),
-        Column("ratio", "Hush /\npublished", ".2f", "right"),
-    )
-    print_table(Table("Private inference of one token: published and ours", columns, flat, NOTE))
+    print_table(against_table(rows, NOTE))
 
 
-def _growth(architecture: str, shape: ModelShape, network: Network, json: bool) -> None:
-    from hushlm.cost.growth import growth_by_size, growth_by_tokens, growth_of_shapes
+def _growth(architecture: str, shape: ModelShape, network: Network, output: Path | None, json: bool) -> None:
+    from hushlm.report.growth import GrowthReport
 
-    named = parse(architecture)
-    by_size, by_tokens = growth_by_size(named, shape, network), growth_by_tokens(named, shape, max(1, shape.context // 2), network=network)
-    shapes = growth_of_shapes(named, network=network)
+    report = GrowthReport.make(parse(architecture), shape, network)
+    written = report.write(output) if output is not None else []
     if json:
-        print_json({"architecture": str(named), "shape": asdict(shape), "by_size": by_size, "by_tokens": by_tokens, "shapes": shapes})
+        print_json(report.to_dict())
         return
-    size = (Column("size", "size"), Column("value", "value", ",", "right"))
-    print_table(Table(f"{named}: one token, one size changed at a time", (*size, *AMOUNT), by_size))
-    tokens = (
-        Column("new_tokens", "new tokens", ",", "right"),
-        Column("bytes", "MB, keys and values kept", _megabytes, "right"),
-        Column("bytes_without_cache", "MB, a whole pass each", _megabytes, "right"),
-        Column("seconds", "s, kept", ",.0f", "right"),
-        Column("seconds_without_cache", "s, whole", ",.0f", "right"),
-    )
-    print_table(Table(f"{named}: an answer to {max(1, shape.context // 2)} tokens", tokens, by_tokens))
-    known = (
-        Column("shape", "shape"),
-        Column("context", "T", ",", "right"),
-        Column("bytes", "first token MB", _megabytes, "right"),
-        Column("further_token_bytes", "further token MB", _megabytes, "right"),
-        Column("seconds", "first s", ",.0f", "right"),
-        Column("further_token_seconds", "further s", ",.0f", "right"),
-        Column("server_peak_bytes", "server GB", lambda count: f"{count / 1e9:.1f}", "right"),
-    )
-    print_table(Table(f"{named}: known shapes, on paper", known, shapes))
+    for table in report.tables():
+        print_table(table)
+    for path in written:
+        print(path)
 
 
 def _calibrate(output: Path | None, json: bool) -> None:
@@ -261,11 +209,5 @@ def _calibrate(output: Path | None, json: bool) -> None:
     if json:
         print_json({"file": str(path), "engine": fitted.engine, "values": asdict(fitted.values), "residuals": residuals})
         return
-    columns = (
-        Column("case", "micro-run"),
-        Column("counted_bytes", "counted bytes", ",.0f", "right"),
-        Column("predicted_bytes", "predicted", ",.0f", "right"),
-        Column("relative", "difference", "+.3%", "right"),
-    )
-    print_table(Table(f"{fitted.engine}, constants version {fitted.version}: residuals", columns, residuals))
+    print_table(residuals_table(f"{fitted.engine}, constants version {fitted.version}: residuals", residuals))
     print(path)

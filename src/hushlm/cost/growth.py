@@ -9,10 +9,10 @@ from typing import Any
 from hushlm.architectures import Architecture
 from hushlm.config import ModelShape
 from hushlm.cost.network import WAN, Network
-from hushlm.cost.pricing import Amount, price
+from hushlm.cost.pricing import price, price_total
 from hushlm.plan import decode_plan, prefill_plan
 
-__all__ = ["SHAPES", "growth_by_size", "growth_by_tokens", "growth_of_shapes"]
+__all__ = ["LENGTH_BUCKET", "LONGEST", "SHAPES", "growth_by_size", "growth_by_tokens", "growth_of_shapes", "powers_of_two"]
 
 SHAPES = {
     "Pythia 70M": ModelShape(layers=6, heads=8, width=512, context=128, vocabulary=50_304),
@@ -21,7 +21,18 @@ SHAPES = {
     "GPT-2 XL": ModelShape(layers=48, heads=25, width=1600, context=128, vocabulary=50_257),
     "7B": ModelShape(layers=32, heads=32, width=4096, context=128, vocabulary=32_000),
 }
-"""Sizes to grow through, on paper: no memory of any machine is asked."""
+"""Sizes to grow through, on paper: no memory of any machine is asked. GPT-2 blocks throughout."""
+
+LONGEST = 4096
+"""Tokens up to which prices are followed."""
+
+LENGTH_BUCKET = 32
+"""The private program rounds lengths up to a multiple of this."""
+
+
+def powers_of_two(most: int) -> list[int]:
+    """1, 2, 4, ... up to `most`, and `most` itself."""
+    return sorted({2**k for k in range(most.bit_length()) if 2**k <= most} | {most})
 
 
 def growth_by_size(architecture: Architecture, base: ModelShape, network: Network = WAN) -> list[dict[str, Any]]:
@@ -30,10 +41,10 @@ def growth_by_size(architecture: Architecture, base: ModelShape, network: Networ
     Returns: rows with `size` (its name), `value`, and the amount of one token from a full context.
     """
     changes: list[tuple[str, Sequence[int]]] = [
-        ("context", [base.context * 2**k for k in range(-2, 6) if base.context * 2**k in range(1, 4097)]),
+        ("context", [base.context * 2**k for k in range(-2, 6) if base.context * 2**k in range(1, LONGEST + 1)]),
         ("layers", sorted({max(1, architecture.removed_ffns, base.layers // 2), base.layers, 2 * base.layers, 4 * base.layers})),
         ("heads", [h for h in (1, 2, 4, 8, 12, 16, 24, 32) if base.width % h == 0]),
-        ("width", [base.width // 2 * k for k in (1, 2, 4) if base.width // 2 * k % base.heads == 0]),
+        ("width", [base.width // 2 * k for k in (1, 2, 4, 8) if base.width // 2 * k % base.heads == 0]),
         ("vocabulary", [256, 8192, 16_384, 50_257, 128_000]),
     ]
     rows = []
@@ -41,26 +52,35 @@ def growth_by_size(architecture: Architecture, base: ModelShape, network: Networ
         for value in values:
             sizes: dict[str, Any] = {size: value}
             shape = replace(base, **sizes)
-            total = price(prefill_plan(architecture, shape, shape.context), network=network).total
-            rows.append({"size": size, "value": value, **total.to_dict()})
+            rows.append(
+                {"size": size, "value": value, **price_total(prefill_plan(architecture, shape, shape.context), None, network).to_dict()}
+            )
     return rows
 
 
 def growth_by_tokens(
     architecture: Architecture, base: ModelShape, prompt: int, counts: Sequence[int] = (1, 2, 4, 8, 16, 32), network: Network = WAN
 ) -> list[dict[str, Any]]:
-    """An answer's amount with the key-value cache and without, for growing numbers of new tokens after a prompt."""
+    """An answer's amount with the key-value cache and without, for growing numbers of new tokens after a prompt.
+
+    Every token is priced at the length that the private program runs it at: rounded up to a multiple of `LENGTH_BUCKET`.
+
+    Args:
+        base: whose context is taken to be as long as the longest answer needs.
+        counts: of new tokens, for a row each.
+    """
+    last = -(-(prompt + max(counts) - 1) // LENGTH_BUCKET) * LENGTH_BUCKET
+    shape = replace(base, context=max(base.context, last))
     rows = []
     cached = uncached = 0
     seconds_cached = seconds_uncached = 0.0
-
-    def token(index: int) -> tuple[Amount, Amount]:
-        shape = replace(base, context=max(base.context, prompt + index))
-        whole = price(prefill_plan(architecture, shape, prompt + index), network=network).total
-        return whole, whole if index == 0 else price(decode_plan(architecture, shape, prompt + index), network=network).total
-
+    length = 0
     for index in range(max(counts)):
-        whole, further = token(index)
+        if prompt + index > length:
+            length = -(-(prompt + index) // LENGTH_BUCKET) * LENGTH_BUCKET
+            whole = price_total(prefill_plan(architecture, shape, length), None, network)
+            one = price_total(decode_plan(architecture, shape, length), None, network)
+        further = one if index else whole
         cached, uncached = cached + further.bytes, uncached + whole.bytes
         seconds_cached, seconds_uncached = seconds_cached + further.seconds, seconds_uncached + whole.seconds
         if index + 1 in counts:
@@ -77,7 +97,7 @@ def growth_by_tokens(
 
 
 def growth_of_shapes(
-    architecture: Architecture, contexts: Sequence[int] = (128, 512, 2048), network: Network = WAN
+    architecture: Architecture, contexts: Sequence[int] = (128, 512, 2048, LONGEST), network: Network = WAN
 ) -> list[dict[str, Any]]:
     """Known shapes at growing contexts: first token, and a further one at the end of the context."""
     rows = []
@@ -85,7 +105,7 @@ def growth_of_shapes(
         for context in contexts:
             at = replace(shape, context=context)
             first = price(prefill_plan(architecture, at, context), network=network)
-            further = price(decode_plan(architecture, at, context), network=network).total
+            further = price_total(decode_plan(architecture, at, context), None, network)
             rows.append(
                 {
                     "shape": name,

@@ -5,6 +5,7 @@ Kinds differ in colour (Okabe and Ito's, told apart by colour-blind readers), ma
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -14,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 from matplotlib.transforms import Bbox
 
 from hushlm.report.figures import INK
@@ -77,7 +78,7 @@ def frontier_figure(panels: Sequence[tuple[str, Sequence[Cloud]]], budgets: Sequ
             axis.plot(*_columns(cloud.front), linestyle=dash, marker=marker, markersize=2.6, linewidth=1.0, color=colour, label=cloud.name)
         for budget in budgets:
             axis.axvline(budget, color=INK, linewidth=0.8, linestyle=":")
-        _logarithmic(axis)
+        _logarithmic(axis, _count)
         axis.set_ylabel(label, fontsize=TEXT)
     axes[-1].set_xlabel("bytes of a private pass", fontsize=TEXT)
     handles, names = axes[0].get_legend_handles_labels()
@@ -112,18 +113,12 @@ def perplexity_figure(panels: Sequence[tuple[str, Sequence[PerplexityPoint]]]) -
     return figure
 
 
-def curves_figure(
-    panels: Sequence[tuple[str, Sequence[Curve]]],
-    across: int = 1,
-    y_label: str = "bytes",
-    x_format: Callable[[float, int], str] | None = None,
-) -> Figure:
+def curves_figure(panels: Sequence[tuple[str, Sequence[Curve]]], across: int = 1) -> Figure:
     """Bytes against sizes, both logarithmic; one legend for all panels where they hold several curves.
 
     Args:
         panels: (label of x, curves).
         across: panels in a row.
-        x_format: of numbers on the x axis; plain by default.
     """
     down = -(-len(panels) // across)
     several = max(len(curves) for _, curves in panels) > 1
@@ -135,10 +130,11 @@ def curves_figure(
     for index, (axis, (label, curves)) in enumerate(zip(axes, panels, strict=True)):
         for curve, colour, marker, dash in zip(curves, *_styles(len(curves)), strict=True):
             axis.plot(*_columns(curve.points), linestyle=dash, marker=marker, markersize=2.6, linewidth=1.1, color=colour, label=curve.name)
-        _logarithmic(axis, x_format or _plain)
+        _logarithmic(axis, _bytes)
+        _own_ticks(axis, sorted({x for curve in curves for x, _ in curve.points}), apart=0.2 if across > 1 else 0.1)
         axis.set_xlabel(label, fontsize=TEXT)
         if index % across == 0:
-            axis.set_ylabel(y_label, fontsize=TEXT)
+            axis.set_ylabel("bytes", fontsize=TEXT)
         handles, names = axis.get_legend_handles_labels()
         legend = {**legend, **dict(zip(names, handles, strict=True))}
     if several:
@@ -160,16 +156,34 @@ def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[f
     return [x for x, _ in points], [y for _, y in points]
 
 
-def _logarithmic(axis: Axes, x_format: Callable[[float, int], str] | None = None) -> None:
+def _logarithmic(axis: Axes, y_format: Callable[[float, int], str]) -> None:
     axis.set_xscale("log")
     axis.set_yscale("log")
-    axis.xaxis.set_major_formatter(FuncFormatter(x_format or _bytes))
-    axis.yaxis.set_major_formatter(FuncFormatter(_bytes if x_format else _count))
+    axis.xaxis.set_major_formatter(FuncFormatter(_bytes))
+    axis.yaxis.set_major_formatter(FuncFormatter(y_format))
+    low, high = axis.get_ylim()
+    if high / low < FEW_DECADES:
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for one in (axis.xaxis, axis.yaxis):
         one.set_minor_formatter(NullFormatter())
     axis.tick_params(labelsize=SMALL)
     axis.grid(True, which="major", linewidth=0.3, color="#cccccc")
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def _own_ticks(axis: Axes, values: Sequence[float], apart: float) -> None:
+    """Ticks of x at the sizes themselves, as many as are at least this share of the axis apart; the last one always."""
+    ticks: list[float] = []
+    for value in reversed(values):
+        if not ticks or math.log(ticks[-1] / value) >= apart * math.log(values[-1] / values[0]):
+            ticks.append(value)
+    axis.xaxis.set_major_locator(FixedLocator(ticks))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(FuncFormatter(_plain))
+
+
+FEW_DECADES = 50
+"""Up to this ratio of the y axis' ends, 2 and 5 are labelled, too."""
 
 
 def _scaled(number: float, units: Sequence[tuple[float, str]]) -> str:
