@@ -41,8 +41,19 @@ class Serving:
 
 @contextlib.contextmanager
 def serving(export: Path, keys: Path, log: Path, *options: str) -> Iterator[Serving]:
-    """`hushlm serve` on a port of the system's choice; killed at the end, with its workers."""
-    command = [*HUSHLM, "serve", str(export / "server"), "--keys", str(keys), "--listen", "127.0.0.1:0", *options]
+    """`hushlm serve` on a port of the system's choice, revealing what is asked for; killed at the end, with its workers."""
+    command = [
+        *HUSHLM,
+        "serve",
+        str(export / "server"),
+        "--keys",
+        str(keys),
+        "--listen",
+        "127.0.0.1:0",
+        "--allow-reveal",
+        "logits",
+        *options,
+    ]
     with log.open("w") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL, text=True)
     assert process.stdout is not None

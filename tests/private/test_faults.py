@@ -140,7 +140,7 @@ def test_a_killed_worker_of_the_client_is_noticed(server: Serving, scratch: Path
     assert "own process was ended by signal 9" in text
     assert seconds < NOTICED_SECONDS
     assert_clean(server, scratch)
-    assert "given up by the client" in server.log.read_text()
+    assert '"outcome": "given_up"' in server.log.read_text()
 
 
 @pytest.mark.two_party

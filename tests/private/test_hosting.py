@@ -11,7 +11,10 @@ import pytest
 
 from hushlm.config import ModelShape
 from hushlm.private import hosting
+from hushlm.private.admission import Admission, ClientLimits
 from hushlm.private.description import ProgramDescription, RevealPolicy
+from hushlm.private.listening import Peer
+from hushlm.private.metrics import ServerMetrics
 from hushlm.private.process import WorkerEvent, WorkerProcess
 from hushlm.private.session import PROTOCOL_VERSION, Limits, SessionRequest, shape_of
 
@@ -44,7 +47,9 @@ def test_a_talkative_worker_does_not_silence_the_server(monkeypatch: pytest.Monk
     )
     limits = Limits(new_tokens=1, session_seconds=30, reveal=RevealPolicy())
     settings = hosting.Hosting(Path(), cast(ProgramDescription, None), "x", 30.0, 30.0, 30.0, limits)
-    session = hosting.HostedSession(settings, request, "127.0.0.1", lambda: None)
+    places = Admission(1, 0, ClientLimits())
+    metrics = ServerMetrics(1, lambda: 0, lambda: 0)
+    session = hosting.HostedSession(settings, request, Peer("127.0.0.1", "a", "0" * 64), places.enter("a", 1), metrics)
     heard: list[tuple[float, str]] = []
 
     async def follow() -> None:

@@ -108,7 +108,7 @@ def test_a_server_finishes_its_session_before_it_stops(
     """And meanwhile tells others that it is busy; progress comes in order."""
     seen: list[Progress] = []
     busy = []
-    with serving(export_folder, key_folder, tmp_path / "server.log") as running:
+    with serving(export_folder, key_folder, tmp_path / "server.log", "--queue", "0", "--drain-seconds", "240") as running:
 
         def note(progress: Progress) -> None:
             seen.append(progress)

@@ -11,9 +11,14 @@ def serve(
     model: Path,
     keys: Path | None = None,
     listen: str = "127.0.0.1:8440",
+    metrics: str | None = None,
     workers: int = 1,
+    queue: int = 8,
     new_tokens: int | None = None,
-    reveal: str = "logits",
+    allow_reveal: str = "token",
+    client_sessions: int | None = None,
+    client_tokens: int | None = None,
+    client_window_seconds: float = 3600.0,
     once: bool = False,
     connect_seconds: float = 30.0,
     silent_seconds: float = 120.0,
@@ -24,16 +29,21 @@ def serve(
     """Answer private questions: this machine has the weights, and sees no prompt and no answer.
 
     Prints one line when it is ready. Each session runs in a process of its own, for a client whose certificate comes from the same
-    authority. SIGTERM lets running sessions finish and then ends with exit code 0. The log, on standard error, holds times, sizes and
-    outcomes only.
+    authority; who finds no free one waits in a queue. SIGTERM lets running sessions finish and then ends with exit code 0. The log, on
+    standard error, is one JSON document a line, and holds names of clients, times, sizes and outcomes only.
 
     Args:
         model: server/ folder of `hushlm export`.
         keys: folder with authority.pem, server.pem and server.key, from `hushlm keys create`.
         listen: HOST:PORT; port 0 lets the system choose. Engines use further ports of the same address, chosen per session.
+        metrics: HOST:PORT for GET /metrics (Prometheus), /health and /ready over plain HTTP, for example 127.0.0.1:9440; off by default.
         workers: sessions at a time; each needs memory for the weights and the engine.
+        queue: sessions that may wait for a worker; further ones are refused.
         new_tokens: most tokens a session may ask for; without it the context is the limit.
-        reveal: most that a client may learn of each step: token, topk:K or logits; each later one tells more about the weights.
+        allow_reveal: most that a client may learn of each step: token, topk:K or logits; each later one tells more about the weights.
+        client_sessions: sessions that one client may have at a time, waiting ones included; no limit by default.
+        client_tokens: tokens that one client may have generated in any --client-window-seconds; no limit by default.
+        client_window_seconds: the time over which --client-tokens counts.
         once: stop after the first session.
         connect_seconds: how long a client's engine may take to connect.
         silent_seconds: how long a client's engine may be silent before the session is given up.
@@ -41,27 +51,29 @@ def serve(
         drain_seconds: how long sessions may go on after SIGTERM.
         verbose: log the end of a failed worker's own log too.
     """
-    import logging
     import sys
 
     if keys is None:
         raise ValueError("serve needs --keys: the folder that `hushlm keys create` wrote.")
+    from hushlm.private.admission import ClientLimits
     from hushlm.private.description import RevealPolicy
+    from hushlm.private.logs import start_log
     from hushlm.private.server import PrivateServer, ServerSettings
 
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
-    logging.getLogger("hushlm.server").setLevel(logging.DEBUG if verbose else logging.INFO)
+    start_log(sys.stderr, verbose)
     settings = ServerSettings(
         workers=workers,
+        queue=queue,
         new_tokens=new_tokens,
-        reveal=RevealPolicy.parse(reveal),
+        reveal=RevealPolicy.parse(allow_reveal),
+        client=ClientLimits(client_sessions, client_tokens, client_window_seconds),
         connect_seconds=connect_seconds,
         silent_seconds=silent_seconds,
         session_seconds=session_seconds,
         drain_seconds=drain_seconds,
         once=once,
     )
-    server = PrivateServer(model, listen, keys, settings)
+    server = PrivateServer(model, listen, keys, settings, metrics)
     described = f"{server.description.architecture}, program {server.description.fingerprint[:12]}"
     server.run(
         lambda: print(f"Serving {described}, on {server.address}, up to {workers} session{'s' * (workers > 1)} at a time.", flush=True)

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
+import math
 import secrets
-from collections.abc import Callable
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from hushlm.private.admission import RefusedError, Ticket
 from hushlm.private.description import PROTOCOL_VERSION, ProgramDescription
+from hushlm.private.listening import Peer, plain_address
+from hushlm.private.logs import log
+from hushlm.private.metrics import ServerMetrics
 from hushlm.private.process import Order, PeerOrder, WorkerDiedError, WorkerEvent, WorkerProcess, start_worker
-from hushlm.private.session import ALIVE_SECONDS, Accepted, Alive, Failed, Finished, Limits, SessionRequest, shape_of
+from hushlm.private.session import ALIVE_SECONDS, Accepted, Alive, Failed, Finished, Limits, Queued, SessionRequest, shape_of
+from hushlm.private.traffic import Traffic
 
 __all__ = ["HostedSession", "Hosting", "error_response"]
-
-log = logging.getLogger("hushlm.server")
 
 
 @dataclass(frozen=True)
@@ -54,37 +57,64 @@ class _FailedError(Exception):
 
 
 class HostedSession(Response):
-    """One session.
+    """One session, from the queue to the end of its worker.
 
     Args:
         hosting: the server's.
         wanted: checked already.
-        host: this machine's address that the client reached.
-        on_end: called once, when the worker is gone.
+        peer: who asked.
+        ticket: its place, given back at the end.
+        metrics: the server's.
     """
 
-    def __init__(self, hosting: Hosting, wanted: SessionRequest, host: str, on_end: Callable[[], None]) -> None:
+    def __init__(self, hosting: Hosting, wanted: SessionRequest, peer: Peer, ticket: Ticket, metrics: ServerMetrics) -> None:
         self.background = None
-        self._hosting, self._wanted, self._host, self._on_end = hosting, wanted, host, on_end
+        self._hosting, self._wanted, self._peer, self._ticket, self._metrics = hosting, wanted, peer, ticket, metrics
+        self._host = ""
         self._name = secrets.token_hex(4)
+        self._log = log.bind(session=self._name)
         self._over = False
+        self._tally = _Tally(metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        wanted, client = self._wanted, scope.get("client") or ("?",)
-        log.info(
-            "session %s from %s: %d + %d tokens, reveal %s", self._name, client[0], wanted.prompt_length, wanted.new_tokens, wanted.reveal
+        wanted, peer, start = self._wanted, self._peer, time.monotonic()
+        self._host = plain_address(scope["server"][0])
+        self._log.info(
+            "session",
+            client=peer.name,
+            certificate=peer.fingerprint[:16],
+            address=peer.address,
+            prompt_tokens=wanted.prompt_length,
+            new_tokens=wanted.new_tokens,
+            reveal=str(wanted.reveal),
         )
-        outcome = "stopped with the server"
+        outcome, error = "stopped", None
         try:
             async with asyncio.TaskGroup() as group:
                 watch = group.create_task(self._watch_client(receive))
-                outcome = await group.create_task(self._serve(send))
+                work = group.create_task(self._serve(send))
+                self._ticket.on_stop = work.cancel
+                # Not `await work`: its cancellation is the server's stop, and this task's own is another matter.
+                await asyncio.wait({work})
                 watch.cancel()
+                if not work.cancelled():
+                    outcome, error = await work
         except* (_GoneError, OSError):
-            outcome = "given up by the client"
+            outcome = "given_up"
         finally:
-            log.info("session %s: %s", self._name, outcome)
-            self._on_end()
+            self._ticket.leave(self._tally.charged(wanted.new_tokens, outcome == "finished"))
+            self._metrics.sessions.labels(outcome).inc()
+            said = {} if error is None else {"error": error}
+            seconds, moved = round(time.monotonic() - start, 3), self._tally.traffic
+            self._log.info(
+                "session ended",
+                outcome=outcome,
+                **said,
+                seconds=seconds,
+                tokens=self._tally.tokens,
+                received_bytes=moved.received_bytes,
+                sent_bytes=moved.sent_bytes,
+            )
 
     async def _watch_client(self, receive: Receive) -> None:
         """Raises: _GoneError, when the connection closes before the session is over."""
@@ -93,27 +123,55 @@ class HostedSession(Response):
         if not self._over:
             raise _GoneError
 
-    async def _serve(self, send: Send) -> str:
-        """Run the worker and tell the client how it goes. Returns: the outcome, for the log."""
+    async def _serve(self, send: Send) -> tuple[str, str | None]:
+        """Wait for a place, run the worker, and tell the client how it goes. Returns: the outcome and, if it failed, its sentence."""
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/x-ndjson")]})
         last: Failed | Finished = Finished()
-        limit = self._hosting.limits.session_seconds
         try:
-            async with asyncio.timeout(limit), start_worker() as (worker, scratch):
-                self._order(worker, scratch)
-                try:
-                    await self._follow(worker, send)
-                except (_FailedError, WorkerDiedError) as error:
-                    self._log_tail(scratch / "worker.log")
-                    last = Failed(error=f"The server's worker for this session {error}"[:499] + ".")
-        except TimeoutError:
-            last = Failed(error=f"The session took longer than the {limit:.0f} s that this server allows.")
+            await self._wait(send)
+            with self._metrics.seconds.time():
+                last = await self._run(send)
+        except RefusedError as refusal:
+            self._metrics.refused.labels(refusal.reason).inc()
+            last = Failed(error=str(refusal))
         except asyncio.CancelledError:
             with contextlib.suppress(Exception):
                 await self._end(send, Failed(error="The server was stopped."))
             raise
         await self._end(send, last)
-        return last.event if isinstance(last, Finished) else f"failed: {last.error}"
+        return (last.event, None) if isinstance(last, Finished) else (last.event, last.error)
+
+    async def _wait(self, send: Send) -> None:
+        """Until there is a worker.
+
+        Raises:
+            RefusedError: the server stops.
+        """
+        with self._metrics.queue_seconds.time():
+            while position := self._ticket.position:
+                await _send_line(send, Queued(position=position))
+                await self._ticket.wait(ALIVE_SECONDS)
+
+    async def _run(self, send: Send) -> Finished | Failed:
+        """The worker's life. Returns: the last words for the client."""
+        limit = self._hosting.limits.session_seconds
+        self._metrics.tokens.labels("prompt").inc(self._wanted.prompt_length)
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                worker, scratch = await stack.enter_async_context(start_worker())
+            except OSError as error:
+                self._log.error("no worker could be started", error=str(error))
+                return Failed(error="The server could not start a worker for this session: see the server's log.")
+            self._order(worker, scratch)
+            try:
+                async with asyncio.timeout(limit):
+                    await self._follow(worker, send)
+            except TimeoutError:
+                return Failed(error=f"The session took longer than the {limit:.0f} s that this server allows.")
+            except (_FailedError, WorkerDiedError) as error:
+                self._log_tail(scratch / "worker.log")
+                return Failed(error=f"The server's worker for this session {error}"[:499] + ".")
+        return Finished()
 
     def _order(self, worker: WorkerProcess, scratch: Path) -> None:
         hosting, wanted = self._hosting, self._wanted
@@ -151,12 +209,13 @@ class HostedSession(Response):
                 if not accepted and clock() - start > self._hosting.start_seconds:
                     raise _FailedError(f"was not ready within {self._hosting.start_seconds:.0f} s") from None
                 continue
+            self._tally.note(event)
             match event.event:
                 case "listening":
                     await _send_line(send, self._accepted(event))
                     accepted = True
                 case "failed":
-                    log.warning("session %s: %s", self._name, event.error)
+                    self._log.warning("the worker failed", kind=event.kind, error=event.error)
                     # The client may know the state of the link, but not the names of this machine's files.
                     shown = (event.error or "").rstrip(".") if event.kind in ("link", "peer") else "see the server's log"
                     raise _FailedError(f"failed: {shown}")
@@ -188,14 +247,52 @@ class HostedSession(Response):
         await send({"type": "http.response.body", "body": b""})
 
     def _log_tail(self, path: Path) -> None:
-        tail = path.read_bytes()[-2000:].decode(errors="replace")
-        log.debug("session %s: the worker's log ends:\n%s", self._name, tail)
+        with contextlib.suppress(OSError):
+            tail = path.read_bytes()[-2000:].decode(errors="replace")
+            self._log.debug("the end of the worker's log", tail=tail)
 
 
-def error_response(status: int, sentence: str) -> JSONResponse:
+class _Tally:
+    """What a session's worker has done so far, for the log, the metrics and the client's account."""
+
+    def __init__(self, metrics: ServerMetrics) -> None:
+        self._metrics = metrics
+        self._linked = False
+        self.tokens = 0
+        self.traffic = Traffic()
+        self._of_steps = Traffic()
+
+    def note(self, event: WorkerEvent) -> None:
+        if event.event == "linked":
+            self._linked = True
+        if event.traffic is None:
+            return
+        moved = event.traffic.to_traffic()
+        match event.event:
+            case "step":
+                self._of_steps += moved
+            case "token":
+                # Its traffic is that of its steps, which are counted, and of its opening.
+                self.tokens += 1
+                self._metrics.tokens.labels("generated").inc()
+                moved, self._of_steps = _without(moved, self._of_steps), Traffic()
+        self.traffic += moved
+        self._metrics.moved(moved)
+
+    def charged(self, wanted: int, finished: bool) -> int:
+        """Tokens for the client's account: one that was being computed when a session broke may have reached it."""
+        return wanted if finished else min(wanted, self.tokens + self._linked)
+
+
+def _without(whole: Traffic, part: Traffic) -> Traffic:
+    return Traffic(whole.sent_bytes - part.sent_bytes, whole.received_bytes - part.received_bytes)
+
+
+def error_response(status: int, sentence: str, retry_seconds: float | None = None) -> JSONResponse:
     """{"error": sentence}."""
-    return JSONResponse({"error": sentence}, status)
+    headers = {} if retry_seconds is None else {"retry-after": str(math.ceil(retry_seconds))}
+    return JSONResponse({"error": sentence}, status, headers)
 
 
-async def _send_line(send: Send, event: Accepted | Alive | Finished | Failed) -> None:
+async def _send_line(send: Send, event: Queued | Accepted | Alive | Finished | Failed) -> None:
     await send({"type": "http.response.body", "body": event.model_dump_json().encode() + b"\n", "more_body": True})
