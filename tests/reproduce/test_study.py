@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from hushlm.architectures import parse
@@ -142,3 +146,21 @@ def test_ray_gives_the_records_of_one_process(tiny: Preset, tmp_path: Path) -> N
     found = {job.record.parent.name: record for job, record in launch(jobs, "ray", 2)}
     for job in Study([PAIR], tiny, tmp_path / "here").pending()[:2]:
         assert run(job).test_perplexity == found[job.record.parent.name].test_perplexity
+
+
+@pytest.mark.slow
+def test_a_killed_command_leaves_no_run_behind(tmp_path: Path) -> None:
+    options = ["--steps", "100000", "--seeds", "1", "--parallel", "1", "--runs", str(tmp_path)]
+    command = subprocess.Popen([sys.executable, "-m", "hushlm", "reproduce", "fig6", *options], stderr=subprocess.DEVNULL, cwd=tmp_path)
+    try:
+        children = psutil.Process(command.pid).children
+        deadline = time.monotonic() + 60
+        while not any(child.cpu_times().user > 2 for child in children()):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        runs = children()
+    finally:
+        command.kill()
+        command.wait()
+    _, alive = psutil.wait_procs(runs, timeout=10)
+    assert alive == []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Literal
@@ -43,7 +44,7 @@ def launch(jobs: Sequence[Job], launcher: Launcher, parallel: int, address: str 
 def _local(jobs: Sequence[Job], parallel: int) -> Iterator[tuple[Job, RunRecord]]:
     # Spawned: a fork would take over this process's threads' locks.
     others = set(multiprocessing.active_children())
-    with ProcessPoolExecutor(parallel, mp_context=multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(parallel, mp_context=multiprocessing.get_context("spawn"), initializer=_prepare) as pool:
         futures = {pool.submit(run, job): job for job in jobs}
         try:
             for future in as_completed(futures):
@@ -56,9 +57,20 @@ def _local(jobs: Sequence[Job], parallel: int) -> Iterator[tuple[Job, RunRecord]
             raise
 
 
-def _one_thread() -> None:
-    """Libraries read the variable when they are imported, which is after this and before the run's own setting."""
+def _prepare() -> None:
+    """One thread a run: libraries read the variable when they are imported, after this and before the run's own setting.
+
+    And no run outlives a killed command.
+    """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _ray(jobs: Sequence[Job], parallel: int, address: str | None) -> Iterator[tuple[Job, RunRecord]]:
