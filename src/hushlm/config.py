@@ -79,11 +79,14 @@ class DataConfig:
     """What is read, and how it becomes tokens.
 
     Attributes:
-        corpus: "stdlib" (the interpreter's own standard library, without tests), or a folder of text files.
+        corpus: "stdlib" (the interpreter's own standard library, without tests), "wheels" (102 MB of Python from pinned packages), "books"
+            (Shakespeare), "codeparrot" (streamed from the Hugging Face hub), a folder of text files or of .parquet and .jsonl files, or
+            one such file of rows.
         suffixes: file endings read from a folder.
         tokenizer: "bytes", "bpe:SIZE" (a byte-level BPE trained on the training split), or a `tokenizer.json`.
         validation_share: share of the files held out for validation, and the same again for test; chosen by a hash of each file's path.
         cache: folder of the token store; one sub-folder per corpus and tokenizer.
+        workers: processes that turn a large corpus into tokens; the result is the same for any number.
     """
 
     corpus: str = "stdlib"
@@ -91,6 +94,7 @@ class DataConfig:
     tokenizer: str = "bytes"
     validation_share: float = Field(default=0.05, gt=0, lt=0.5)
     cache: Path = Path("runs/data")
+    workers: int = Field(default=1, ge=1)
 
 
 @dataclass(frozen=True)

@@ -122,8 +122,8 @@ def test_too_few_files(tmp_path: Path) -> None:
 
 
 FAULTS: dict[str, Callable[[Path], object]] = {
-    "truncated": lambda f: os.truncate(f / "train.npy", 1000),
-    "flipped": lambda f: (f / "test.npy").write_bytes((f / "test.npy").read_bytes()[:-1] + b"\x07"),
+    "truncated": lambda f: os.truncate(f / "train-00000.npy", 1000),
+    "flipped": lambda f: (f / "test-00000.npy").write_bytes((f / "test-00000.npy").read_bytes()[:-1] + b"\x07"),
     "removed": lambda f: (f / "store.json").unlink(),
     "added": lambda f: (f / "notes.txt").write_text("mine"),
     "no manifest": lambda f: (f / "manifest.json").unlink(),
@@ -141,14 +141,15 @@ def test_damaged_store_is_refused_and_rebuilt_after_deletion(config: DataConfig,
     assert open_token_store(config).fingerprint == store.fingerprint
 
 
-def test_failed_build_leaves_nothing(config: DataConfig) -> None:
+def test_failed_build_leaves_no_store(config: DataConfig) -> None:
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         open_token_store(config, interrupt)
-    assert not list(config.cache.glob("*"))
+    assert all(path.name.startswith(".") and path.name.endswith(".building") for path in config.cache.iterdir())
     assert open_token_store(config).documents == 40
+    assert len(list(config.cache.iterdir())) == 1
 
 
 @pytest.mark.slow

@@ -1,36 +1,41 @@
 """Token store: a corpus as token ids on disk, split into train, validation and test, opened as memory maps.
 
-One folder per corpus, tokenizer and split under `DataConfig.cache`: `train.npy`, `validation.npy`, `test.npy` (one
-dimension, uint16 or uint32), `tokenizer.json`, `store.json`, `manifest.json`. Documents follow one another in the order of their
-paths, each ended by the separator token (the byte NUL, or the tokenizer's end-of-text token).
+One folder per corpus, tokenizer and split under `DataConfig.cache`: shards `train-00000.npy`, `validation-00000.npy` and so on (one
+dimension, uint16 or uint32; a small corpus has one a split), `tokenizer.json`, `store.json`, `manifest.json`. Documents follow one
+another in the order of the corpus, for a folder that of their paths, each ended by the separator token (the byte NUL, or the
+tokenizer's end-of-text token). While it is built its pieces lie in a hidden folder beside it, and an interrupted build goes on there.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from hushlm.config import DataConfig
-from hushlm.data.corpus import Corpus, Document, open_corpus
+from hushlm.data.corpus import Corpus, open_corpus
+from hushlm.data.shards import SPLITS, Piece, Tokens, build_pieces, open_shards, split_of
 from hushlm.data.tokenizer import make_tokenizer, separator_id, tokenizer_file
 from hushlm.files import new_folder, verify_manifest, write_atomic
 
 __all__ = ["SPLITS", "TokenStore", "Tokens", "open_token_store", "split_of"]
 
-SPLITS = ("train", "validation", "test")
-Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 Progress = Callable[[int, int], None]
 
-_FORMAT = 1
-_CHUNK_BYTES = 1_000_000
+_FORMAT = 2
+
+TOKENIZER_BYTES = 500_000_000
+"""Text of the training split, from its start, that a tokenizer is trained on at most."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,8 @@ class TokenStore:
     """A tokenised corpus.
 
     Attributes:
-        tokens: token ids of "train", "validation" and "test", read-only memory maps of one dimension.
+        tokens: token ids of "train", "validation" and "test", read-only memory maps of one dimension,
+            or `ShardedTokens` over several.
         tokenizer: text to ids and back.
         vocabulary: V.
         fingerprint: sha256 over corpus, tokenizer and split, hexadecimal; equal fingerprints mean equal tokens.
@@ -60,15 +66,6 @@ class TokenStore:
     split_bytes: dict[str, int]
     skipped: int
     folder: Path
-
-
-def split_of(path: str, validation_share: float) -> str:
-    """The split of a document: by a hash of its relative path alone, so adding or removing files moves no other file.
-
-    With u the first 8 bytes of sha256(path) as a fraction: "validation" for u < share, "test" for share <= u < 2 share, else "train".
-    """
-    fraction = int.from_bytes(hashlib.sha256(path.encode("utf-8", "surrogateescape")).digest()[:8]) / 2**64
-    return "validation" if fraction < validation_share else "test" if fraction < 2 * validation_share else "train"
 
 
 def open_token_store(config: DataConfig, progress: Progress | None = None) -> TokenStore:
@@ -102,7 +99,7 @@ def _open(folder: Path) -> TokenStore:
         raise ValueError(f"The token store is unusable ({str(error).rstrip('.')}): delete {folder} and it will be built again.") from None
     facts = json.loads((folder / "store.json").read_bytes())
     return TokenStore(
-        tokens={split: np.load(folder / f"{split}.npy", mmap_mode="r", allow_pickle=False) for split in SPLITS},
+        tokens={split: open_shards([folder / _shard(split, i) for i in range(facts["splits"][split]["shards"])]) for split in SPLITS},
         tokenizer=Tokenizer.from_file(str(folder / "tokenizer.json")),
         vocabulary=facts["vocabulary"],
         fingerprint=facts["fingerprint"],
@@ -116,66 +113,107 @@ def _open(folder: Path) -> TokenStore:
 
 
 def _build(folder: Path, corpus: Corpus, config: DataConfig, progress: Progress | None) -> None:
-    members: dict[str, list[Document]] = {split: [] for split in SPLITS}
-    for document in corpus.documents:
-        members[split_of(document.path, config.validation_share)].append(document)
+    if corpus.documents:  # known before anything is read
+        _refuse_empty_splits(corpus.name, [split_of(document.path, config.validation_share) for document in corpus.documents])
+    with _workshop(folder) as pieces_folder:
+        if folder.exists():  # another process was first
+            return
+        # With the tokenizer made once, a resumed build need not train it again.
+        kept = pieces_folder / "tokenizer.json"
+        if not kept.is_file():
+            write_atomic(kept, make_tokenizer(config.tokenizer, _training_texts(corpus, config.validation_share)).to_str())
+        tokenizer = Tokenizer.from_file(str(kept))
+        # The largest id decides: a ready vocabulary may have gaps.
+        vocabulary, separator = max(tokenizer.get_vocab().values()) + 1, separator_id(tokenizer)
+        kind = np.dtype(np.uint16 if vocabulary <= 2**16 else np.uint32)
+        pieces: list[Piece] = []
+        done = 0
+        for made in build_pieces(corpus.parts, pieces_folder, tokenizer, separator, kind, config.validation_share, config.workers):
+            pieces += made
+            done += sum(sum(piece.documents.values()) for piece in made)
+            if progress is not None:
+                progress(done, max(done, len(corpus.documents)))
+        documents = {split: sum(piece.documents[split] for piece in pieces) for split in SPLITS}
+        _refuse_empty_splits(corpus.name, [split for split in SPLITS if documents[split]], sum(documents.values()))
+        with new_folder(folder, replace=False) as temporary:
+            _put_together(temporary, pieces_folder, pieces, corpus, config, tokenizer, vocabulary, separator)
+
+
+def _put_together(
+    folder: Path,
+    pieces_folder: Path,
+    pieces: list[Piece],
+    corpus: Corpus,
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    vocabulary: int,
+    separator: int,
+) -> None:
+    splits = {}
     for split in SPLITS:
-        if not members[split]:
+        shards = [piece.file(pieces_folder, split) for piece in pieces if piece.tokens[split]]
+        for index, shard in enumerate(shards):
+            try:
+                os.link(shard, folder / _shard(split, index))
+            except OSError:  # a file system without hard links
+                shutil.copyfile(shard, folder / _shard(split, index))
+        splits[split] = {
+            "documents": sum(piece.documents[split] for piece in pieces),
+            "bytes": sum(piece.bytes[split] for piece in pieces),
+            "tokens": sum(piece.tokens[split] for piece in pieces),
+            "shards": len(shards),
+        }
+    text = tokenizer.to_str()
+    about = {
+        "format": _FORMAT,
+        "corpus": corpus.name,
+        "corpus_sha256": corpus.sha256,
+        "fingerprint": hashlib.sha256(json.dumps([corpus.sha256, text, config.validation_share]).encode()).hexdigest(),
+        "tokenizer": config.tokenizer,
+        "vocabulary": vocabulary,
+        "separator": separator,
+        "documents": sum(facts["documents"] for facts in splits.values()),
+        "bytes": sum(facts["bytes"] for facts in splits.values()),
+        "skipped": corpus.skipped + sum(piece.skipped for piece in pieces),
+        "splits": splits,
+    }
+    write_atomic(folder / "tokenizer.json", text)
+    write_atomic(folder / "store.json", json.dumps(about, indent=1) + "\n")
+
+
+@contextmanager
+def _workshop(folder: Path) -> Iterator[Path]:
+    """A folder for the pieces of a store, one process at a time; it goes away with the store done, or with nothing made."""
+    place = folder.absolute().with_name(f".{folder.name}.building")
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        place.mkdir(exist_ok=True)  # the process before us may have cleared it away
+        try:
+            yield place
+        finally:
+            if folder.exists() or not any(place.glob("*-*.json")):
+                shutil.rmtree(place, ignore_errors=True)
+
+
+def _training_texts(corpus: Corpus, validation_share: float) -> Iterator[str]:
+    size = 0
+    for identifier, text in corpus.texts():
+        if text and split_of(identifier, validation_share) == "train":
+            yield text
+            size += len(text)
+            if size >= TOKENIZER_BYTES:
+                return
+
+
+def _refuse_empty_splits(name: str, found: list[str], count: int | None = None) -> None:
+    for split in SPLITS:
+        if split not in found:
             raise ValueError(
-                f"{corpus.name} has {len(corpus.documents)} text files, and none of them falls into the {split} split: "
+                f"{name} has {len(found) if count is None else count} texts, and none of them falls into the {split} split: "
                 "cut the text into more files, or raise data.validation_share."
             )
-    tokenizer = make_tokenizer(config.tokenizer, (document.read() for document in members["train"]))
-    # The largest id decides: a ready vocabulary may have gaps.
-    vocabulary, separator = max(tokenizer.get_vocab().values()) + 1, separator_id(tokenizer)
-    kind = np.dtype(np.uint16 if vocabulary <= 2**16 else np.uint32)
-    done = 0
-    facts = {}
-    with new_folder(folder, replace=False) as temporary:
-        for split in SPLITS:
-            parts: list[npt.NDArray[np.unsignedinteger]] = []
-            for chunk in _chunks(members[split]):
-                # A post-processor's own special tokens are left out: documents are separated in one way only.
-                for encoding in tokenizer.encode_batch_fast([document.read() for document in chunk], add_special_tokens=False):
-                    parts += [np.array(encoding.ids, dtype=kind), np.array([separator], dtype=kind)]
-                done += len(chunk)
-                if progress is not None:
-                    progress(done, len(corpus.documents))
-            tokens = np.concatenate(parts)
-            np.save(temporary / f"{split}.npy", tokens, allow_pickle=False)
-            facts[split] = {
-                "documents": len(members[split]),
-                "bytes": sum(document.bytes for document in members[split]),
-                "tokens": len(tokens),
-            }
-        text = tokenizer.to_str()
-        fingerprint = hashlib.sha256(json.dumps([corpus.sha256, text, config.validation_share]).encode()).hexdigest()
-        about = {
-            "format": _FORMAT,
-            "corpus": corpus.name,
-            "corpus_sha256": corpus.sha256,
-            "fingerprint": fingerprint,
-            "tokenizer": config.tokenizer,
-            "vocabulary": vocabulary,
-            "separator": separator,
-            "documents": len(corpus.documents),
-            "bytes": corpus.bytes,
-            "skipped": corpus.skipped,
-            "splits": facts,
-        }
-        write_atomic(temporary / "tokenizer.json", text)
-        write_atomic(temporary / "store.json", json.dumps(about, indent=1) + "\n")
 
 
-def _chunks(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Groups of about a megabyte: enough for the tokenizer's threads, little memory."""
-    chunk: list[Document] = []
-    size = 0
-    for document in documents:
-        chunk.append(document)
-        size += document.bytes
-        if size >= _CHUNK_BYTES:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
+def _shard(split: str, index: int) -> str:
+    return f"{split}-{index:05d}.npy"

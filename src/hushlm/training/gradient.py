@@ -118,7 +118,7 @@ def _in_parts(team: Team, parts: tuple[Tensor, ...], batch: int, weight: float, 
                     part_penalty = regulariser(entropy_LBHT)
                     penalty_sum += part_penalty.detach().double().cpu()
                     total = loss + weight * part_penalty if weight > 0 else loss
-            total.backward()
+            (total * team.scale).backward()
     team.add_up_the_rest()
 
     sums = [loss_sum, penalty_sum]
@@ -162,13 +162,12 @@ def _penalty_of_means(team: Team, entropy_nats_LH: Tensor, weight: float) -> tup
     regulariser = team.regulariser
     assert regulariser is not None
     means_LH = entropy_nats_LH.float().requires_grad_()
+    thresholds = list(regulariser.parameters())
     penalty = regulariser.penalty_of_means(means_LH)
-    (weight * penalty).backward()
-    assert means_LH.grad is not None
-    for parameter in regulariser.parameters():
-        if team.world.rank > 0 and parameter.grad is not None:
-            parameter.grad.zero_()
-    return penalty.detach(), means_LH.grad
+    slope_LH, *of_thresholds = torch.autograd.grad(weight * penalty, [means_LH, *thresholds])
+    for parameter, gradient in zip(thresholds, of_thresholds, strict=True):
+        parameter.grad = gradient * team.scale if team.world.rank == 0 else torch.zeros_like(gradient)
+    return penalty.detach(), slope_LH
 
 
 def _forward(forward: object, window_BT: Tensor, settings: TrainingConfig, with_entropy: bool) -> ModelOutput:

@@ -8,9 +8,9 @@ from hushlm.config import RunConfig
 from hushlm.files import folder_candidates
 from hushlm.training.checkpoint import Checkpoint, load_checkpoint
 
-__all__ = ["checkpoint_of"]
+__all__ = ["MAY_DIFFER", "checkpoint_of"]
 
-_MAY_DIFFER = ("threads", "parallel", "micro_batch", "activation_checkpointing", "compile", "device", "track")
+MAY_DIFFER = ("threads", "parallel", "micro_batch", "activation_checkpointing", "compile", "device", "track")
 """How a run is computed, not what: sums may round differently, no more."""
 
 
@@ -52,9 +52,10 @@ def _same_run(saved: RunConfig, wanted: RunConfig) -> None:
     """Raises: ValueError naming the first setting in which two runs differ; where files lie and how it is computed may differ."""
     left, right = saved.to_dict(), wanted.to_dict()
     for values in (left, right):
-        for name in _MAY_DIFFER:
+        for name in MAY_DIFFER:
             values["training"].pop(name)
-        values["data"].pop("cache")
+        for name in ("cache", "workers"):
+            values["data"].pop(name)
         values.pop("output")
     for section, value in left.items():
         pairs = value.items() if isinstance(value, dict) else [("", value)]

@@ -1,7 +1,8 @@
 """A model as the ranks of a run train it together: replicas (DDP) or shards (FSDP2), and the sums of gradients.
 
-Every rank's backward pass gives its own part of the gradient, and parts are ADDED over ranks, not averaged: what a part is worth is
-decided where the loss is written, so that ranks and micro-batches of unequal size are weighed right.
+Every rank's backward pass gives its own part of the gradient, and parts are to be ADDED over ranks, not averaged: what a part is worth
+is decided where the loss is written, so that ranks and micro-batches of unequal size are weighed right. DDP averages, so under DDP the
+loss is multiplied by `Team.scale` first. (A hook that adds instead, written in Python, can deadlock when the group is taken down.)
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -50,10 +50,11 @@ class Team:
                 block.forward = partial(_recomputed, block.forward)
         runner: nn.Module = model
         self._replicated: DistributedDataParallel | None = None
+        self.scale = 1.0
         self._sharded = settings.parallel == "fsdp"
         if settings.parallel == "ddp":
-            runner = self._replicated = DistributedDataParallel(model, broadcast_buffers=False)
-            self._replicated.register_comm_hook(None, _added)
+            runner = self._replicated = DistributedDataParallel(model, forward_sync_buffers=False)
+            self.scale = float(world.size)
         elif self._sharded:
             self._shard()
         self.forward: Any = torch.compile(runner) if settings.compile else runner
@@ -67,6 +68,7 @@ class Team:
             fully_shard(module, mesh=mesh, ignored_params=scalars)
         for module in self._shards():
             module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # with a factor of 1 a plain sum, which every backend has
 
     def _shards(self) -> list[FSDPModule]:
         return [module for module in self.model.modules() if isinstance(module, FSDPModule)]
@@ -105,7 +107,7 @@ class Team:
         if self.world.size > 1:
             for parameter in self._by_hand:
                 if parameter.grad is not None:
-                    parameter.grad = self.world.sum(parameter.grad)
+                    parameter.grad = self.world.sum(parameter.grad) / self.scale
 
     def release(self) -> LanguageModel:
         """The plain model again, in evaluation mode, not for "fsdp"."""
@@ -142,13 +144,6 @@ def clip(gradients: Sequence[Tensor], limit: float, norm: Tensor) -> None:
     for kind in ([g for g in gradients if isinstance(g, DTensor)], [g for g in gradients if not isinstance(g, DTensor)]):
         if kind:
             torch._foreach_mul_([g.to_local() if isinstance(g, DTensor) else g for g in kind], coefficient)
-
-
-def _added(state: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-    """DDP's exchange without its division by the number of ranks."""
-    work = dist.all_reduce(bucket.buffer(), async_op=True)
-    assert work is not None
-    return work.get_future().then(lambda future: future.value()[0])
 
 
 def _recomputed(forward: Any, *inputs: Any) -> Any:
