@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +127,24 @@ def test_accumulated_micro_batches_give_the_update_that_is_documented(reduction:
         # A margin of 0 and a target below every entropy: the penalty's gradient in theta is linear in the mean entropy.
         torch.testing.assert_close(parts[name], whole[name], rtol=1e-4, atol=1e-6)
     assert not torch.allclose(whole[name], without[name] - 0.05, atol=1e-3)
+
+
+def updated_by(folder: Path, reduction: Any, batch: int) -> dict[str, torch.Tensor]:
+    """One update on eight sequences, `batch` of them in each process."""
+    entropy = EntropyConfig(weight=0.02, weight_end_fraction=None, tolerance=0.0, initial_threshold=0.1, reduction=reduction)
+    return updated(folder, entropy, per_device_train_batch_size=batch)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_update_of_one(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "tests.hf.two_processes", "listing", str(tmp_path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    together = load_file(tmp_path / "weights.safetensors")
+    for name, parameter in updated_by(tmp_path, "listing", batch=8).items():
+        torch.testing.assert_close(together[name], parameter, rtol=1e-5, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_gradient_checkpointing_changes_no_update(tmp_path: Path) -> None:

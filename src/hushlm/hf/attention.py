@@ -32,7 +32,7 @@ from hushlm.entropy import entropy_attention
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["ENTROPY_ATTENTION", "EntropyRecord", "record_entropies", "use_entropy_attention"]
+__all__ = ["ENTROPY_ATTENTION", "EntropyRecord", "active_record", "record_entropies", "use_entropy_attention"]
 
 ENTROPY_ATTENTION = "hush_entropy"
 """Name of the implementation, as in `from_pretrained(..., attn_implementation=ENTROPY_ATTENTION)` once it is registered."""
@@ -88,6 +88,11 @@ def record_entropies() -> Iterator[EntropyRecord]:
         yield record
     finally:
         _record.reset(token)
+
+
+def active_record() -> EntropyRecord | None:
+    """The record of the `with` block that this thread is in."""
+    return _record.get()
 
 
 def use_entropy_attention(model: PreTrainedModel) -> None:

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, Trainer
 
 from hushlm.config import EntropyConfig
 from hushlm.entropy import EntropyRegulariser
-from hushlm.hf.attention import record_entropies, use_entropy_attention
+from hushlm.hf.attention import active_record, record_entropies, use_entropy_attention
 from hushlm.training.optimiser import regulariser_weight
 
 __all__ = ["EntropyTrainer"]
@@ -32,6 +32,7 @@ __all__ = ["EntropyTrainer"]
 THRESHOLDS_FILE = "entropy_thresholds.safetensors"
 SETTINGS_FILE = "entropy_config.json"
 _ATTRIBUTE = "entropy_regulariser"
+_PENALTY = "entropy_penalty"
 
 
 class EntropyTrainer(Trainer):
@@ -81,10 +82,11 @@ class EntropyTrainer(Trainer):
             reduction=entropy.reduction,
         )
         model.add_module(_ATTRIBUTE, regulariser)
+        model.register_forward_hook(_add_penalty)
         name = f"{_ATTRIBUTE}.threshold_LH"
         model._keys_to_ignore_on_save = {*(model._keys_to_ignore_on_save or ()), name}
         self.entropy = entropy
-        self._seen: dict[str, Tensor | float] = {"entropy_penalty": 0.0, "entropy_nats": 0.0}
+        self._seen: dict[str, Tensor | float] = {_PENALTY: 0.0, "entropy_nats": 0.0}
         self._seen_batches = 0
         super().__init__(model, args, *arguments, **named)
 
@@ -111,10 +113,9 @@ class EntropyTrainer(Trainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         with record_entropies() as record:
             loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        rows_LHN = record.rows_LHN()
-        penalty = self.regulariser(rows_LHN[:, None])
+        penalty = outputs[_PENALTY] if isinstance(outputs, dict) else outputs[-1]
         weight = self.entropy_weight()
-        for name, value in (("entropy_penalty", penalty), ("entropy_nats", rows_LHN)):
+        for name, value in ((_PENALTY, penalty), ("entropy_nats", record.rows_LHN())):
             self._seen[name] += value.detach().float().mean()
         self._seen_batches += 1
         if weight > 0 or self.accelerator.num_processes > 1:  # where gradients are reduced, every parameter must have one
@@ -183,3 +184,16 @@ class EntropyTrainer(Trainer):
             raise ValueError(f"{path} holds thresholds of shape {tuple(saved.shape)}, but the model needs {tuple(threshold_LH.shape)}.")
         with torch.no_grad():
             threshold_LH.copy_(saved)
+
+
+def _add_penalty(model: nn.Module, _: Any, output: Any) -> Any:
+    """Forward hook: the penalty among the model's outputs.
+
+    It is there, and not made in `compute_loss`, because data parallelism follows the outputs of the forward pass to the parameters in use.
+    """
+    record = active_record()
+    if record is None or not model.training:
+        return output
+    penalty = getattr(model, _ATTRIBUTE)(record.rows_LHN()[:, None])
+    # A plain dictionary: transformers' output classes know their fields, and are rebuilt from them alone.
+    return {**output, _PENALTY: penalty} if isinstance(output, dict) else (*output, penalty)
