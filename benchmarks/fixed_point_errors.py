@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from hushlm.data import open_token_store
+from hushlm.plan import exponential_squarings
 from hushlm.private.backend import EngineBackend, ReferenceBackend, Shape
 from hushlm.private.description import PROTOCOL_VERSION, ProgramDescription, RevealPolicy
 from hushlm.private.engine import Engine, EngineSettings, Party
@@ -74,7 +75,7 @@ def measure(folder: Path, prefixes: int, fraction_bits: int) -> dict[str, Any]:
     architecture, shape = model.architecture.without_regulariser(), model.shape
     state = {name: tensor.numpy() for name, tensor in model.plain_state().items()}
     rewrites, _ = choose_rewrites(state, architecture, shape, fraction_bits)
-    settings = EngineSettings(architecture.squarings, fraction_bits, simulate=True)
+    settings = EngineSettings(exponential_squarings(architecture), fraction_bits, simulate=True)
     description = ProgramDescription(
         protocol_version=PROTOCOL_VERSION,
         architecture=str(architecture),

@@ -18,7 +18,7 @@ from pathlib import Path
 from hushlm.architectures import parse
 from hushlm.config import ModelShape
 from hushlm.files import write_atomic
-from hushlm.plan import HUSH, PUBLISHED, Embed, Kernel, Plan, Project, Rewrites, Step, decode_plan, prefill_plan
+from hushlm.plan import HUSH, PUBLISHED, Embed, Plan, Project, Rewrites, Step, decode_plan, needed_squarings, prefill_plan
 from hushlm.private.counting import count_steps
 from hushlm.private.engine import EngineSettings, engine_version
 from hushlm.private.wiring import step_program
@@ -31,6 +31,9 @@ PAPER_GB = {"SM+LN+G": 25.32, "SM+LN+R": 9.44, "SM+ScFuFFN": 6.43}
 """arXiv 2501.03489, Table 3: GPT-2 small, T = 128, one token, end to end."""
 
 
+ANY_SQUARINGS = 2
+
+
 def one_cut(step: Step) -> tuple[Step, int]:
     """A step whose product is cut into equal row blocks, as one block and how many there are."""
     operation = step.operation
@@ -41,9 +44,7 @@ def one_cut(step: Step) -> tuple[Step, int]:
 
 def key(plan: Plan, step: Step) -> str:
     """Names a count: the program, and the engine's squarings where they matter."""
-    program = step_program(plan, step)
-    squarings = plan.architecture.squarings if isinstance(step.operation, Kernel) or "tanh" in str(step.operation) else "any"
-    return f"{program.key} squarings={squarings}"
+    return f"{step_program(plan, step).key} squarings={needed_squarings(step.operation) or 'any'}"
 
 
 def count_missing(plans: list[Plan], counts: dict[str, dict]) -> None:
@@ -53,7 +54,7 @@ def count_missing(plans: list[Plan], counts: dict[str, dict]) -> None:
         for step in plan.steps:
             single, _ = one_cut(step)
             name = key(plan, single)
-            squarings = plan.architecture.squarings if "squarings=any" not in name else 2
+            squarings = needed_squarings(step.operation) or ANY_SQUARINGS
             if name not in counts:
                 missing.setdefault(squarings, {}).setdefault(name, (plan, single))
     for squarings, work in missing.items():

@@ -8,12 +8,12 @@ Legend: rows = query tokens computed in this pass, keys = tokens attended to (ro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from hushlm.architectures import Architecture, FeedForward, Temperature
 from hushlm.config import ModelShape
-from hushlm.tiling import Cut, product_cut
+from hushlm.tiling import Cut, few_squares, product_cut, scaling_block, squares_block
 
 __all__ = [
     "HUSH",
@@ -33,6 +33,8 @@ __all__ = [
     "Scores",
     "Step",
     "decode_plan",
+    "exponential_squarings",
+    "needed_squarings",
     "prefill_plan",
     "row_blocks",
 ]
@@ -55,7 +57,10 @@ class Rewrites:
         one_product_decode: all heads of a single row share one product, against a block-diagonal query.
         exponential: "built-in" (the engine's, with cheap squarings, where there are enough elements to fill them) or
             "written-out" (repeated x * x, as its examples do).
-        gelu: "even-polynomial" (x/2 + P(x^2) inside |x| < 3, |x|/2 outside) or "tanh".
+        reciprocal: of a softmax's row sums, "polynomial" (comparisons with powers of two, then products) or "built-in" (the engine's).
+        row_products: sums of squares and products by a number of each row, as products of "matrices" or of "numbers". Matrices move
+            a third to two thirds of the bytes, for the server's and the client's time of about as many more products.
+        gelu: "quartic" (x/2 plus a quartic in |x| inside |x| < 3.3, |x|/2 outside) or "tanh".
     """
 
     absorb_ffns: bool = True
@@ -67,7 +72,9 @@ class Rewrites:
     encoded_bytes: float = 2e9
     one_product_decode: bool = True
     exponential: Literal["built-in", "written-out"] = "built-in"
-    gelu: Literal["even-polynomial", "tanh"] = "even-polynomial"
+    reciprocal: Literal["polynomial", "built-in"] = "polynomial"
+    row_products: Literal["matrices", "numbers"] = "matrices"
+    gelu: Literal["quartic", "tanh"] = "quartic"
 
 
 HUSH = Rewrites()
@@ -79,6 +86,8 @@ PUBLISHED = Rewrites(
     fold_affine=False,
     one_product_decode=False,
     exponential="written-out",
+    reciprocal="built-in",
+    row_products="numbers",
     gelu="tanh",
 )
 """The engine's plain forms, as its own transformer examples write them."""
@@ -99,11 +108,18 @@ class Embed:
 
 @dataclass(frozen=True)
 class Normalise:
-    """(x - mean) / sqrt(variance + eps) of each row; with `affine`, times a gain plus a bias of the server's."""
+    """(x - mean) / sqrt(variance + eps) of each row; with `affine`, times a gain plus a bias of the server's.
+
+    Attributes:
+        squares_block, scaling_block: rows of one matrix product for the variance and for the division, as `hushlm.tiling` says; 0 for
+            products of numbers.
+    """
 
     rows: int
     width: int
     affine: bool
+    squares_block: int
+    scaling_block: int
 
 
 @dataclass(frozen=True)
@@ -144,7 +160,8 @@ class Kernel:
         bounded: the kernel has bounded support (SMn); otherwise it stands for exp, and z is clipped where exp is negligible.
         causal: rows and keys are the same tokens; otherwise every key is allowed to every row, up to a public mask.
         blocks: see `row_blocks`.
-        written_out: squarings as x * x.
+        written_out: of the scores that go through it, how many, the last ones, are squared as x * x.
+        exponentials: calls of the engine's exponential for the others, each of squarings / exponentials squarings.
     """
 
     heads: int
@@ -154,7 +171,8 @@ class Kernel:
     bounded: bool
     causal: bool
     blocks: int
-    written_out: bool
+    written_out: int
+    exponentials: int
 
     @property
     def elements(self) -> int:
@@ -175,20 +193,34 @@ class Mix:
 
 @dataclass(frozen=True)
 class Divide:
-    """Reciprocal of heads x rows sums, and its product with `width` entries of each."""
+    """Reciprocal of heads x rows sums, and its product with `width` entries of each.
+
+    Attributes:
+        largest: of the sums, which are at least 1.
+        polynomial: the reciprocal by comparisons and a polynomial, otherwise the engine's.
+        block: of the heads x rows rows, how many one product with a diagonal matrix divides; 0 for products of numbers.
+    """
 
     heads: int
     rows: int
     width: int
+    largest: int
+    polynomial: bool
+    block: int
 
 
 @dataclass(frozen=True)
 class Activate:
-    """Elementwise FFN activation of (rows, width)."""
+    """Elementwise FFN activation of (rows, width).
+
+    Attributes:
+        built_in_squares: squares are the engine's own, inside its exponential of one squaring; otherwise x * x.
+    """
 
     rows: int
     width: int
-    kind: Literal["relu", "gelu-even-polynomial", "gelu-tanh"]
+    kind: Literal["relu", "gelu-quartic", "gelu-tanh"]
+    built_in_squares: bool
 
 
 @dataclass(frozen=True)
@@ -248,13 +280,54 @@ def row_blocks(kernel: Kernel) -> list[tuple[int, int, int]]:
     return [(start, min(start + size, kernel.rows), min(start + size, kernel.keys)) for start in starts]
 
 
+def _normalise(rewrites: Rewrites, rows: int, width: int) -> Normalise:
+    matrices = rewrites.row_products == "matrices"
+    squares, scaling = (squares_block(rows, width), scaling_block(rows, width)) if matrices else (0, 0)
+    return Normalise(rows, width, not rewrites.fold_affine, squares, scaling)
+
+
+def _kernel(rewrites: Rewrites, architecture: Architecture, heads: int, queries: int, keys: int) -> Kernel:
+    kernel = Kernel(
+        heads,
+        queries,
+        keys,
+        architecture.squarings,
+        bounded=architecture.kernel_order is not None,
+        causal=queries == keys,
+        blocks=rewrites.causal_blocks,
+        written_out=0,
+        exponentials=architecture.squarings // exponential_squarings(architecture),
+    )
+    scores = kernel.elements
+    return replace(kernel, written_out=scores if rewrites.exponential == "written-out" else few_squares(scores))
+
+
+def _divide(rewrites: Rewrites, heads: int, rows: int, width: int, keys: int) -> Divide:
+    block = scaling_block(heads * rows, width) if rewrites.row_products == "matrices" else 0
+    return Divide(heads, rows, width, keys, rewrites.reciprocal == "polynomial", block)
+
+
 def _project(rewrites: Rewrites, rows: int, inner: int, outer: int) -> Project:
     return Project(rows, inner, outer, product_cut(rows, inner, outer, rewrites.encoded_bytes))
 
 
-CACHED_PRODUCTS = 3400
-"""Up to so many elements an ordinary product, drawn from the engine's stock of triples, is cheaper than its built-in square,
-which fills whole ciphertexts (measured: 246 B an element against 0.87 MB)."""
+def exponential_squarings(architecture: Architecture) -> int:
+    """Squarings of the engine's exponential (1 + z/2^n)^(2^n): a setting of the engine.
+
+    The attention kernel's, so that it is one call; one, where the FFN's activation needs single squares.
+    """
+    return 1 if architecture.feed_forward is FeedForward.GELU else architecture.squarings
+
+
+def needed_squarings(operation: Operation) -> int | None:
+    """The squarings of the engine's exponential that an operation relies on; None where any will do."""
+    match operation:
+        case Kernel() if operation.written_out < operation.elements:
+            return operation.squarings // operation.exponentials
+        case Activate() if operation.built_in_squares:
+            return 1
+        case _:
+            return None
 
 
 def prefill_plan(
@@ -296,7 +369,7 @@ def _plan(architecture: Architecture, shape: ModelShape, rows: int, keys: int, r
         steps += _ffn_steps(architecture, shape, rewrites, layer, 1 if narrowed else rows)
     last = 1 if rewrites.last_row_only else rows
     if architecture.has_layer_norm:
-        steps.append(Step("final_norm", None, Normalise(last, width, not rewrites.fold_affine)))
+        steps.append(Step("final_norm", None, _normalise(rewrites, last, width)))
     steps.append(Step("head", None, _project(rewrites, last, width, vocabulary)))
     steps.append(Step("reveal", None, reveal or Reveal(vocabulary, "token")))
     return Plan(architecture, shape, rewrites, rows, keys, tuple(steps))
@@ -310,7 +383,7 @@ def _attention_steps(
     joined = rewrites.one_product_decode and queries == 1
     named: list[tuple[str, Operation]] = []
     if architecture.has_layer_norm:
-        named.append(("norm_attention", Normalise(rows, width, not rewrites.fold_affine)))
+        named.append(("norm_attention", _normalise(rewrites, rows, width)))
     if queries == rows:
         named.append(("query_key_value", _project(rewrites, rows, width, 3 * width)))
     else:
@@ -320,19 +393,12 @@ def _attention_steps(
         ]
     if architecture.temperature is Temperature.PER_HEAD_AND_POSITION:
         named.append(("temperature", ScaleRows(queries, width)))
-    kernel = Kernel(
-        heads,
-        queries,
-        keys,
-        architecture.squarings,
-        bounded=architecture.kernel_order is not None,
-        causal=queries == keys,
-        blocks=rewrites.causal_blocks,
-        written_out=rewrites.exponential == "written-out" or heads * queries * keys <= CACHED_PRODUCTS,
-    )
-    divide = ("divide", Divide(heads, queries, head_width if rewrites.divide_late else keys))
+    divide = ("divide", _divide(rewrites, heads, queries, head_width if rewrites.divide_late else keys, keys))
     mix = ("mix", Mix(heads, queries, keys, head_width, joined))
-    named += [("scores", Scores(heads, queries, keys, head_width, joined)), ("kernel", kernel)]
+    named += [
+        ("scores", Scores(heads, queries, keys, head_width, joined)),
+        ("kernel", _kernel(rewrites, architecture, heads, queries, keys)),
+    ]
     named += [mix, divide] if rewrites.divide_late else [divide, mix]
     named.append(("attention_output", _project(rewrites, queries, width, width)))
     return [Step(name, layer, operation) for name, operation in named]
@@ -344,12 +410,14 @@ def _ffn_steps(architecture: Architecture, shape: ModelShape, rewrites: Rewrites
     width, hidden = shape.width, shape.ffn_width
     named: list[tuple[str, Operation]] = []
     if architecture.has_layer_norm:
-        named.append(("norm_ffn", Normalise(rows, width, not rewrites.fold_affine)))
+        named.append(("norm_ffn", _normalise(rewrites, rows, width)))
     match architecture.feed_forward:
         case FeedForward.GELU:
-            kind: Literal["relu", "gelu-even-polynomial", "gelu-tanh"] = "gelu-tanh" if rewrites.gelu == "tanh" else "gelu-even-polynomial"
+            kind: Literal["gelu-tanh", "gelu-quartic"] = "gelu-tanh" if rewrites.gelu == "tanh" else "gelu-quartic"
+            built_in_squares = rewrites.exponential == "built-in" and not few_squares(rows * hidden)
+            activate = Activate(rows, hidden, kind, built_in_squares)
         case FeedForward.RELU:
-            kind = "relu"
+            activate = Activate(rows, hidden, "relu", False)
         case FeedForward.IDENTITY | FeedForward.SCALED | FeedForward.SCALED_FUSED:
             if rewrites.absorb_ffns and not architecture.has_layer_norm and layer not in rewrites.explicit_ffns:
                 return []
@@ -364,7 +432,7 @@ def _ffn_steps(architecture: Architecture, shape: ModelShape, rewrites: Rewrites
             return [Step(name, layer, operation) for name, operation in named]
     named += [
         ("ffn_expand", _project(rewrites, rows, width, hidden)),
-        ("ffn_activation", Activate(rows, hidden, kind)),
+        ("ffn_activation", activate),
         ("ffn_contract", _project(rewrites, rows, hidden, width)),
     ]
     return [Step(name, layer, operation) for name, operation in named]

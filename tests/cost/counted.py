@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
-import socket
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 import numpy as np
 
+from hushlm.cost.relay import free_ports
 from hushlm.plan import Plan, Step
 from hushlm.private.backend import EngineBackend
 from hushlm.private.counting import value_shapes
@@ -75,9 +75,7 @@ def _warm_up(engine: Engine, backend: EngineBackend) -> None:
     )
 
 
-def _party(
-    party: Party, ports: tuple[int, int], settings: EngineSettings, work: list[tuple[Plan, Step]], repeats: int, to: Connection
-) -> None:
+def _party(party: Party, ports: list[int], settings: EngineSettings, work: list[tuple[Plan, Step]], repeats: int, to: Connection) -> None:
     engine = Engine(party, settings, Channel(party, (f"127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}"), None))
     backend = EngineBackend(engine)
     _warm_up(engine, backend)
@@ -91,16 +89,10 @@ def _party(
     to.recv()
 
 
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 def count_every_run(work: list[tuple[Plan, Step]], settings: EngineSettings, repeats: int) -> list[list[Run]]:
     """Every run of every step at the client, in the order in which they were made; set-up is over before the first."""
     context = multiprocessing.get_context("spawn")
-    ports = (_free_port(), _free_port())
+    ports = free_ports(2)
     pipes, processes = [], []
     for party in Party:
         here, there = context.Pipe()

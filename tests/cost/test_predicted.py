@@ -19,7 +19,6 @@ from hushlm.plan import (
     HUSH,
     PUBLISHED,
     Embed,
-    Kernel,
     Mix,
     Operation,
     Plan,
@@ -30,6 +29,7 @@ from hushlm.plan import (
     Scores,
     Step,
     decode_plan,
+    needed_squarings,
     prefill_plan,
 )
 from hushlm.private.counting import distinct_steps
@@ -60,17 +60,13 @@ def plans_of(shape: ModelShape, rewrites: Rewrites) -> list[Plan]:
     return found
 
 
-def squarings_of(operation: Operation) -> int:
-    """The engine setting that a step needs: its exponential's, where it uses the engine's."""
-    return operation.squarings if isinstance(operation, Kernel) and not operation.written_out else SETTINGS.exponential_squarings
-
-
 @cache
 def counted_and_predicted(shape_name: str, rewrites: Rewrites) -> dict[Operation, list[tuple[Run, Exchange]]]:
     """Every distinct step's runs beside what the session model says of each, refills included."""
     by_squarings: dict[int, list[tuple[Plan, Step]]] = {}
     for plan, step in distinct_steps(plans_of(SHAPES[shape_name], rewrites)):
-        by_squarings.setdefault(squarings_of(step.operation), []).append((plan, step))
+        squarings = needed_squarings(step.operation) or SETTINGS.exponential_squarings
+        by_squarings.setdefault(squarings, []).append((plan, step))
     found: dict[Operation, list[tuple[Run, Exchange]]] = {}
     for squarings, work in by_squarings.items():
         session = Session(PRIMITIVES)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hushlm.architectures import REGISTRY, Architecture, parse
-from hushlm.plan import HUSH, Rewrites
+from hushlm.plan import HUSH, Rewrites, exponential_squarings
 from hushlm.private.backend import ReferenceBackend
 from hushlm.private.description import PROTOCOL_VERSION, ProgramDescription, RevealPolicy
 from hushlm.private.engine import EngineSettings
@@ -24,6 +24,7 @@ WITHOUT = {
     "uneven blocks": replace(EXACT, causal_blocks=5),
     "late division": replace(EXACT, divide_late=False),
     "one product a decoded row": replace(EXACT, one_product_decode=False),
+    "matrix products for numbers": replace(EXACT, row_products="numbers"),
     "absorbed FFNs": replace(EXACT, explicit_ffns=tuple(range(SHAPE.layers))),
     "one run of absorbed FFNs": replace(EXACT, explicit_ffns=(2,)),
 }
@@ -35,7 +36,7 @@ def description(architecture: Architecture, rewrites: Rewrites) -> ProgramDescri
         architecture=str(architecture),
         shape=SHAPE,
         rewrites=rewrites,
-        engine=EngineSettings(architecture.squarings),
+        engine=EngineSettings(exponential_squarings(architecture)),
         checkpoint="",
         tokenizer="",
     )

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hushlm.architectures import parse
+from hushlm.plan import exponential_squarings
 from hushlm.private.backend import EngineBackend
 from hushlm.private.description import PROTOCOL_VERSION, ProgramDescription, RevealPolicy
 from hushlm.private.engine import Engine, EngineSettings, Party
@@ -27,7 +28,7 @@ def simulated(name: str, seed: int = 1) -> tuple[torch.nn.Module, PrivateGenerat
     model = random_model(architecture, SMALL, seed, spread=0.15)
     state = arrays(model)
     rewrites, _ = choose_rewrites(state, architecture, SMALL, 18)
-    settings = EngineSettings(architecture.squarings, simulate=True)
+    settings = EngineSettings(exponential_squarings(architecture), simulate=True)
     description = ProgramDescription(
         protocol_version=PROTOCOL_VERSION,
         architecture=name,

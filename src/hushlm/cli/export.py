@@ -23,7 +23,8 @@ def export(
         checkpoint: folder written by `hushlm train`.
         output: folder for server/ and client/.
         fraction_bits: of fixed-point numbers in the engine's 64-bit ring, 12 to 24.
-        profile: wan moves the fewest bytes; lan packs no ciphertexts, for less CPU time and many times the bytes.
+        profile: wan moves the fewest bytes; lan packs no ciphertexts and multiplies rows by numbers one by one, for less CPU time and
+            many times the bytes.
         encoded_gb: memory of the server for the encoded weights of one product, in GB; the server needs about twice that and the
             weights. More of it leaves large products whole, which saves much of its CPU time.
         json: print one JSON document instead of sentences.
@@ -39,7 +40,7 @@ def export(
         raise ValueError(f"{fraction_bits} fraction bits leave no room in a 64-bit ring: choose 12 to 24.")
     if not 0.1 <= encoded_gb <= 1000:
         raise ValueError(f"{encoded_gb} GB for encoded weights is out of reach: choose 0.1 to 1000.")
-    rewrites = replace(HUSH, encoded_bytes=encoded_gb * 1e9)
+    rewrites = replace(HUSH, encoded_bytes=encoded_gb * 1e9, row_products="matrices" if profile == "wan" else "numbers")
     loaded = load_checkpoint(checkpoint)
     report = export_model(loaded, output, fraction_bits=fraction_bits, pack_products=profile == "wan", rewrites=rewrites)
     if json:

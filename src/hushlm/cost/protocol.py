@@ -117,7 +117,8 @@ def price_operation(operation: Operation, p: Primitives) -> Exchange:
             return _kernel(p, operation)
         case Divide():
             n = operation.heads * operation.rows
-            return p.reciprocal(n) + _product(p, n * operation.width)
+            inverse = _reciprocal(p, n, operation.largest) if operation.polynomial else p.reciprocal(n)
+            return inverse + _scaled_rows(p, n, operation.width, operation.block)
         case Activate():
             return _activate(p, operation)
         case Reveal():
@@ -148,11 +149,42 @@ def _cut_product(p: Primitives, rows: int, inner: int, outer: int, cut: Cut) -> 
     return total + row_block(rest) if rest else total
 
 
+def _blocks(rows: int, block: int) -> list[int]:
+    return [min(block, rows - start) for start in range(0, rows, block)]
+
+
+def _scaled_rows(p: Primitives, rows: int, width: int, block: int) -> Exchange:
+    """Rows by a number each: products with diagonal matrices, or of numbers."""
+    if not block:
+        return _product(p, rows * width)
+    return sum((p.product_shared(b, b, width) + p.truncate(b * width) for b in _blocks(rows, block)), Exchange())
+
+
+def _squared_lengths(p: Primitives, rows: int, width: int, block: int) -> Exchange:
+    if not block:
+        return _product(p, rows * width)
+    return sum((p.product_shared(b, width, b) + p.truncate(b * b) for b in _blocks(rows, block)), Exchange())
+
+
+def _reciprocal(p: Primitives, n: int, largest: int) -> Exchange:
+    """Comparisons with powers of two, a selection by them of x and of the result, a polynomial of three products."""
+    limits = max(0, (largest - 1).bit_length() - 1)
+    products = _product(p, n).times(3) + p.truncate(n).times(3)
+    if not limits:
+        return products
+    return p.compare(limits * n) + p.select(limits * n).times(2) + products + p.truncate(n)
+
+
+def _squares(p: Primitives, n: int, built_in: bool) -> Exchange:
+    """Single squares; built-in ones inside an exponential of one squaring."""
+    return p.exponential(n, 1) if built_in else _product(p, n)
+
+
 def _normalise(p: Primitives, operation: Normalise) -> Exchange:
-    rows, n = operation.rows, operation.rows * operation.width
-    mean_and_variance = p.truncate(rows).times(2) + _product(p, n)
-    scaled = p.reciprocal_square_root(rows) + _product(p, n)
-    affine = p.multiply_private(n) + p.truncate(n) if operation.affine else Exchange()
+    rows, width = operation.rows, operation.width
+    mean_and_variance = p.truncate(rows).times(2) + _squared_lengths(p, rows, width, operation.squares_block)
+    scaled = p.reciprocal_square_root(rows) + _scaled_rows(p, rows, width, operation.scaling_block)
+    affine = p.multiply_private(rows * width) + p.truncate(rows * width) if operation.affine else Exchange()
     return mean_and_variance + scaled + affine
 
 
@@ -165,9 +197,11 @@ def _kernel(p: Primitives, operation: Kernel) -> Exchange:
         total += _larger(p, sum(rows * (keys // 2) for rows, keys in blocks))
         blocks = [[rows, keys - keys // 2] for rows, keys in blocks]
     total += _larger(p, n)
-    if operation.written_out:
-        return total + p.truncate(n) + _product(p, n).times(operation.squarings)
-    return total + p.exponential(n, operation.squarings)
+    few, squarings = operation.written_out, operation.squarings
+    if many := n - few:
+        by_one = p.truncate(many) + _squares(p, many, True).times(squarings)
+        total += p.exponential(many, squarings) if operation.exponentials == 1 else by_one
+    return total + p.truncate(few) + _squares(p, few, False).times(squarings) if few else total
 
 
 def _activate(p: Primitives, operation: Activate) -> Exchange:
@@ -175,8 +209,8 @@ def _activate(p: Primitives, operation: Activate) -> Exchange:
     match operation.kind:
         case "relu":
             return _larger(p, n)
-        case "gelu-even-polynomial":
-            return _larger(p, n).times(2) + p.multiply(n).times(3) + p.truncate(n).times(5)
+        case "gelu-quartic":
+            return _larger(p, n).times(2) + _squares(p, n, operation.built_in_squares).times(2) + p.truncate(n)
         case "gelu-tanh":
             return p.hyperbolic_tangent(n) + p.multiply(n).times(3) + p.truncate(n).times(6)
         case _:

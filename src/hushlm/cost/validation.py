@@ -14,7 +14,7 @@ from hushlm.cost.network import Network
 from hushlm.cost.pricing import price
 from hushlm.cost.relay import MeasuredLink, probe
 from hushlm.cost.two_party import Link, run_both
-from hushlm.plan import HUSH, decode_plan, prefill_plan
+from hushlm.plan import HUSH, decode_plan, exponential_squarings, prefill_plan
 from hushlm.private.description import PROTOCOL_VERSION, ProgramDescription
 from hushlm.private.engine import Engine, EngineSettings, Party
 from hushlm.private.program import PrivateGenerator
@@ -75,7 +75,7 @@ def describe(architecture: str, shape: ModelShape) -> ProgramDescription:
         architecture=str(named),
         shape=shape,
         rewrites=HUSH,
-        engine=EngineSettings(exponential_squarings=named.squarings),
+        engine=EngineSettings(exponential_squarings=exponential_squarings(named)),
         checkpoint="0" * 64,
         tokenizer="0" * 64,
     )

@@ -18,7 +18,7 @@ import numpy as np
 from hushlm.architectures import Architecture
 from hushlm.config import ModelShape
 from hushlm.files import MANIFEST, new_folder, write_atomic
-from hushlm.plan import HUSH, Rewrites
+from hushlm.plan import HUSH, Rewrites, exponential_squarings
 from hushlm.private.backend import ReferenceBackend
 from hushlm.private.description import DESCRIPTION_FILE, PROTOCOL_VERSION, WEIGHTS_FILE, ProgramDescription, RevealPolicy
 from hushlm.private.engine import EngineSettings
@@ -89,7 +89,7 @@ def rounded_error(
     state: Mapping[str, np.ndarray], architecture: Architecture, shape: ModelShape, rewrites: Rewrites, fraction_bits: int
 ) -> float:
     """Largest difference of logits between the program rounded to `fraction_bits` and in float64, over the logits' std."""
-    description = _describe(architecture, shape, rewrites, EngineSettings(architecture.squarings, fraction_bits))
+    description = _describe(architecture, shape, rewrites, EngineSettings(exponential_squarings(architecture), fraction_bits))
     weights = fold_weights(state, architecture, shape, rewrites)
     exact = _reference_logits(description, weights, None)
     rounded = _reference_logits(description, weights, fraction_bits)
@@ -153,7 +153,7 @@ def export_model(
         architecture=str(architecture),
         shape=shape,
         rewrites=chosen,
-        engine=EngineSettings(architecture.squarings, fraction_bits, pack_products),
+        engine=EngineSettings(exponential_squarings(architecture), fraction_bits, pack_products),
         checkpoint=hashlib.sha256((checkpoint.folder / MANIFEST).read_bytes()).hexdigest(),
         tokenizer=hashlib.sha256(tokenizer).hexdigest(),
     )

@@ -14,9 +14,10 @@ from typing import Any, assert_never
 import numpy as np
 
 from hushlm.plan import Activate, Divide, Embed, Kernel, Mix, Normalise, Operation, Project, Reveal, ScaleRows, Scores, row_blocks
+from hushlm.private.polynomials import gelu, reciprocal, square
 from hushlm.tiling import Cut
 
-__all__ = ["GELU_EVEN_BOUND", "GELU_EVEN_COEFFICIENTS", "Array", "arithmetic", "clip_bound", "exponential_reference"]
+__all__ = ["Array", "arithmetic", "clip_bound", "exponential_reference"]
 
 Array = Any
 Arithmetic = Callable[..., Array | tuple[Array, ...]]
@@ -29,31 +30,6 @@ EXACT_SOFTMAX_CLIP = -14.0
 
 NORM_EPSILON = 1e-5
 
-GELU_EVEN_BOUND = 3.0
-
-
-def _fit_gelu() -> tuple[float, ...]:
-    """Even part of GELU, g(x) = GELU(x) - x/2, as a polynomial in x^2 on [0, 3] with g(3) = 3/2 exactly.
-
-    Weighted least squares on Chebyshev nodes, iterated towards equal error (Lawson's algorithm); the constraint makes the
-    joint at the bound continuous, so that outside g(x) = |x|/2.
-    """
-    bound = GELU_EVEN_BOUND
-    x = bound * np.cos(np.pi * (np.arange(400) + 0.5) / 800)
-    target = 0.5 * x * np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)) - bound / 2
-    powers = np.stack([(x * x) ** k - bound ** (2 * k) for k in (1, 2, 3)], 1)
-    weight = np.ones_like(x)
-    for _ in range(300):
-        root = np.sqrt(weight)[:, None]
-        solution = np.linalg.lstsq(powers * root, target * root[:, 0], rcond=None)[0]
-        weight *= np.abs(powers @ solution - target) + 1e-12
-        weight /= weight.sum()
-    constant = bound / 2 - sum(c * bound ** (2 * k) for k, c in enumerate(solution, 1))
-    return (float(constant), *(float(c) for c in solution))
-
-
-GELU_EVEN_COEFFICIENTS = _fit_gelu()
-
 
 def clip_bound(kernel: Kernel) -> float:
     """Lowest z = score - maximum that the exponential sees: -2^n, where SMn's kernel is zero, or `EXACT_SOFTMAX_CLIP`."""
@@ -65,16 +41,51 @@ def exponential_reference(z: np.ndarray, kernel: Kernel) -> np.ndarray:
     return np.maximum(1 + z / 2**kernel.squarings, 0) ** (2**kernel.squarings) if kernel.bounded else np.exp(z)
 
 
-def _exponential(xp: ModuleType, z: Array, kernel: Kernel) -> Array:
+def _exponential(xp: ModuleType, z_N: Array, kernel: Kernel) -> Array:
+    """(1 + z/2^n)^(2^n) of a flat vector, its last elements by x * x."""
     if xp is np:
-        return exponential_reference(z, kernel)
-    if not kernel.written_out:
-        # The engine evaluates exp as (1 + z/2^n)^(2^n) with its cheap squarings, n being a setting of the engine.
-        return xp.exp(z)
-    power = 1 + z * (1 / 2**kernel.squarings)
+        return exponential_reference(z_N, kernel)
+    whole = z_N.shape[0] - kernel.written_out
+    parts = []
+    if whole and kernel.exponentials == 1:
+        # The engine's own exponential is this form, n being a setting of the engine.
+        parts.append(xp.exp(z_N[:whole]))
+    elif whole:
+        parts.append(_squarings(xp, z_N[:whole], kernel, built_in=True))
+    if kernel.written_out:
+        parts.append(_squarings(xp, z_N[whole:], kernel, built_in=False))
+    return xp.concatenate(parts)
+
+
+def _squarings(xp: ModuleType, z_N: Array, kernel: Kernel, built_in: bool) -> Array:
+    power = 1 + z_N * (1 / 2**kernel.squarings)
     for _ in range(kernel.squarings):
-        power = power * power
+        power = square(xp, power, built_in)
     return power
+
+
+def _scale_rows(xp: ModuleType, factor_R: Array, x_RN: Array, block: int) -> Array:
+    """Each row times its factor: in blocks, as a product with a diagonal matrix, or elementwise where `block` is 0."""
+    if not block:
+        return factor_R[:, None] * x_RN
+    starts = range(0, x_RN.shape[0], block)
+    return xp.concatenate([_diagonal(xp, factor_R[i : i + block]) @ x_RN[i : i + block] for i in starts], 0)
+
+
+def _squared_lengths(xp: ModuleType, x_RN: Array, block: int) -> Array:
+    """(R, N) -> (R,): sums of squares: in blocks, as the diagonal of x x^T, or elementwise where `block` is 0."""
+    if not block:
+        return xp.sum(x_RN * x_RN, -1)
+    parts = []
+    for start in range(0, x_RN.shape[0], block):
+        x = x_RN[start : start + block]
+        parts.append(xp.sum(xp.where(np.eye(x.shape[0], dtype=bool), x @ x.T, 0.0), -1))
+    return xp.concatenate(parts)
+
+
+def _diagonal(xp: ModuleType, values_N: Array) -> Array:
+    """(N,) -> (N, N); zeros are public and free."""
+    return xp.where(np.eye(values_N.shape[0], dtype=bool), values_N[:, None], 0.0)
 
 
 def _matrix_product(x_RI: Array, weight_IO: Array, cut: Cut, xp: ModuleType) -> Array:
@@ -176,36 +187,40 @@ def _kernel(xp: ModuleType, operation: Kernel) -> Arithmetic:
 def _normalise(xp: ModuleType, operation: Normalise) -> Arithmetic:
     def normalise(x: Array, *affine: Array) -> Array:
         centred = x - xp.sum(x, -1, keepdims=True) * (1 / operation.width)
-        variance = xp.sum(centred * centred, -1, keepdims=True) * (1 / operation.width)
+        variance = _squared_lengths(xp, centred, operation.squares_block) * (1 / operation.width)
         if xp is np:
             inverse = 1 / np.sqrt(variance + NORM_EPSILON)
         else:
             import jax
 
             inverse = jax.lax.rsqrt(variance + NORM_EPSILON)
-        normal = centred * inverse
+        normal = _scale_rows(xp, inverse, centred, operation.scaling_block)
         return normal * affine[0] + affine[1] if affine else normal
 
     return normalise
+
+
+def _divide(xp: ModuleType, operation: Divide) -> Arithmetic:
+    def divide(x_HTN: Array, sums_HT: Array) -> Array:
+        sums = sums_HT.reshape(-1)
+        # In float64 the reference is the division itself, as exponentials are exact there.
+        inverse = reciprocal(xp, sums, operation.largest) if operation.polynomial and xp is not np else 1.0 / sums
+        return _scale_rows(xp, inverse, x_HTN.reshape(len(sums), -1), operation.block).reshape(x_HTN.shape)
+
+    return divide
 
 
 def _activate(xp: ModuleType, operation: Activate) -> Arithmetic:
     def relu(x: Array) -> Array:
         return xp.maximum(x, 0.0)
 
-    def gelu_even_polynomial(x: Array) -> Array:
-        """x/2 + g(|x|): one sign, one clip, one square and two products an element."""
-        size = xp.where(x < 0.0, -x, x)
-        inside = xp.minimum(size, GELU_EVEN_BOUND)
-        u = inside * inside
-        c0, c1, c2, c3 = GELU_EVEN_COEFFICIENTS
-        even = c0 + u * (c1 + u * (c2 + u * c3))
-        return even + (x + size - inside) * 0.5
+    def gelu_quartic(x: Array) -> Array:
+        return gelu(xp, x, operation.built_in_squares)
 
     def gelu_tanh(x: Array) -> Array:
         return 0.5 * x * (1 + xp.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * (x * x * x))))
 
-    return {"relu": relu, "gelu-even-polynomial": gelu_even_polynomial, "gelu-tanh": gelu_tanh}[operation.kind]
+    return {"relu": relu, "gelu-quartic": gelu_quartic, "gelu-tanh": gelu_tanh}[operation.kind]
 
 
 def _tournament(xp: ModuleType, values: Array, indices: Array) -> tuple[Array, Array]:
@@ -279,7 +294,7 @@ def arithmetic(operation: Operation, xp: ModuleType) -> Arithmetic:
         case Mix():
             return _mix(xp, operation)
         case Divide():
-            return lambda x_HTN, sums_HT: x_HTN * (1.0 / sums_HT)[..., None]
+            return _divide(xp, operation)
         case Activate():
             return _activate(xp, operation)
         case Reveal():
