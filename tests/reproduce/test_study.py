@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -11,9 +12,10 @@ import psutil
 import pytest
 
 from hushlm.architectures import parse
+from hushlm.cli.main import main
 from hushlm.config import RunConfig
 from hushlm.reproduce.experiments import EXPERIMENTS, Experiment, Row
-from hushlm.reproduce.launch import launch
+from hushlm.reproduce.launch import commands, launch
 from hushlm.reproduce.presets import PRESETS, Preset
 from hushlm.reproduce.runs import Job, read_record, run, run_key
 from hushlm.reproduce.study import Study, conduct, with_changes
@@ -118,6 +120,20 @@ def test_a_stopped_run_is_an_outcome(tiny: Preset, tmp_path: Path) -> None:
 def test_an_unknown_setting_is_named(tiny: Preset) -> None:
     with pytest.raises(ValueError, match=r"There is no setting training.stepz"):
         with_changes(tiny.base, [("training.stepz", 1)])
+
+
+def test_a_run_made_by_its_printed_command_is_taken_over(tiny: Preset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the processor: without torchrun and its GPU options."""
+    job = Study([PAIR], tiny, tmp_path).pending()[0]
+    [line] = commands([job])
+    words = shlex.split(line)
+    assert words[:5] == ["torchrun", "--nproc-per-node", "gpu", "-m", "hushlm"]
+    options = words[5 : words.index("--training.device")]
+    assert main([*options, "--progress", "none"]) == 0
+    monkeypatch.setattr("hushlm.training.loop._Run.update", None)  # nothing is trained any more
+    record = run(job)
+    assert record.test_perplexity is not None
+    assert record == read_record(job)
 
 
 @pytest.mark.slow

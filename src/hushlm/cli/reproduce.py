@@ -27,6 +27,7 @@ def reproduce(
     results: Path | None = None,
     pages: Path | None = None,
     from_results: bool = False,
+    commands: bool = False,
     json: bool = False,
 ) -> int:
     """Run a table or a figure of the paper again, and say claim by claim what came out.
@@ -46,10 +47,13 @@ def reproduce(
         results: folder for NAME-PRESET.json; by default beside the runs.
         pages: folder for the Markdown, CSV and pictures; by default beside the runs.
         from_results: draw the pages again from the JSON in --results, without any run.
+        commands: only print a torchrun command for each run that can be made now; afterwards the same command without this goes on from
+            their checkpoints.
         json: print the results as one JSON document.
     """
     from hushlm.report.table import print_json, print_table
     from hushlm.reproduce.experiments import EXPERIMENTS
+    from hushlm.reproduce.launch import commands as command_lines
     from hushlm.reproduce.launch import default_parallel
     from hushlm.reproduce.page import outcome_table, write_index, write_page
     from hushlm.reproduce.presets import PRESETS
@@ -70,6 +74,9 @@ def reproduce(
     else:
         changes = [("training.steps", steps)] if steps is not None else []
         study = Study([EXPERIMENTS[name] for name in names], PRESETS[preset], runs / preset, seeds, changes)
+        if commands:
+            print(*command_lines(study.pending()), sep="\n")
+            return 0
         many = parallel or default_parallel(PRESETS[preset].base.training.threads)
         conduct(study, lambda jobs: _make(study, jobs, launcher, many, ray_address))
         outcomes = study.outcomes()

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shlex
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Literal
 
+import yaml
+
+from hushlm.files import write_atomic
 from hushlm.reproduce.runs import Job, RunRecord, run
 
-__all__ = ["Launcher", "default_parallel", "launch"]
+__all__ = ["Launcher", "commands", "default_parallel", "launch"]
 
 Launcher = Literal["local", "ray"]
 
@@ -41,6 +46,34 @@ def launch(jobs: Sequence[Job], launcher: Launcher, parallel: int, address: str 
     yield from _ray(jobs, parallel, address) if launcher == "ray" else _local(jobs, parallel)
 
 
+def commands(jobs: Sequence[Job]) -> Iterator[str]:
+    """A command line for each job, to be run on GPUs in whatever way a cluster has; its settings are written into the run's folder.
+
+    The same `hushlm reproduce` afterwards finds the finished checkpoints, evaluates them and goes on.
+    """
+    for job in jobs:
+        job.record.parent.mkdir(parents=True, exist_ok=True)
+        settings = job.record.with_name("run.yaml")
+        write_atomic(settings, yaml.safe_dump(job.config.to_dict(), sort_keys=False))
+        every = [] if job.checkpoint_every is None else ["--checkpoint-every", str(job.checkpoint_every)]
+        gpus = ["--training.device", "cuda", "--training.parallel", "ddp"]
+        words = [
+            "torchrun",
+            "--nproc-per-node",
+            "gpu",
+            "-m",
+            "hushlm",
+            "train",
+            "--config",
+            str(settings),
+            "--resume",
+            "auto",
+            *every,
+            *gpus,
+        ]
+        yield shlex.join(words)
+
+
 def _local(jobs: Sequence[Job], parallel: int) -> Iterator[tuple[Job, RunRecord]]:
     # Spawned: a fork would take over this process's threads' locks.
     others = set(multiprocessing.active_children())
@@ -60,8 +93,9 @@ def _local(jobs: Sequence[Job], parallel: int) -> Iterator[tuple[Job, RunRecord]
 def _prepare() -> None:
     """One thread a run: libraries read the variable when they are imported, after this and before the run's own setting.
 
-    And no run outlives a killed command.
+    And no run outlives a killed command; one that is interrupted ends its runs itself, and they save what they have.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

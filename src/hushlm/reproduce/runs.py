@@ -16,15 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from hushlm.config import RunConfig
+from hushlm.data import open_token_store
 from hushlm.files import write_atomic
+from hushlm.training import Divergence, evaluate, train
+from hushlm.training.resume import MAY_DIFFER
 
 __all__ = ["Job", "RunRecord", "read_record", "run", "run_key"]
 
 COURSE_POINTS = 60
 """Kept of the layers' entropies over a run."""
 
-_NOT_SETTINGS = {("output",), ("data", "cache"), ("training", "threads")}
-"""Where files lie and how many threads run do not make another run."""
+_NOT_SETTINGS = {("output",), ("data", "cache"), ("data", "workers"), *(("training", name) for name in MAY_DIFFER)}
+"""Where files lie and how a run is computed do not make another run."""
 
 
 _OF_FINISHED_RUNS = ("validation_perplexity", "test_perplexity", "head_entropy_nats", "thresholds", "cpu_seconds")
@@ -141,20 +144,12 @@ def run(job: Job) -> RunRecord:
     """
     if (found := read_record(job)) is not None:
         return found
-    import torch
-
-    from hushlm.data import open_token_store
-    from hushlm.files import current_folder
-    from hushlm.training import Divergence, evaluate, train
-
     config = job.config
-    torch.set_num_threads(config.training.threads or torch.get_num_threads())
     store = open_token_store(config.data)
     stopped: Divergence | None = None
     values: dict[str, Any] = dict.fromkeys(_OF_FINISHED_RUNS)
     try:
-        resume = config.output if job.checkpoint_every and current_folder(config.output).is_dir() else None
-        result = train(config, store, resume_from=resume, checkpoint_every=job.checkpoint_every)
+        result = train(config, store, resume_from="auto", checkpoint_every=job.checkpoint_every)
     except Divergence as divergence:
         stopped = divergence
         metrics = divergence.metrics
