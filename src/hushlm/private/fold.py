@@ -8,6 +8,10 @@ FFNs without LayerNorm disappear: with x_out = x_sa M + c, the residual stream i
 so r passes the FFN unchanged, and B is absorbed where the stream is read (B W, with bias o W + b) and where it is written
 (W_o B^-1). B is free up to a constant matrix on the left: it is the identity at a reference layer in the middle of each run
 of absorbed layers. All in float64; the result is the same function.
+
+In GPT-NeoX blocks the FFN reads x, not x_sa, and x_out = x M + beta (attention + b_o) + c (beta is 1 without scaling): r passes
+unchanged all the same, attention writes by beta W_o B_{l+1}^-1, and o_{l+1} = o_l M + beta b_o + c. Before a final LayerNorm the
+stream must be x itself: the last basis is the identity, and o, whose start is free, ends at 0.
 """
 
 from __future__ import annotations
@@ -76,7 +80,8 @@ def explicit_layers(architecture: Architecture, shape: ModelShape, rewrites: Rew
 def moving_bases(state: Weights, architecture: Architecture, shape: ModelShape, rewrites: Rewrites) -> list[Basis]:
     """B and o before each layer, and after the last: L + 1 of them.
 
-    An explicit FFN starts a new run of layers; the reference layer of a run, where B is the identity, is its middle.
+    An explicit FFN starts a new run of layers; the reference layer of a run, where B is the identity, is its middle; of the last
+    run, where a final LayerNorm follows, its end.
     """
     explicit = explicit_layers(architecture, shape, rewrites)
     moves = architecture.feed_forward.is_linear and not architecture.has_layer_norm
@@ -90,9 +95,10 @@ def moving_bases(state: Weights, architecture: Architecture, shape: ModelShape, 
     start = 0
     for stop in [*(layer + 1 for layer in range(shape.layers) if explicit[layer]), shape.layers + 1]:
         run = products[start:stop]
-        matrices += [np.linalg.solve(run[len(run) // 2], product) for product in run]
+        reference = run[-1] if stop > shape.layers and architecture.final_norm else run[len(run) // 2]
+        matrices += [np.linalg.solve(reference, product) for product in run]
         start = stop
-    offset, bases = np.zeros(shape.width), []
+    offset, bases = _first_offset(state, architecture, shape), []
     for layer, matrix in enumerate(matrices):
         bases.append(Basis(matrix, np.linalg.inv(matrix), offset))
         if layer < shape.layers and not architecture.has_layer_norm:
@@ -100,15 +106,35 @@ def moving_bases(state: Weights, architecture: Architecture, shape: ModelShape, 
     return bases
 
 
+def _first_offset(state: Weights, architecture: Architecture, shape: ModelShape) -> np.ndarray:
+    """0, or with a final LayerNorm and none in the blocks what ends at 0."""
+    last, product = np.zeros(shape.width), np.eye(shape.width)
+    if not architecture.final_norm:
+        return last
+    for layer in range(shape.layers):
+        last = _next_offset(state, architecture, shape, layer, last)
+        if architecture.feed_forward.is_linear and architecture.has_ffn(layer, shape.layers):
+            product = product @ ffn_map(state, architecture, layer)[0]
+    return -np.linalg.solve(product.T, last)
+
+
+def _attention_gain(state: Weights, architecture: Architecture, shape: ModelShape, layer: int) -> float:
+    """beta of a NeoX block with a scaled FFN, which acts on what attention adds too; otherwise 1."""
+    scaled = architecture.is_parallel and architecture.feed_forward.is_scaled and architecture.has_ffn(layer, shape.layers)
+    return float(state[f"blocks.{layer}.feed_forward.beta"]) if scaled else 1.0
+
+
 def _next_offset(state: Weights, architecture: Architecture, shape: ModelShape, layer: int, offset: np.ndarray) -> np.ndarray:
     """What the biases of a block add to the stream, carried along instead of being added at every layer."""
-    offset = offset + state[f"blocks.{layer}.attention.output.bias"]
+    added = state[f"blocks.{layer}.attention.output.bias"]
     if not architecture.has_ffn(layer, shape.layers):
-        return offset
+        return offset + added
     if architecture.feed_forward.is_linear:
         matrix, bias = ffn_map(state, architecture, layer)
-        return offset @ matrix + bias
-    return offset + state[f"blocks.{layer}.feed_forward.contract.bias"]
+        if architecture.is_parallel:
+            return offset @ matrix + _attention_gain(state, architecture, shape, layer) * added + bias
+        return (offset + added) @ matrix + bias
+    return offset + added + state[f"blocks.{layer}.feed_forward.contract.bias"]
 
 
 def fold_weights(state: Weights, architecture: Architecture, shape: ModelShape, rewrites: Rewrites) -> dict[str, np.ndarray]:
@@ -123,30 +149,31 @@ def fold_weights(state: Weights, architecture: Architecture, shape: ModelShape, 
     bases = moving_bases(state, architecture, shape, rewrites)
     first, last = bases[0], bases[-1]
     explicit = explicit_layers(architecture, shape, rewrites)
+    positions = np.zeros((shape.context, shape.width)) if architecture.is_parallel else state["positions.weight"]
     folded = {
         "embedding.table": state["embedding.weight"] @ first.inverse_DD,
-        "embedding.positions": (state["positions.weight"] - first.offset_D) @ first.inverse_DD,
+        "embedding.positions": (positions - first.offset_D) @ first.inverse_DD,
     }
     for layer in range(shape.layers):
-        folded |= _attention(state, architecture, shape, layer, bases[layer])
+        folded |= _attention(state, architecture, shape, layer, bases[layer], bases[layer + 1])
         if architecture.has_ffn(layer, shape.layers) and (explicit[layer] or not architecture.feed_forward.is_linear):
             folded |= _explicit_ffn(state, architecture, layer, bases[layer], bases[layer + 1])
-    head = state["embedding.weight"].T
-    folded["head.weight"], folded["head.bias"] = _read(state, "final_norm", architecture, last, head, np.zeros(head.shape[1]))
+    head = state.get("head.weight", state["embedding.weight"]).T
+    folded["head.weight"], folded["head.bias"] = _read(state, "final_norm", last, head, np.zeros(head.shape[1]))
     return folded
 
 
-def _read(
-    state: Weights, norm: str, architecture: Architecture, basis: Basis, weight: np.ndarray, bias: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _read(state: Weights, norm: str, basis: Basis, weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A linear map that reads the stream: behind a LayerNorm its gain and bias are folded in, otherwise the basis is."""
-    if architecture.has_layer_norm:
+    if f"{norm}.weight" in state:
         gain, shift = state[f"{norm}.weight"], state[f"{norm}.bias"]
         return gain[:, None] * weight, bias + shift @ weight
     return basis.matrix_DD @ weight, bias + basis.offset_D @ weight
 
 
-def _attention(state: Weights, architecture: Architecture, shape: ModelShape, layer: int, basis: Basis) -> dict[str, np.ndarray]:
+def _attention(
+    state: Weights, architecture: Architecture, shape: ModelShape, layer: int, basis: Basis, after: Basis
+) -> dict[str, np.ndarray]:
     name = f"blocks.{layer}.attention"
     scale = np.full(shape.width, shape.head_width**-0.5)
     folded: dict[str, np.ndarray] = {}
@@ -162,7 +189,7 @@ def _attention(state: Weights, architecture: Architecture, shape: ModelShape, la
         weight, bias = _linear(state, f"{name}.{part}")
         if part == "query":
             weight, bias = weight * scale, bias * scale
-        maps.append(_read(state, f"blocks.{layer}.norm_attention", architecture, basis, weight, bias))
+        maps.append(_read(state, f"blocks.{layer}.norm_attention", basis, weight, bias))
     (query, query_bias), (key, key_bias), (value, value_bias) = maps
     folded[f"{layer}.query_key_value.weight"] = np.concatenate([query, key, value], 1)
     folded[f"{layer}.query_key_value.bias"] = np.concatenate([query_bias, key_bias, value_bias])
@@ -172,7 +199,8 @@ def _attention(state: Weights, architecture: Architecture, shape: ModelShape, la
         folded[f"{layer}.key_value.weight"] = np.concatenate([key, value], 1)
         folded[f"{layer}.key_value.bias"] = np.concatenate([key_bias, value_bias])
     weight, bias = _linear(state, f"{name}.output")
-    folded[f"{layer}.attention_output.weight"] = weight @ basis.inverse_DD
+    gain = _attention_gain(state, architecture, shape, layer)
+    folded[f"{layer}.attention_output.weight"] = gain * weight @ (after if architecture.is_parallel else basis).inverse_DD
     folded[f"{layer}.attention_output.bias"] = bias if architecture.has_layer_norm else np.zeros(shape.width)
     return folded
 
@@ -182,7 +210,7 @@ def _explicit_ffn(state: Weights, architecture: Architecture, layer: int, before
     if architecture.feed_forward.is_linear:
         matrix, bias = ffn_map(state, architecture, layer)
         if architecture.has_layer_norm:
-            weight, bias = _read(state, norm, architecture, before, matrix, bias)
+            weight, bias = _read(state, norm, before, matrix, bias)
         else:
             # The offset after this layer already holds the bias.
             weight, bias = before.matrix_DD @ matrix @ after.inverse_DD, np.zeros(len(matrix))
@@ -190,9 +218,10 @@ def _explicit_ffn(state: Weights, architecture: Architecture, layer: int, before
     name = f"blocks.{layer}.feed_forward"
     expand, expand_bias = _linear(state, f"{name}.expand")
     contract, contract_bias = _linear(state, f"{name}.contract")
-    # Without LayerNorm the attention's output bias is in the offset by now, not yet in the basis before the layer.
-    inside = replace(before, offset_D=before.offset_D + state[f"blocks.{layer}.attention.output.bias"])
-    weight, bias = _read(state, norm, architecture, inside, expand, expand_bias)
+    # Without LayerNorm the attention's output bias is in the offset by now, not yet in the basis before the layer; NeoX reads before it.
+    added = 0.0 if architecture.is_parallel else state[f"blocks.{layer}.attention.output.bias"]
+    inside = replace(before, offset_D=before.offset_D + added)
+    weight, bias = _read(state, norm, inside, expand, expand_bias)
     return {
         f"{layer}.ffn_expand.weight": weight,
         f"{layer}.ffn_expand.bias": bias,
