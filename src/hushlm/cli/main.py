@@ -34,6 +34,7 @@ COMMANDS = {
     "keys": "hushlm.cli.keys:keys",
     "serve": "hushlm.cli.serve:serve",
     "ask": "hushlm.cli.ask:ask",
+    "proxy": "hushlm.cli.proxy:proxy",
     "reproduce": "hushlm.cli.reproduce:reproduce",
     "demo": "hushlm.cli.demo:demo",
 }

@@ -1,0 +1,192 @@
+"""The endpoint: `/v1/completions`, `/v1/models`, and a sentence for everything else."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from hushlm.private.client import Client
+from hushlm.private.description import RevealPolicy
+from hushlm.private.session import printable
+from hushlm.proxy.answering import Answering, Places
+from hushlm.proxy.choices import questions_of
+from hushlm.proxy.completion import Completion
+from hushlm.proxy.errors import ApiError
+from hushlm.proxy.response import CompletionResponse
+from hushlm.proxy.schema import read_completion
+
+__all__ = ["ProxySettings", "application", "places_of"]
+
+MAXIMUM_BODY_BYTES = 4 << 20
+
+log = logging.getLogger("hushlm.proxy")
+
+
+@dataclass(frozen=True)
+class ProxySettings:
+    """What the endpoint does.
+
+    Attributes:
+        model: id of the served model, for requests and lists.
+        created: when it was exported, in Unix seconds.
+        reveal: most that a request may have revealed to this side.
+        sessions: private sessions at a time.
+        waiting: that may wait for a place.
+        new_tokens: most that a choice may ask for; None leaves the context as the limit.
+        end_early: end a session with its text, see `Places`.
+        api_key: that requests must carry; None asks for none.
+        hosts: names that requests may have come by; None allows all. Where only this machine can reach the proxy, a name of another
+            machine means that a web page has a browser speak to it under a false name.
+    """
+
+    model: str = "hush"
+    created: int = 0
+    reveal: RevealPolicy = RevealPolicy()
+    sessions: int = 1
+    waiting: int = 32
+    new_tokens: int | None = None
+    end_early: bool = False
+    api_key: str | None = None
+    hosts: tuple[str, ...] | None = ("127.0.0.1", "localhost", "::1")
+
+    def __post_init__(self) -> None:
+        if not self.model or not self.model.isprintable() or "/" in self.model or " " in self.model:
+            raise ValueError(f"A model's name has no spaces and no slashes, unlike {self.model!r}.")
+        if self.sessions < 1 or self.waiting < 0:
+            raise ValueError("A proxy needs at least one session at a time, and room for 0 or more to wait.")
+        if self.new_tokens is not None and self.new_tokens < 1:
+            raise ValueError(f"A request must be allowed at least one token, not {self.new_tokens}.")
+
+
+def application(client: Client, settings: ProxySettings, places: Places | None = None) -> Starlette:
+    """An ASGI application that asks through `client`.
+
+    Args:
+        places: made from the settings by default.
+    """
+    endpoint = _Endpoint(client, settings, places or places_of(settings))
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        await endpoint.places.close()
+
+    routes = [
+        Route("/v1/completions", endpoint.completions, methods=["POST"]),
+        Route("/v1/chat/completions", endpoint.chat, methods=["POST"]),
+        Route("/v1/models", endpoint.models),
+        Route("/v1/models/{model}", endpoint.one_model),
+        Route("/health", endpoint.health),
+    ]
+    handlers: dict[Any, Any] = {ApiError: _api_error, HTTPException: _http_error, ClientDisconnect: _gone, Exception: _internal_error}
+    return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+
+
+def places_of(settings: ProxySettings) -> Places:
+    """Room as the settings say."""
+    return Places(settings.sessions, settings.waiting, settings.end_early)
+
+
+class _Endpoint:
+    def __init__(self, client: Client, settings: ProxySettings, places: Places) -> None:
+        self._client, self._settings, self.places = client, settings, places
+
+    async def completions(self, request: Request) -> Response:
+        self._admit(request)
+        wanted = read_completion(await _body(request))
+        self._check_model(wanted.model)
+        client, settings = self._client, self._settings
+        questions = questions_of(wanted, client.tokenizer, client.description, settings.reveal, settings.new_tokens)
+        completion = Completion(wanted, questions, client.tokenizer, client.description.fingerprint[:12])
+        return CompletionResponse(Answering(client, self.places, questions, completion.name), completion, bool(wanted.stream))
+
+    async def chat(self, request: Request) -> Response:
+        self._admit(request)
+        raise ApiError(404, f"{self._settings.model} is a base model without a chat template: use /v1/completions.", "unsupported_endpoint")
+
+    async def models(self, request: Request) -> Response:
+        self._admit(request)
+        return JSONResponse({"object": "list", "data": [self._model()]})
+
+    async def one_model(self, request: Request) -> Response:
+        self._admit(request)
+        self._check_model(request.path_params["model"])
+        return JSONResponse(self._model())
+
+    async def health(self, _request: Request) -> Response:
+        return JSONResponse({"status": "ok", "sessions": self.places.running})
+
+    def _admit(self, request: Request) -> None:
+        """Raises ApiError: a false name, or the wrong key."""
+        hosts, key = self._settings.hosts, self._settings.api_key
+        if hosts is not None and _host(request.headers.get("host", "")) not in hosts:
+            raise ApiError(403, f"This proxy is for programs of its own machine, which call it {' or '.join(hosts)}.", "unknown_host")
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if key is not None and not hmac.compare_digest(given.encode(), key.encode()):
+            raise ApiError(401, "This is not the proxy's API key: use the one in the file that it was started with.", "invalid_api_key")
+
+    def _check_model(self, name: str) -> None:
+        if name != self._settings.model:
+            raise ApiError(
+                404, f"There is no model {printable(name)!r} here: the only one is {self._settings.model}.", "model_not_found", "model"
+            )
+
+    def _model(self) -> dict[str, Any]:
+        description = self._client.description
+        return {
+            "id": self._settings.model,
+            "object": "model",
+            "created": self._settings.created,
+            "owned_by": "hushlm",
+            "architecture": description.architecture,
+            "context_length": description.shape.context,
+            "fingerprint": description.fingerprint,
+            "reveal": str(self._settings.reveal),
+        }
+
+
+def _host(header: str) -> str:
+    """Of a `host` header, without port and brackets."""
+    if header.startswith("["):
+        return header[1:].partition("]")[0]
+    return header.partition(":")[0].lower()
+
+
+async def _body(request: Request) -> bytes:
+    """Raises ApiError: not JSON, or too large."""
+    # A web page can have a browser send other types here without asking first, but not this one.
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise ApiError(415, "A request's body is JSON: send it with the header content-type: application/json.", "unsupported_media_type")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAXIMUM_BODY_BYTES:
+            raise ApiError(413, f"The request is larger than {MAXIMUM_BODY_BYTES} bytes.", "request_too_large")
+    return bytes(body)
+
+
+async def _api_error(_request: Request, error: ApiError) -> Response:
+    return error.response()
+
+
+async def _http_error(request: Request, error: HTTPException) -> Response:
+    known = "This proxy has POST /v1/completions, GET /v1/models and GET /health"
+    return ApiError(error.status_code, f"{known}, and not {request.method} {printable(request.url.path)}.", "unknown_url").response()
+
+
+async def _gone(_request: Request, _: Exception) -> Response:
+    return Response(status_code=499)
+
+
+async def _internal_error(_request: Request, _: Exception) -> Response:
+    return ApiError(500, "The proxy failed on an internal error: see its log.", "internal_error", retry=False).response()

@@ -1,0 +1,117 @@
+"""The proxy as a process: its listener, from its first request to its last."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from hushlm.private.client import Client
+from hushlm.private.listening import address_of, listen
+from hushlm.private.session import parse_address
+from hushlm.proxy.application import ProxySettings, application, places_of
+
+__all__ = ["Proxy", "read_api_key"]
+
+GOODBYE_SECONDS = 5
+"""For the last words to those who wait for an answer, and for their sessions to end."""
+
+
+class Proxy:
+    """An OpenAI-compatible endpoint in front of a private client.
+
+    Args:
+        client: asks the server.
+        address: HOST:PORT to listen on; port 0 lets the system choose.
+        settings: of the endpoint.
+        expose: listen on an address that other machines can reach.
+
+    Raises:
+        ValueError: an address beyond this machine without `expose`, one without an API key, or one that is taken.
+    """
+
+    def __init__(self, client: Client, address: str, settings: ProxySettings, expose: bool = False) -> None:
+        host, port = parse_address(address)
+        if not _is_loopback(host):
+            if not expose:
+                raise ValueError(
+                    f"Other machines can reach {host}, and prompts and answers would cross the network in the clear: "
+                    "listen on 127.0.0.1, or add --expose if that network is trusted."
+                )
+            if settings.api_key is None:
+                raise ValueError("A proxy that other machines can reach needs a key: add --api-key-file FILE.")
+            settings = replace(settings, hosts=None)
+        self._listener = listen(host, port, "--listen")
+        self.address = address_of(self._listener)
+        self._places = places_of(settings)
+        self._application = application(client, settings, self._places)
+
+    def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
+        """Until SIGTERM or SIGINT; private sessions under way are given up at both ends."""
+        config = uvicorn.Config(
+            self._application,
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            loop="asyncio",
+            http="h11",
+            ws="none",
+            lifespan="on",
+            timeout_graceful_shutdown=GOODBYE_SECONDS,
+        )
+        if threading.current_thread() is threading.main_thread():
+            # uvicorn raises the signal again at the end: to stop when asked to is exit code 0.
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        _Server(config, on_ready, self._places.stop).run(sockets=[self._listener])
+
+
+class _Server(uvicorn.Server):
+    """Says when it is ready, and gives answers under way up when it is told to stop."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None], on_stop: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready, self._on_stop = on_ready, on_stop
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._loop = asyncio.get_running_loop()
+        self._on_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._on_stop)
+
+
+def read_api_key(path: Path) -> str:
+    """A key from a file that nobody else can read.
+
+    Raises:
+        ValueError: one sentence: missing, empty, or readable by others.
+    """
+    if not path.is_file():
+        raise ValueError(f"There is no {path}: write a key of your own into it, 16 characters or more.")
+    if path.stat().st_mode & 0o077:
+        raise ValueError(f"{path} can be read by other users: chmod 600 it.")
+    key = path.read_text().strip()
+    if len(key) < 16 or not key.isascii() or not key.isprintable():
+        raise ValueError(f"{path} should hold one key of 16 or more ASCII characters.")
+    return key
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
