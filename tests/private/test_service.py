@@ -7,6 +7,8 @@ import shutil
 import signal
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +24,7 @@ from hushlm.private.certificates import client_context, create_keys, load_keys, 
 from hushlm.private.client import Client, Progress
 from hushlm.private.traffic import Traffic
 from hushlm.training import Checkpoint
-from tests.private.service import PROMPTS, Serving, ask_command, assert_one_sentence, run, serving, session_folders
+from tests.private.service import PROMPTS, Serving, ask_command, assert_one_sentence, run, serving, session_folders, wait_for
 
 LONG_PROMPT = "17 zeta beta alpha gamma beta epsi"
 """Longer than the context: its last tokens are asked with --truncate."""
@@ -327,3 +329,37 @@ def test_keys_are_made_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixt
     refused(capsys, ["keys", "create", str(tmp_path / "new")], "--host")
     refused(capsys, ["keys", "add-client", str(tmp_path), "--name", "bob"], "authority.pem")
     refused(capsys, ["keys", "destroy", str(folder)], "create")
+
+
+STARTER = """
+import sys, time
+from pathlib import Path
+from hushlm.demo.private_answer import serving
+with serving(Path(sys.argv[1])) as address:
+    print(address, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_the_demo_s_server_does_not_outlive_a_killed_demo(export_folder: Path, key_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "server").symlink_to(export_folder / "server")
+    (tmp_path / "server-keys").symlink_to(key_folder)
+    with subprocess.Popen([sys.executable, "-c", STARTER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as starter:
+        assert starter.stdout is not None
+        try:
+            host, _, port = starter.stdout.readline().strip().partition(":")
+            socket.create_connection((host, int(port)), 5).close()
+        finally:
+            starter.kill()
+
+    def gone() -> bool:
+        try:
+            socket.create_connection((host, int(port)), 5).close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    wait_for(gone, 20, "the end of the server")
+    assert "Traceback" not in (tmp_path / "server.log").read_text()

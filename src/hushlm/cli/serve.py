@@ -20,6 +20,7 @@ def serve(
     client_tokens: int | None = None,
     client_window_seconds: float = 3600.0,
     once: bool = False,
+    with_stdin: bool = False,
     connect_seconds: float = 30.0,
     silent_seconds: float = 120.0,
     session_seconds: float = 86400.0,
@@ -45,6 +46,8 @@ def serve(
         client_tokens: tokens that one client may have generated in any --client-window-seconds; no limit by default.
         client_window_seconds: the time over which --client-tokens counts.
         once: stop after the first session.
+        with_stdin: stop, as after SIGTERM, when standard input ends: for a program that starts a server on a pipe of its own, and may
+            be killed.
         connect_seconds: how long a client's engine may take to connect.
         silent_seconds: how long a client's engine may be silent before the session is given up.
         session_seconds: longest session.
@@ -73,8 +76,25 @@ def serve(
         drain_seconds=drain_seconds,
         once=once,
     )
+    if with_stdin:
+        _stop_with_stdin()
     server = PrivateServer(model, listen, keys, settings, metrics)
     described = f"{server.description.architecture}, program {server.description.fingerprint[:12]}"
     server.run(
         lambda: print(f"Serving {described}, on {server.address}, up to {workers} session{'s' * (workers > 1)} at a time.", flush=True)
     )
+
+
+def _stop_with_stdin() -> None:
+    """The kernel closes the pipe of a program that dies, however it dies."""
+    import os
+    import signal
+    import sys
+    import threading
+
+    def watch() -> None:
+        while sys.stdin.buffer.read(1 << 16):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="hushlm-stdin", daemon=True).start()

@@ -22,19 +22,20 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from hushlm.cost import price
 from hushlm.data import Tokens, TokenStore
 from hushlm.demo.settings import DemoSettings
 from hushlm.model import LanguageModel
-from hushlm.plan import decode_plan, prefill_plan
 from hushlm.training import load_checkpoint
 
-__all__ = ["PrivateAnswer", "answer_privately", "choose_prompt"]
+__all__ = ["PrivateAnswer", "answer_privately", "choose_prompt", "serving"]
 
 HOST = "127.0.0.1"
 READY = re.compile(r" on (\S+:\d+)[,.]")
 SILENT_SECONDS = 600
 """Patience with a busy machine."""
+
+DRAIN_SECONDS = 5
+"""For a session that goes on when the server is to stop: only where this program was stopped too."""
 
 STOP_SECONDS = 20
 
@@ -115,7 +116,7 @@ def answer_privately(checkpoint: Path, store: TokenStore, settings: DemoSettings
     say(f"  made certificates for server and client; a prompt of {len(prompt)} tokens, {settings.new_tokens} to come")
 
     begin = time.monotonic()
-    with _server(folder) as address:
+    with serving(folder) as address:
         found = _ask(folder, address, text, settings.new_tokens)
     tokens = [int(token) for token in found["tokens"]]
     set_up = found["set_up"]
@@ -129,7 +130,7 @@ def answer_privately(checkpoint: Path, store: TokenStore, settings: DemoSettings
         bytes_client_to_server=found["bytes_client_to_server"],
         bytes_server_to_client=found["bytes_server_to_client"],
         messages=found["messages"],
-        predicted_bytes=_predicted_bytes(folder / "client", len(prompt), settings.new_tokens),
+        predicted_bytes=found["expected_bytes"],
         setup_bytes=set_up["bytes_client_to_server"] + set_up["bytes_server_to_client"],
         seconds=found["seconds"],
         session_seconds=round(time.monotonic() - begin, 1),
@@ -160,19 +161,6 @@ def choose_prompt(tokens: Tokens, tokenizer: Tokenizer, length: int, seed: int) 
     raise ValueError(f"The validation split holds no stretch of {length} plain tokens to ask about: use more text.")
 
 
-def _predicted_bytes(client: Path, prompt_tokens: int, new_tokens: int) -> int:
-    """Of the passes that the exported program makes: lengths are rounded up to its buckets."""
-    from hushlm.private.description import load_description
-    from hushlm.private.program import bucket_length
-
-    description = load_description(client)
-    architecture, shape, rewrites = description.parsed_architecture, description.shape, description.rewrites
-    plans = [prefill_plan(architecture, shape, bucket_length(prompt_tokens, shape.context), rewrites=rewrites)]
-    for length in range(prompt_tokens + 1, prompt_tokens + new_tokens):
-        plans.append(decode_plan(architecture, shape, bucket_length(length, shape.context), rewrites=rewrites))
-    return sum(price(plan).total.bytes for plan in plans)
-
-
 def _smallest_margin(model: LanguageModel, prompt: list[int], answer: list[int]) -> float:
     with torch.inference_mode():
         logits_TV = model(torch.tensor([prompt + answer[:-1]])).logits_BTV[0, len(prompt) - 1 :]
@@ -189,19 +177,27 @@ def _hand_over(keys: Path, folder: Path, party: str) -> None:
 
 
 @contextmanager
-def _server(folder: Path) -> Iterator[str]:
-    """`hushlm serve` in a process of its own; yields its address. It is stopped at the end, however the block ends."""
+def serving(folder: Path) -> Iterator[str]:
+    """`hushlm serve` in a process of its own. It is stopped at the end, however the block ends, and stops itself if this process is killed.
+
+    Args:
+        folder: with server/ and server-keys/.
+
+    Yields: its address.
+    """
     log = folder / "server.log"
-    options = ["--keys", str(folder / "server-keys"), "--listen", f"{HOST}:0", "--once", "--silent-seconds", str(SILENT_SECONDS)]
+    options = ["--keys", str(folder / "server-keys"), "--listen", f"{HOST}:0", "--once", "--with-stdin"]
+    options += ["--silent-seconds", str(SILENT_SECONDS), "--drain-seconds", str(DRAIN_SECONDS)]
     with log.open("w") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "hushlm", "serve", str(folder / "server"), *options],
             stdout=subprocess.PIPE,
             stderr=errors,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             text=True,
         )
     assert process.stdout is not None
+    assert process.stdin is not None
     try:
         ready = READY.search(process.stdout.readline())
         if ready is None:
@@ -216,6 +212,7 @@ def _server(folder: Path) -> Iterator[str]:
             process.kill()
             process.wait()
         process.stdout.close()
+        process.stdin.close()
 
 
 def _ask(folder: Path, address: str, prompt: str, new_tokens: int) -> dict[str, Any]:
