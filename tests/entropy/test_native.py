@@ -54,12 +54,12 @@ def results(kernel: str, dtype: torch.dtype, tensors: tuple[Tensor, ...], order:
 
 
 def assert_close_to_reference(tensors: tuple[Tensor, ...], order: int | None, causal: bool = True, which: str = "both") -> None:
-    """Errors, relative to the largest element, as small as a float32 computation in plain torch leaves, or below 1e-5."""
+    """Errors, relative to the largest element (0.1 at least), as small as a float32 computation in plain torch leaves, or below 1e-5."""
     exact = results("reference", torch.float64, tensors, order, causal, which)
     plain = results("analytic", torch.float32, tensors, order, causal, which)
     compiled = results("native", torch.float32, tensors, order, causal, which)
     for name, x, y, z in zip(("output", "entropy", "d_q", "d_k", "d_v", "d_t"), exact, plain, compiled, strict=True):
-        size = x.abs().max().clamp_min(1e-6)
+        size = x.abs().max().clamp_min(0.1)
         error, plain_error = (float((x - other).abs().max() / size) for other in (z, y))
         assert error <= max(1e-5, 3 * plain_error), (name, error, plain_error)
 

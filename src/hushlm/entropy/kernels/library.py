@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import threading
 from ctypes import POINTER, Structure, byref, c_char_p, c_int, c_int64, c_void_p
 from functools import cache
 from typing import Any
@@ -86,6 +87,15 @@ def call(problem: Problem, *, backward: bool) -> None:
     scratch_of, run = functions
     problem.threads = min(torch.get_num_threads(), problem.batch * problem.heads)
     problem.scratch_floats = (scratch_of(byref(problem), backward) + 15) // 16 * 16
-    scratch = torch.empty(problem.scratch_floats * problem.threads, dtype=torch.float32)
-    problem.scratch = scratch.data_ptr()
+    problem.scratch = _scratch(problem.scratch_floats * problem.threads)
     run(byref(problem), backward)
+
+
+_kept = threading.local()
+
+
+def _scratch(floats: int) -> int:
+    """Address of memory this Python thread uses again and again: fresh pages would cost a tenth of a short call."""
+    if getattr(_kept, "scratch", None) is None or _kept.scratch.numel() < floats:
+        _kept.scratch = torch.empty(floats, dtype=torch.float32)
+    return _kept.scratch.data_ptr()

@@ -52,8 +52,20 @@ static float unit_of(const problem *p) { return p->order ? (float)(1 << p->order
 
 /* Rows of `x` into packed rows of whole vectors, zeros behind. */
 static void pack(float *to, const float *x, long step, long rows, long all_rows, long width, long padded) {
-  for (long i = 0; i < all_rows; i++)
-    for (long e = 0; e < padded; e++) to[i * padded + e] = i < rows && e < width ? x[i * step + e] : 0;
+  for (long i = 0; i < rows; i++) {
+    memcpy(to + i * padded, x + i * step, sizeof(float) * (size_t)width);
+    for (long e = width; e < padded; e++) to[i * padded + e] = 0;
+  }
+  memset(to + rows * padded, 0, sizeof(float) * (size_t)((all_rows - rows) * padded));
+}
+
+static float dot(const float *a, const float *b, long width) {
+  vec sum = splat(0);
+  long e = 0;
+  for (; e + WIDTH <= width; e += WIDTH) sum += load(a + e) * load(b + e);
+  float total = sum_of(sum);
+  for (; e < width; e++) total += a[e] * b[e];
+  return total;
 }
 
 /* Tiles of KEYS rows, each transposed: element (j, e) at e * KEYS + j. */
@@ -71,7 +83,8 @@ static void pack_queries(float *to, const problem *p, const float *q, long head,
   const float per_unit = 1 / unit_of(p);
   for (long i = 0; i < rows; i++) {
     const float scale = p->scale[head * p->scale_step[0] + (i0 + i) * p->scale_step[1]] * per_unit;
-    for (long e = 0; e < padded; e++) to[i * padded + e] = e < p->width ? q[(i0 + i) * p->q.step[2] + e] * scale : 0;
+    for (long e = 0; e < p->width; e++) to[i * padded + e] = q[(i0 + i) * p->q.step[2] + e] * scale;
+    for (long e = p->width; e < padded; e++) to[i * padded + e] = 0;
   }
 }
 
@@ -96,6 +109,21 @@ static float maximum_of(const float *s, long seen) {
   float maximum = largest_of(top);
   for (; j < seen; j++) maximum = s[j] > maximum ? s[j] : maximum;
   return maximum;
+}
+
+/* The first key at the maximum, and how many there are. */
+static void find_maximum(const float *s, long seen, float maximum, int32_t *first, int32_t *ties) {
+  ivec count = isplat(0);
+  for (long j = 0; j < seen; j += WIDTH) {
+    ivec tied = load(s + j) >= splat(maximum);
+    if (j + WIDTH > seen) tied &= first_lanes(seen - j);
+    count -= tied;
+  }
+  int32_t total = 0;
+  for (int lane = 0; lane < WIDTH; lane++) total += count[lane];
+  *ties = total;
+  *first = 0;
+  while (total && s[*first] < maximum) ++*first;
 }
 
 /* log w in units, from the same: t for softmax, log u for order n; 0 where w is 0. */
@@ -149,13 +177,7 @@ static void forward_head(const problem *p, long task, float *scratch) {
       float *scores = s + i * row, total, mixed;
       const float maximum = maximum_of(scores, seen);
       if (order) {
-        int32_t first = -1, ties = 0;
-        for (long j = 0; j < seen; j++)
-          if (scores[j] >= maximum) {
-            if (!ties++) first = (int32_t)j;
-          }
-        p->first[at] = first;
-        p->ties[at] = ties;
+        find_maximum(scores, seen, maximum, p->first + at, p->ties + at);
         weigh(scores, seen, end, maximum, (int)order, &total, &mixed);
       } else {
         weigh(scores, seen, end, maximum, 0, &total, &mixed);
@@ -219,10 +241,10 @@ static void through_maximum(const problem *p, long at, long seen, float lost, co
                             float *d_k, long padded) {
   const int32_t ties = p->ties[at];
   const float share = lost / (float)(ties ? ties : 1);
-  for (long j0 = 0; j0 < seen; j0 += KEYS) {
+  const long from = ties == 1 ? p->first[at] / KEYS * KEYS : 0;
+  for (long j0 = from; j0 < (ties == 1 ? smaller(from + KEYS, seen) : seen); j0 += KEYS) {
     float s[KEYS];
     const long count = smaller(KEYS, seen - j0);
-    if (ties == 1 && (p->first[at] < j0 || p->first[at] >= j0 + KEYS)) continue;
     if (ties != 1) multiply(1, rounded(count, WIDTH), p->width, q, padded, 1, k_t + j0 * p->width, KEYS, s, KEYS, 0);
     for (long j = 0; j < count; j++)
       if (ties == 1 ? j0 + j == p->first[at] : s[j] >= p->maximum[at])
@@ -255,13 +277,13 @@ static void backward_head(const problem *p, long task, float *scratch) {
     for (long i = 0; i < rows; i++) {
       const long at = task * p->queries + i0 + i;
       const float per_total = 1 / p->total[at], g = p->d_entropy ? p->d_entropy[at] : 0;
-      float along = 0; /* d_output . output */
-      if (with_output)
-        for (long e = 0; e < padded; e++) {
-          const float x = e < p->width ? d_output[(i0 + i) * p->d_output.step[2] + e] : 0;
-          along += e < p->width ? x * output[(i0 + i) * p->output.step[2] + e] : 0;
-          d_out[i * padded + e] = x * per_total;
-        }
+      float along = 0;
+      if (with_output) {
+        const float *from = d_output + (i0 + i) * p->d_output.step[2];
+        along = dot(from, output + (i0 + i) * p->output.step[2], p->width);
+        for (long e = 0; e < p->width; e++) d_out[i * padded + e] = from[e] * per_total;
+        for (long e = p->width; e < padded; e++) d_out[i * padded + e] = 0;
+      }
       of_one[i] = -(along + g * (p->entropy[at] - __builtin_logf(p->total[at]))) * per_total;
       of_log[i] = -g * per_total * unit;
     }
@@ -296,14 +318,11 @@ static void backward_head(const problem *p, long task, float *scratch) {
     for (long i = 0; i < rows; i++) {
       const long at = task * p->queries + i0 + i;
       const float scale = p->scale[head * p->scale_step[0] + (i0 + i) * p->scale_step[1]];
-      float *d_query = of_head(&p->d_q, p, task) + (i0 + i) * p->d_q.step[2], of_scale = 0;
+      float *d_query = of_head(&p->d_q, p, task) + (i0 + i) * p->d_q.step[2];
       if (order)
         through_maximum(p, at, seen_by(p, i0 + i), sum_of(load(slack + i * WIDTH)), q + i * padded, d_q + i * padded, k, k_t, d_k, padded);
-      for (long e = 0; e < p->width; e++) {
-        of_scale += d_q[i * padded + e] * q_in[(i0 + i) * p->q.step[2] + e];
-        d_query[e] = d_q[i * padded + e] * scale;
-      }
-      p->d_scale[at] = of_scale;
+      for (long e = 0; e < p->width; e++) d_query[e] = d_q[i * padded + e] * scale;
+      p->d_scale[at] = dot(d_q + i * padded, q_in + (i0 + i) * p->q.step[2], p->width);
     }
   }
   float *d_key = of_head(&p->d_k, p, task), *d_value = of_head(&p->d_v, p, task);
