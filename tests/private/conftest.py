@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from hushlm.config import RunConfig
 from hushlm.data import open_token_store
 from hushlm.training import Checkpoint, load_checkpoint, train
+from tests.private.faults_seen import FaultsSeen
 
 
 @pytest.fixture(scope="session")
@@ -57,3 +59,11 @@ def key_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("keys") / "keys"
     create_keys(folder, ["127.0.0.1", "localhost"])
     return folder
+
+
+@pytest.fixture(scope="session")
+def faults_seen() -> Iterator[FaultsSeen]:
+    """What tests of faults saw; written to results/faults.json if HUSH_WRITE_FAULTS is set."""
+    seen = FaultsSeen()
+    yield seen
+    seen.write()

@@ -189,8 +189,7 @@ class Relay:
                     self._threads.append(thread)
                     thread.start()
 
-    @staticmethod
-    def _pump(source: socket.socket, sink: socket.socket, kept: bytearray) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, kept: bytearray) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
                 kept += data

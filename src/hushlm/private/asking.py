@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,8 @@ class Asking:
                         yield event
             except WorkerDiedError as error:
                 raise SessionError(f"This session's own process {error}: ask again.") from error
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, ssl.SSLError) as error:
+                # Bytes that were changed on the way come as TLS's own error, past the HTTP library.
                 raise SessionError(self.control.broken(error)) from error
 
     async def _start(self, stack: contextlib.AsyncExitStack, question: Question) -> tuple[WorkerProcess, SessionRequest]:

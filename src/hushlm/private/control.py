@@ -120,7 +120,7 @@ class ControlChannel:
             "or is no hushlm server."
         )
 
-    def broken(self, error: httpx.HTTPError) -> str:
+    def broken(self, error: httpx.HTTPError | ssl.SSLError) -> str:
         """The sentence for a connection that broke during a session."""
         if isinstance(error, httpx.TimeoutException):
             return f"The server at {self._server} has been silent for {self._alive_seconds:.0f} s, so the session was given up."
