@@ -10,6 +10,7 @@ import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,12 +21,14 @@ pytest.importorskip("httpx")
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hushlm.cli.main import main
 from hushlm.private.certificates import load_keys, server_context
 from hushlm.private.client import Client, ClientSettings, Progress
 from hushlm.private.control import UnavailableError
 from hushlm.private.description import RevealPolicy
 from hushlm.private.retries import Retries
 from hushlm.private.session import SessionError
+from hushlm.private.traffic import Traffic
 from hushlm.report.question import describe
 
 SOON = Retries(limit=2, first_seconds=0.01)
@@ -123,6 +126,28 @@ def test_a_place_in_the_queue_is_shown(export_folder: Path, key_folder: Path) ->
         client_of(export_folder, key_folder, address).ask("a", 1, on_progress=seen.append)
     assert [(progress.phase, progress.position) for progress in seen] == [("queued", 2), ("queued", 1)]
     assert describe(seen[0]) == "in the server's queue, place 2"
+
+
+@pytest.mark.timeout(60)
+def test_the_command_says_that_it_asks_again(export_folder: Path, key_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["ask", "a", "--model", str(export_folder / "client"), "--keys", str(key_folder), "--server", "127.0.0.1:1"]
+    assert main([*command, "--retries", "1"]) == 2
+    captured = capsys.readouterr()
+    waiting, error = captured.err.splitlines()
+    assert "no place at the server, asking again soon" in waiting
+    assert error.startswith("hushlm: No server can be reached at 127.0.0.1:1")
+    assert captured.out == ""
+
+
+def test_progress_is_one_line() -> None:
+    moved = Traffic(sent_bytes=1_000_000, received_bytes=2_500_000)
+    progress = Progress("query", 2, 8, 9, 40, 1, 6, moved, 5.0, 70_000_000, 0.0625, 3725.4)
+    assert describe(progress) == "token 2 of 8, layer 1 of 6, 3.5 of 70.0 MB, 6%, about 1:02:05 left"
+    # Between blocks the layer just done is shown.
+    assert "layer 0 of 6" in describe(replace(progress, layer=None))
+    assert "layer 6 of 6" in describe(replace(progress, layer=None, step=40, remaining_seconds=59.6))
+    assert describe(replace(progress, remaining_seconds=59.6)).endswith("about 1:00 left")
+    assert "70.0 MB to come" in describe(replace(progress, phase="set-up"))
 
 
 @given(st.integers(0, 100), st.none() | st.floats(0, 1e6), st.integers(0, 2**32))
