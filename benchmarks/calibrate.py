@@ -14,13 +14,14 @@ from pathlib import Path
 from hushlm.cost.calibration import calibrate
 from hushlm.cost.constants import DEFAULT_CONSTANTS, load_constants
 from hushlm.files import write_atomic
+from hushlm.report.cost_tables import residuals_table
 from hushlm.report.table import Column, Table, print_table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--bytes", action="store_true", help="fit bytes only")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each micro-program")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of each micro-program")
     options = parser.parse_args()
     before = asdict(load_constants().values)
     fitted = calibrate(options.repeats, timings=not options.bytes)
@@ -28,13 +29,7 @@ def main() -> None:
     columns = (Column("name", "constant"), Column("before", "before", ",.7g", "right"), Column("after", "fitted", ",.7g", "right"))
     print_table(Table(f"{fitted.engine}, constants version {fitted.version}", columns, rows))
     residuals = [asdict(residual) | {"relative": residual.relative} for residual in fitted.residuals]
-    columns = (
-        Column("case", "micro-run"),
-        Column("counted_bytes", "counted bytes", ",.0f", "right"),
-        Column("predicted_bytes", "predicted", ",.0f", "right"),
-        Column("relative", "difference", "+.3%", "right"),
-    )
-    print_table(Table("Residuals", columns, residuals))
+    print_table(residuals_table("Residuals", residuals))
     path = Path(str(files("hushlm.cost") / "constants" / DEFAULT_CONSTANTS))
     write_atomic(path, fitted.to_json())
     print(path)

@@ -1,4 +1,4 @@
-"""Write docs/cost.md: every figure on that page comes from here.
+"""Write docs/cost.md and its figures: every number on that page comes from here.
 
 python benchmarks/cost_page.py
 """
@@ -6,36 +6,47 @@ python benchmarks/cost_page.py
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from hushlm.architectures import parse
-from hushlm.config import ModelShape
 from hushlm.cost import LAN, WAN, price
 from hushlm.cost.against import NOTE, against_paper
 from hushlm.cost.constants import load_constants
-from hushlm.cost.growth import growth_by_size, growth_by_tokens, growth_of_shapes
+from hushlm.cost.exchange import Protocol
+from hushlm.cost.frontier import SearchSpace, every_architecture
+from hushlm.cost.growth import LONGEST, SHAPES
+from hushlm.cost.measured import read_results
 from hushlm.files import write_atomic
 from hushlm.plan import decode_plan, prefill_plan
+from hushlm.report.cost_tables import against_table, gigabytes, latency_table, residuals_table
+from hushlm.report.frontier import FrontierReport
+from hushlm.report.growth import GrowthReport
 from hushlm.report.table import Column, Table
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "cost.md"
+FIGURES = ROOT / "docs" / "figures"
 LATENCY = ROOT / "results" / "latency.json"
-GPT2_SMALL = ModelShape(layers=12, heads=12, width=768, context=128, vocabulary=50_257)
+KERNELS = ROOT / "results" / "kernels-micro.json"
+GPT2_SMALL = SHAPES["GPT-2 small"]
 NAMES = ("SM+LN+G", "SM+R", "SM2+R", "SM1+R", "SM+ScFuFFN", "SM2+ScFuFFN", "SM1+ScFuFFN")
 GROWN = "SM2+ScFuFFN"
+BUDGETS = (500_000_000, 2_000_000_000)
+AT_LEAST = 100_000_000
+SPACE = SearchSpace(every_architecture(), (2, 4, 6, 8, 12, 16, 24), (64, 128, 256, 384, 512, 768, 1024), (1, 2, 4, 8, 12, 16))
 
 
 def megabytes(count: float) -> str:
     return f"{count / 1e6:,.1f}"
 
 
-def gigabytes(count: float) -> str:
-    return f"{count / 1e9:,.2f}"
-
-
 def section(title: str, text: str, table: Table | None = None) -> str:
     return f"## {title}\n\n{text}\n" + (f"\n{table.to_markdown()}" if table is not None else "")
+
+
+def figure(name: str, text: str) -> str:
+    return f"![{text}](figures/{name})\n"
 
 
 def totals() -> str:
@@ -77,129 +88,86 @@ def totals() -> str:
 
 
 def operations() -> str:
-    kinds = ("embed", "normalise", "project", "scalerows", "scores", "kernel", "mix", "divide", "activate", "reveal")
-    rows = []
-    for name in NAMES:
-        report = price(prefill_plan(parse(name), GPT2_SMALL, 128))
-        rows.append({"architecture": name, **{kind: amount.bytes for kind, amount in report.by_operation.items()}})
-    present = [kind for kind in kinds if any(kind in row for row in rows)]
-    columns = (Column("architecture", "architecture"), *(Column(kind, kind, megabytes, "right") for kind in present))
+    reports = {name: price(prefill_plan(parse(name), GPT2_SMALL, 128)) for name in NAMES}
+    kinds = dict.fromkeys(kind for report in reports.values() for kind in report.by_operation)
+    rows = [
+        {"architecture": name, **{kind: amount.bytes for kind, amount in report.by_operation.items()}} for name, report in reports.items()
+    ]
+    columns = (Column("architecture", "architecture"), *(Column(kind, kind, megabytes, "right") for kind in kinds))
     return section("Where the bytes go", "MB by kind of operation, the same pass.", Table("", columns, rows))
 
 
 def paper() -> str:
-    rows = [{**row, **{f"published_{key}": value for key, value in row["published"].items()}} for row in against_paper()]
-    columns = (
-        Column("table", "table"),
-        Column("architecture", "architecture"),
-        Column("layers", "L", align="right"),
-        Column("context", "T", align="right"),
-        Column("nonlinear_operations", "nonlinear operations", "; ".join),
-        Column("published_ffn_gflops", "FFN GFLOP, published", ".1f", "right"),
-        Column("ffn_gflops", "ours", ".2f", "right"),
-        Column("published_attn_gflops", "attention GFLOP, published", ".1f", "right"),
-        Column("attn_gflops", "ours", ".2f", "right"),
-        Column("published_bytes", "GB, published", gigabytes, "right"),
-        Column("bytes_as_published_forms", "GB, its forms on our engine", gigabytes, "right"),
-        Column("bytes", "GB, Hush", gigabytes, "right"),
-        Column("ratio", "Hush / published", ".2f", "right"),
+    return section("Beside the paper", NOTE, against_table(against_paper()))
+
+
+def frontier() -> str:
+    report = FrontierReport.make(SPACE, BUDGETS, AT_LEAST, read_results(KERNELS), WAN, Protocol())
+    report.write_figures(FIGURES)
+    text = (
+        f"`hushlm cost frontier --budget 500MB,2GB --parameters 100M --results results/kernels-micro.json`: {len(report.candidates):,} "
+        f"models (every kernel, FFN and normalisation with a meaning together, in {len(SPACE.shapes())} shapes), one private token after "
+        f"{SPACE.context} tokens, V={SPACE.vocabulary:,}, seconds over {WAN}. Of each kind (everything but the kernel) the best. "
+        "Parameters are counted as trained: linear FFNs are, although the private program absorbs them. Size stands in for quality "
+        "here, which a model without nonlinearities does not live up to; where somebody has measured, look at perplexity instead."
     )
-    return section("Beside the paper", NOTE, Table("", columns, rows))
+    parts = [section("What a budget buys", text)]
+    parts += [f"{table.title}.\n\n{table.to_markdown()}" for table in report.tables()]
+    parts.append(figure("frontier.png", "Parameters and FLOPs against bytes, the largest of each kind joined"))
+    parts.append(figure("perplexity.png", "Measured perplexity against predicted bytes, with the Pareto front"))
+    return "\n".join(parts)
 
 
 def growth() -> str:
-    architecture = parse(GROWN)
-    sizes = Table(
-        "",
-        (
-            Column("size", "size"),
-            Column("value", "value", ",", "right"),
-            Column("bytes", "MB", megabytes, "right"),
-            Column("rounds", "round trips", ",.0f", "right"),
-        ),
-        growth_by_size(architecture, GPT2_SMALL),
-    )
-    answers = Table(
-        "",
-        (
-            Column("new_tokens", "new tokens", ",", "right"),
-            Column("bytes", "MB, keys and values kept", megabytes, "right"),
-            Column("bytes_without_cache", "MB, a whole pass each", megabytes, "right"),
-        ),
-        growth_by_tokens(architecture, GPT2_SMALL, 96),
-    )
-    known = Table(
-        "",
-        (
-            Column("shape", "shape"),
-            Column("context", "T", ",", "right"),
-            Column("bytes", "first token, GB", gigabytes, "right"),
-            Column("further_token_bytes", "further token, MB", megabytes, "right"),
-            Column("server_peak_bytes", "server GB", gigabytes, "right"),
-        ),
-        growth_of_shapes(architecture, (128, 512, 2048, 4096)),
-    )
-    text = f"{GROWN} from GPT-2 small's shape, one size changed at a time, one token from a full context."
+    report = GrowthReport.make(parse(GROWN), GPT2_SMALL, WAN)
+    report.write(FIGURES)
+    sizes, small, large, known = report.tables()
     return "\n".join(
         (
-            section("Growth", text, sizes),
-            f"An answer to a prompt of 96 tokens.\n\n{answers.to_markdown()}",
-            "Known shapes, on paper (nobody's memory is asked): one token, and a further one at the end of the context.",
-            "\n" + known.to_markdown(),
+            section("Growth", f"{GROWN} from GPT-2 small's shape, one size changed at a time, one token from a full context.", sizes),
+            figure("growth-sizes.png", "Bytes of one token against each size of the model"),
+            f"An answer to a prompt of {report.prompt} tokens, up to {LONGEST:,} tokens together: GPT-2 small's shape, then 7B's.\n",
+            small.to_markdown(),
+            large.to_markdown(),
+            figure("growth-answers.png", "Bytes of an answer against its tokens, with the private key-value cache and without"),
+            "Known shapes, on paper (nobody's memory is asked): one token, and a further one at the end of the context.\n",
+            known.to_markdown(),
+            figure("growth-contexts.png", "Bytes of a first and of a further token against the context, five shapes"),
         )
     )
 
 
 def calibration() -> str:
     calibrated = load_constants()
-    rows = [
-        {"case": r.case, "counted": r.counted_bytes, "predicted": r.predicted_bytes, "relative": r.relative} for r in calibrated.residuals
-    ]
-    columns = (
-        Column("case", "micro-run"),
-        Column("counted", "counted bytes", ",.0f", "right"),
-        Column("predicted", "predicted", ",.0f", "right"),
-        Column("relative", "difference", "+.3%", "right"),
-    )
+    rows = [asdict(residual) | {"relative": residual.relative} for residual in calibrated.residuals if residual.counted_bytes]
     text = (
         f"Version {calibrated.version}, fitted to {len(rows)} micro-runs of {calibrated.engine} by `python benchmarks/calibrate.py` or "
-        "`hushlm cost --calibrate`. What is not zero is the random content of ciphertexts."
+        "`hushlm cost --calibrate`. What is not zero in bytes is the random content of ciphertexts. Milliseconds are those that passed "
+        "on loopback; they scatter with what else the machine does."
     )
-    return section("Constants and residuals", text, Table("", columns, rows))
+    return section("Constants and residuals", text, residuals_table("", rows))
 
 
 def latency() -> str:
     if not LATENCY.exists():
         return section("Latency, measured", "Run `python benchmarks/latency.py`.")
     document = json.loads(LATENCY.read_text())
-    columns = (
-        Column("architecture", "architecture"),
-        Column("network", "network"),
-        Column("measured_round_trip_seconds", "measured RTT, ms", lambda seconds: f"{seconds * 1e3:.2f}", "right"),
-        Column("measured_bits_per_second", "measured Mbps", lambda rate: f"{rate / 1e6:.0f}", "right"),
-        Column("measured_seconds", "measured s", ".2f", "right"),
-        Column("predicted_seconds", "predicted s", ".2f", "right"),
-        Column("error", "difference", "+.0%", "right"),
-        Column("local_seconds", "s with no network", ".2f", "right"),
-        Column("predicted_on_local_seconds", "predicted from it", ".2f", "right"),
-        Column("error_on_local", "difference", "+.0%", "right"),
-        Column("load_average", "load", ".1f", "right"),
-    )
     shape = document["shape"]
     text = (
         f"Whole private passes of two processes through a user-space relay (`python benchmarks/latency.py`), L={shape['layers']} "
-        f"H={shape['heads']} D={shape['width']} T={shape['context']} V={shape['vocabulary']}, {document['cores']} cores. Round trips and "
-        "wire come from the model. CPU seconds do too in `predicted`; `predicted from it` takes the time of the same pass with no "
-        "network, measured just before, in their place: on a machine that others use (see the load) the fairer test of the network's part."
+        f"H={shape['heads']} D={shape['width']} T={shape['context']} V={shape['vocabulary']}, {document['cores']} cores, median of "
+        f"{document['passes']}. `predicted s` is the model's alone, at the measured round trip and throughput. The same pass with no "
+        "network, measured just before, stands beside what the model says of it, and last what the model predicts when that measured "
+        "time takes its place: on a machine that others use (see the load) the fairer test of the network's part."
     )
-    return section("Latency, measured", text, Table("", columns, document["rows"]))
+    return section("Latency, measured", text, latency_table("", document["rows"]))
 
 
 HOW = f"""# The cost of private inference
 
 Generated by `python benchmarks/cost_page.py`; do not edit. `hushlm cost ARCHITECTURE --layers --heads --width --context --vocab
 [--network lan|wan|RTTms,Mbps] [--new-tokens N] [--json]` answers the same for any shape in under a second, without weights and
-without the engine.
+without the engine; `hushlm cost frontier --budget 2GB` searches architectures and shapes.
 
 How it knows: a plan (`hushlm.plan`) lists the programs that a pass runs; `cost.protocol` writes each as calls of the engine's
 primitives, and `cost.primitives` knows what a call moves from the engine's own rules: how a matrix product is tiled into ciphertexts
@@ -210,8 +178,9 @@ that each single run's bytes be predicted within 0.2% and its messages exactly, 
 
 Bytes are payload of the engine's links, {load_constants().engine}, 1 GB = 10^9 bytes, both directions unless said otherwise,
 in steady state: refills spread evenly, set-up apart. TCP framing adds about 3%. Seconds are round trips x RTT + bytes / bandwidth
-+ CPU seconds of both parties, with {WAN} and {LAN}; CPU seconds were fitted on a busy two-core
-machine and are the roughest figure here.
++ computing, with {WAN} and {LAN}. Computing is fitted twice, to the CPU seconds of both parties and to the
+seconds that pass on {load_constants().cores} cores with no network between them: of primitives by size, of messages, and of the lines of a
+program, which the engine reads anew at every run. It is the roughest figure here.
 
 Not modelled: inter- and intra-operator parallelism of the engine, rings other than 64 bits, fraction bits other than 18 beyond the
 truncation's bytes, TLS and TCP overhead, the overlap of both directions on the wire, compilation.
@@ -219,7 +188,7 @@ truncation's bytes, TLS and TCP overhead, the overlap of both directions on the 
 
 
 def main() -> None:
-    parts = (HOW, totals(), operations(), paper(), growth(), latency(), calibration())
+    parts = (HOW, totals(), operations(), paper(), frontier(), growth(), latency(), calibration())
     write_atomic(PAGE, "\n".join(part.rstrip("\n") + "\n" for part in parts))
     print(PAGE)
 

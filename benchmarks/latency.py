@@ -33,6 +33,7 @@ def row(measured: Measured) -> dict:
         "measured_seconds": measured.measured_seconds,
         "predicted_seconds": measured.predicted_seconds,
         "local_seconds": measured.local_seconds,
+        "predicted_local_seconds": measured.predicted_local_seconds,
         "predicted_on_local_seconds": measured.predicted_on_local_seconds,
         "error": measured.error,
         "error_on_local": measured.error_on_local,
@@ -51,7 +52,9 @@ def main() -> None:
         for architecture in ARCHITECTURES:
             rows.append(row(measure(architecture, SHAPE, network, options.passes)))
             print(json.dumps(rows[-1]), flush=True)
-    write_atomic(RESULTS, json.dumps({"shape": vars(SHAPE), "cores": os.cpu_count(), "rows": rows}, indent=1) + "\n")
+    write_atomic(
+        RESULTS, json.dumps({"shape": vars(SHAPE), "cores": os.cpu_count(), "passes": options.passes - 1, "rows": rows}, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """Refits the protocol model's constants from real two-party micro-runs.
 
-Every micro-program is one or two primitive calls; the model is linear in its constants, so that bytes are fitted by least squares
-on relative errors, seconds and round trips by the same with no negative values. Loopback gives bytes and CPU seconds, a relay with a
-known delay the round trips.
+The model is linear in its constants, so that bytes are fitted by least squares on relative errors; seconds (CPU, and those that pass)
+and round trips by the same with no negative values. Loopback gives bytes and seconds, a relay with a known delay the round trips.
 """
 
 from __future__ import annotations
@@ -10,115 +9,65 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from hushlm.cost.constants import CalibratedConstants, Constants, Residual, load_constants
 from hushlm.cost.exchange import Exchange, Protocol
+from hushlm.cost.micro_programs import LOCAL_PROGRAMS, MICRO_PROGRAMS, SERIES, SQUARINGS, UNPACKED_PROGRAMS, MicroProgram
 from hushlm.cost.primitives import Primitives
+from hushlm.cost.programs import overhead_seconds
 from hushlm.cost.two_party import Link, run_both
 from hushlm.private.engine import Engine, EngineSettings, Party, compile_program, engine_version
 
-__all__ = ["MICRO_PROGRAMS", "MicroProgram", "calibrate"]
+__all__ = ["Counted", "Measurements", "calibrate", "count_programs", "fit", "measure"]
 
-Price = Callable[[Primitives], Exchange]
 DELAY = Link(round_trip_seconds=0.2, bits_per_second=10e9)
-SQUARINGS = 2
-SERIES_ELEMENTS = 65_536
 SERIES_RUNS = 6
-
-
-@dataclass(frozen=True)
-class MicroProgram:
-    """One program to count.
-
-    Attributes:
-        name: for the table of residuals.
-        build: of the array program, from jax.numpy.
-        arguments: shape and owner of each; None for a shared value.
-        price: the model's account of it.
-        timed: whether its seconds and round trips are fitted, too.
-    """
-
-    name: str
-    build: Callable[[Any], Callable[..., Any]]
-    arguments: tuple[tuple[tuple[int, ...], Party | None], ...]
-    price: Price
-    timed: bool = True
-
-
-def _of_vector(name: str, n: int, build: Callable[[Any], Callable[..., Any]], price: Callable[[Primitives, int], Exchange]) -> MicroProgram:
-    return MicroProgram(f"{name} {n}", build, (((n,), None),), lambda p: price(p, n))
-
-
-def _of_pair(name: str, n: int, owner: Party | None, price: Callable[[Primitives, int], Exchange]) -> MicroProgram:
-    return MicroProgram(f"{name} {n}", lambda xp: lambda x, y: x * y, (((n,), None), ((n,), owner)), lambda p: price(p, n) + p.truncate(n))
-
-
-def _product(rows: int, inner: int, outer: int, owner: Party | None) -> MicroProgram:
-    def price(p: Primitives) -> Exchange:
-        moved = p.product_shared(rows, inner, outer) if owner is None else p.product_private(rows, inner, outer)
-        return moved + p.truncate(rows * outer)
-
-    kind = "shared product" if owner is None else "product"
-    shapes = (((rows, inner), None), ((inner, outer), owner))
-    return MicroProgram(f"{kind} {rows}x{inner}x{outer}", lambda xp: lambda x, y: x @ y, shapes, price)
-
-
-def _rsqrt(xp: Any) -> Callable[..., Any]:
-    from jax import lax
-
-    return lambda x: lax.rsqrt(x)
-
-
-MICRO_PROGRAMS: tuple[MicroProgram, ...] = (
-    *(_of_vector("compare", n, lambda xp: lambda x: x < 0.0, Primitives.compare) for n in (64, 1000, 16_384)),
-    *(
-        _of_vector("compare, select", n, lambda xp: lambda x: xp.maximum(x, 0.0), lambda p, n: p.compare(n) + p.select(n))
-        for n in (64, 16_384)
-    ),
-    *(_of_vector("truncate", n, lambda xp: lambda x: x * 0.3, Primitives.truncate) for n in (64, 16_384, 100_000)),
-    *(_of_pair("product by triples", n, None, Primitives.multiply) for n in (64, 4000)),
-    *(_of_pair("direct product", n, None, Primitives.multiply) for n in (16_384, 98_304)),
-    *(_of_pair("product with the server's", n, Party.SERVER, Primitives.multiply_private) for n in (64, 24_576)),
-    *(_of_vector("exponential", n, lambda xp: lambda x: xp.exp(x), lambda p, n: p.exponential(n, SQUARINGS)) for n in (64, 8192, 65_536)),
-    *(_of_vector("reciprocal", n, lambda xp: lambda x: 1.0 / x, Primitives.reciprocal) for n in (16, 200)),
-    *(_of_vector("inverse root", n, _rsqrt, Primitives.reciprocal_square_root) for n in (16, 200)),
-    *(_of_vector("tanh", n, lambda xp: lambda x: xp.tanh(x), Primitives.hyperbolic_tangent) for n in (200,)),
-    *(
-        _product(*dims, owner)
-        for dims, owner in (
-            ((1, 64, 64), Party.SERVER),
-            ((16, 16, 16), Party.SERVER),
-            ((64, 64, 2), Party.SERVER),
-            ((128, 64, 64), Party.SERVER),
-            ((64, 128, 256), Party.SERVER),
-            ((128, 1024, 128), Party.SERVER),
-            ((1, 512, 4096), Party.SERVER),
-            ((128, 128, 64), Party.SERVER),
-            ((32, 512, 64), Party.SERVER),
-            ((1, 4096, 512), Party.SERVER),
-            ((1, 327_680, 8), Party.SERVER),
-            ((64, 16, 64), None),
-            ((1, 16, 64), None),
-        )
-    ),
-)
-
-
-UNPACKED_PROGRAMS = (_product(128, 64, 64, Party.SERVER), _product(64, 256, 96, Party.SERVER))
-"""Products with many responses, for the time of one; run without packing."""
+SHORTEST_SECONDS = 0.002
+"""What takes less is fitted as if it took as long."""
 
 
 @dataclass(frozen=True)
 class Counted:
-    """Bytes of each run at this party; wall time of the fastest, and the least CPU time of this party's process."""
+    """Runs of one micro-program, seen from one party.
+
+    Attributes:
+        forward, back: bytes of each run, to the other party and from it.
+        seconds: that passed, the median of the runs after the first (which may pay for set-up).
+        cpu_seconds: of this party's process, likewise.
+        lines: of the compiled program.
+    """
 
     forward: tuple[int, ...]
     back: tuple[int, ...]
     seconds: float
     cpu_seconds: float
+    lines: int
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What both parties counted, client first.
+
+    Attributes:
+        programs: `MICRO_PROGRAMS`, then `LOCAL_PROGRAMS`.
+        worker, slots, products: the first runs of a session that need a worker, and keys for elementwise and for matrix products.
+        series: of `SERIES`, at the client.
+        opened: (elements, bytes) of opened results.
+        unpacked: `UNPACKED_PROGRAMS` without packing, or None.
+        delayed: seconds of `MICRO_PROGRAMS` over `DELAY`, at the client, or None.
+    """
+
+    programs: tuple[Sequence[Counted], Sequence[Counted]]
+    worker: Counted
+    slots: Counted
+    products: Counted
+    series: Counted
+    opened: Sequence[tuple[int, int]]
+    unpacked: tuple[Sequence[Counted], Sequence[Counted]] | None = None
+    delayed: Sequence[float] | None = None
 
 
 def _install(engine: Engine, program: MicroProgram) -> list[str]:
@@ -146,35 +95,58 @@ def _count(engine: Engine, program: MicroProgram, repeats: int) -> Counted:
         start = time.process_time()
         runs.append(engine.run(executable))
         used.append(time.process_time() - start)
-    # The first run may pay for set-up.
     later = slice(min(1, repeats - 1), None)
-    sent, received = tuple(r.sent_bytes for r in runs), tuple(r.received_bytes for r in runs)
-    return Counted(sent, received, min(r.seconds for r in runs[later]), min(used[later]))
+    return Counted(
+        forward=tuple(r.sent_bytes for r in runs),
+        back=tuple(r.received_bytes for r in runs),
+        seconds=float(np.median([r.seconds for r in runs[later]])),
+        cpu_seconds=float(np.median(used[later])),
+        lines=executable.lines,
+    )
+
+
+PROGRAMS = {"packed": (*MICRO_PROGRAMS, *LOCAL_PROGRAMS), "unpacked": UNPACKED_PROGRAMS, "delayed": MICRO_PROGRAMS}
+
+
+def count_programs(engine: Engine, kind: Literal["packed", "unpacked", "delayed"], repeats: int) -> list[Counted]:
+    """Run each of a kind so many times; both parties call this together, in processes of their own."""
+    return [_count(engine, program, repeats) for program in PROGRAMS[kind]]
 
 
 def _count_all(engine: Engine, repeats: int) -> dict[str, Any]:
-    """All micro-programs, the first runs of a fresh session, a series that needs refills, and opened results."""
+    """The first runs of a fresh session, all micro-programs, a series that needs refills, and opened results."""
+    by_name = {program.name: program for program in MICRO_PROGRAMS}
     fresh = {
-        "worker": _count(engine, next(p for p in MICRO_PROGRAMS if p.name == "compare 64"), 2),
-        "slots": _count(engine, next(p for p in MICRO_PROGRAMS if p.name.startswith("exponential 64")), 2),
-        "products": _count(engine, next(p for p in MICRO_PROGRAMS if p.name.startswith("product 1x64x64")), 2),
+        kind: _count(engine, by_name[name], 2)
+        for kind, name in (("worker", "compare 64"), ("slots", "exponential 64"), ("products", "product 1x64x64"))
     }
-    programs = [_count(engine, program, repeats) for program in MICRO_PROGRAMS]
-    series = _count(engine, _of_vector("series", SERIES_ELEMENTS, lambda xp: lambda x: x < 0.0, Primitives.compare), SERIES_RUNS)
+    programs = count_programs(engine, "packed", repeats)
+    series = _count(engine, SERIES, SERIES_RUNS)
     opened = []
     for n in (1, 1000):
         engine.put("opened", Party.SERVER, (n,), np.ones(n) if engine.party is Party.SERVER else None)
         _, traffic = engine.reveal("opened", Party.CLIENT)
         opened.append((n, traffic.sent_bytes + traffic.received_bytes))
-    return {"fresh": fresh, "programs": programs, "series": series, "opened": opened}
+    return {**fresh, "programs": programs, "series": series, "opened": opened}
 
 
-def _count_unpacked(engine: Engine, repeats: int) -> list[Counted]:
-    return [_count(engine, program, repeats) for program in UNPACKED_PROGRAMS]
+def measure(repeats: int, timings: bool) -> Measurements:
+    """Run everything in two processes.
 
+    Args:
+        timings: also without packing and over `DELAY`, for seconds and round trips.
 
-def _count_delayed(engine: Engine, repeats: int) -> list[Counted]:
-    return [_count(engine, program, repeats) for program in MICRO_PROGRAMS]
+    Raises:
+        ValueError: where the engine is not installed.
+    """
+    settings = EngineSettings(exponential_squarings=SQUARINGS)
+    client, server = run_both(_count_all, (repeats,), settings)
+    found = Measurements(**{**client, "programs": (client["programs"], server["programs"])})
+    if not timings:
+        return found
+    bare = replace(settings, pack_products=False)
+    delayed, _ = run_both(count_programs, ("delayed", 2), settings, DELAY)
+    return replace(found, unpacked=run_both(count_programs, ("unpacked", repeats), bare), delayed=[counted.seconds for counted in delayed])
 
 
 def _columns(kind: str) -> list[str]:
@@ -186,15 +158,10 @@ def _columns(kind: str) -> list[str]:
     return [name for name in names if not name.endswith(("_seconds", "_rounds")) and name not in special]
 
 
-def _design(
-    names: list[str], protocol: Protocol, read: Callable[[Exchange], float], programs: Sequence[MicroProgram] = MICRO_PROGRAMS
-) -> np.ndarray:
+def _design(names: list[str], protocol: Protocol, read: Callable[[Exchange], float], programs: Sequence[MicroProgram]) -> np.ndarray:
     """How much of each constant every micro-program takes: the model evaluated on unit vectors."""
-    columns = []
-    for name in names:
-        unit = Primitives(replace(Constants(), **{name: 1.0}), protocol)
-        columns.append([read(program.price(unit)) for program in programs])
-    return np.array(columns).T
+    units = [Primitives(replace(Constants(), **{name: 1.0}), protocol) for name in names]
+    return np.array([[read(program.price(unit)) for unit in units] for program in programs])
 
 
 def _fit(design: np.ndarray, counted: np.ndarray, floor: float) -> np.ndarray:
@@ -205,8 +172,25 @@ def _fit(design: np.ndarray, counted: np.ndarray, floor: float) -> np.ndarray:
     return nnls(design * weight[:, None], counted * weight)[0]
 
 
-def _cpu(exchange: Exchange) -> float:
-    return exchange.cpu_seconds
+def _seconds(program: MicroProgram, lines: int, constants: Constants, protocol: Protocol) -> float:
+    exchange = program.price(Primitives(constants, protocol))
+    return exchange.cpu_seconds + overhead_seconds(exchange, lines, constants)
+
+
+def _fit_seconds(measured: Measurements, protocol: Protocol, read: Callable[[Counted, Counted], float]) -> dict[str, float]:
+    """Constants in seconds; `read` takes client and server."""
+    assert measured.unpacked is not None
+    names = _columns("_seconds")
+    units = [replace(Constants(), **{name: 1.0}) for name in names]
+    design, counted = [], []
+    for programs, both, settings in (
+        (PROGRAMS["packed"], measured.programs, protocol),
+        (UNPACKED_PROGRAMS, measured.unpacked, replace(protocol, packing=False)),
+    ):
+        for program, client, server in zip(programs, *both, strict=True):
+            design.append([_seconds(program, client.lines, unit, settings) for unit in units])
+            counted.append(read(client, server))
+    return dict(zip(names, map(float, _fit(np.array(design), np.array(counted), SHORTEST_SECONDS)), strict=True))
 
 
 def _first_run(counted: Counted) -> float:
@@ -214,59 +198,65 @@ def _first_run(counted: Counted) -> float:
     return (counted.forward[0] + counted.back[0] - counted.forward[1] - counted.back[1]) / 2
 
 
-def calibrate(repeats: int = 3, timings: bool = True) -> CalibratedConstants:
+def fit(measured: Measurements, kept: CalibratedConstants, protocol: Protocol, engine: str) -> CalibratedConstants:
+    """Constants from measurements.
+
+    Args:
+        kept: whose seconds and round trips stay where none were measured; its version is counted up.
+        protocol: settings that were measured.
+        engine: its name.
+    """
+    client, server = measured.programs
+    calls = client[: len(MICRO_PROGRAMS)]
+    # A run may pay for a refill: the one with the fewest bytes does not.
+    forward, back = (np.array([min(getattr(run, way)) for run in calls], float) for way in ("forward", "back"))
+    names = _columns("")
+    ways: tuple[Callable[[Exchange], float], ...] = (lambda e: e.forward_bytes, lambda e: e.back_bytes)
+    design = np.concatenate([_design(names, protocol, way, MICRO_PROGRAMS) for way in ways])
+    values = dict(zip(names, map(float, _fit(design, np.concatenate([forward, back]), 1.0)), strict=True))
+    (small, base), (large, more) = measured.opened
+    values["refill"] = (max(measured.series.forward[1:]) - min(measured.series.forward)) / protocol.workers
+    values["answer_element"] = (more - base) / (large - small)
+    values["answer_base"] = base - small * values["answer_element"]
+    values["worker_set_up"] = _first_run(measured.worker)
+    values["slot_keys"] = _first_run(measured.slots)
+    values["product_keys"] = _first_run(measured.products)
+    elapsed = {name: getattr(kept.elapsed, name) for name in _columns("_seconds")}
+    values |= {name: getattr(kept.values, name) for name in (*_columns("_seconds"), *_columns("_rounds"))}
+    if measured.unpacked is not None:
+        values |= _fit_seconds(measured, protocol, lambda a, b: a.cpu_seconds + b.cpu_seconds)
+        elapsed = _fit_seconds(measured, protocol, lambda a, b: (a.seconds + b.seconds) / 2)
+    if measured.delayed is not None:
+        trips = np.maximum(np.array(measured.delayed) - [run.seconds for run in calls], 0) / DELAY.round_trip_seconds
+        rounds = _columns("_rounds")
+        values |= dict(
+            zip(rounds, map(float, _fit(_design(rounds, protocol, lambda e: e.rounds, MICRO_PROGRAMS), trips, 1.0)), strict=True)
+        )
+    constants = Constants(**values)
+    timed = replace(constants, **elapsed)
+    residuals = tuple(
+        Residual(
+            program.name,
+            float(min(mine.forward) + min(mine.back)),
+            program.price(Primitives(constants, protocol)).total_bytes,
+            (mine.seconds + theirs.seconds) / 2,
+            _seconds(program, mine.lines, timed, protocol),
+        )
+        for program, mine, theirs in zip(PROGRAMS["packed"], client, server, strict=True)
+    )
+    return CalibratedConstants(engine, kept.version + 1, protocol.fraction_bits, protocol.workers, constants, timed, residuals)
+
+
+def calibrate(repeats: int = 5, timings: bool = True) -> CalibratedConstants:
     """Run every micro-program in two processes and fit the constants to what was counted.
 
     Args:
-        repeats: runs of each; bytes are the fewest (a run may pay for a refill), seconds the fastest.
-        timings: also fit CPU seconds and round trips; otherwise those of the packaged constants are kept.
+        repeats: runs of each.
+        timings: also fit seconds and round trips; otherwise those of the packaged constants are kept.
 
     Raises:
         ValueError: where the engine is not installed.
     """
-    settings = EngineSettings(exponential_squarings=SQUARINGS)
-    protocol = Protocol(workers=settings.threads)
-    name = engine_version()
-    kept = load_constants()
-    result, other = run_both(_count_all, (repeats,), settings)
-    programs: list[Counted] = result["programs"]
-    forward, back = (np.array([min(getattr(run, way)) for run in programs], float) for way in ("forward", "back"))
-    bytes_names = _columns("")
-    design = np.concatenate(
-        [_design(bytes_names, protocol, lambda e: e.forward_bytes), _design(bytes_names, protocol, lambda e: e.back_bytes)]
-    )
-    values = dict(zip(bytes_names, _fit(design, np.concatenate([forward, back]), 1.0), strict=True))
-
-    series, opened = result["series"], result["opened"]
-    (small, base), (large, more) = opened
-    values["refill"] = (max(series.forward[1:]) - min(series.forward)) / protocol.workers
-    values["answer_element"] = (more - base) / (large - small)
-    values["answer_base"] = base - small * values["answer_element"]
-    values["worker_set_up"] = _first_run(result["fresh"]["worker"])
-    values["slot_keys"] = _first_run(result["fresh"]["slots"])
-    values["product_keys"] = _first_run(result["fresh"]["products"])
-
-    if timings:
-        seconds = np.array([run.seconds for run in programs])
-        cpu = np.array([mine.cpu_seconds + theirs.cpu_seconds for mine, theirs in zip(programs, other["programs"], strict=True)])
-        cpu_names, round_names = _columns("_seconds"), _columns("_rounds")
-        bare, other_bare = run_both(_count_unpacked, (repeats,), replace(settings, pack_products=False))
-        cpu_bare = np.array([mine.cpu_seconds + theirs.cpu_seconds for mine, theirs in zip(bare, other_bare, strict=True)])
-        packed_design = _design(cpu_names, protocol, _cpu)
-        bare_design = _design(cpu_names, replace(protocol, packing=False), _cpu, UNPACKED_PROGRAMS)
-        fitted_cpu = _fit(np.concatenate([packed_design, bare_design]), np.concatenate([cpu, cpu_bare]), 0.002)
-        values |= dict(zip(cpu_names, fitted_cpu, strict=True))
-        delayed, _ = run_both(_count_delayed, (repeats,), settings, DELAY)
-        waited = np.array([run.seconds for run in delayed]) - seconds
-        trips = np.maximum(waited, 0) / DELAY.round_trip_seconds
-        values |= dict(zip(round_names, _fit(_design(round_names, protocol, lambda e: e.rounds), trips, 1.0), strict=True))
-    else:
-        values |= {n: getattr(kept.values, n) for n in (*_columns("_seconds"), *_columns("_rounds"))}
-
-    constants = Constants(**{key: float(value) for key, value in values.items()})
-    fitted = Primitives(constants, protocol)
-    residuals = tuple(
-        Residual(program.name, float(f + b), program.price(fitted).total_bytes)
-        for program, f, b in zip(MICRO_PROGRAMS, forward, back, strict=True)
-    )
-    return CalibratedConstants(name, kept.version + 1, settings.fraction_bits, settings.threads, constants, residuals)
+    settings = EngineSettings()
+    protocol = Protocol(workers=settings.threads, fraction_bits=settings.fraction_bits)
+    return fit(measure(repeats, timings), load_constants(), protocol, engine_version())

@@ -6,7 +6,7 @@ The model (`primitives`, `protocol`) is linear in these, so that `calibration` f
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 __all__ = ["DEFAULT_CONSTANTS", "CalibratedConstants", "Constants", "Residual", "load_constants"]
 
 DEFAULT_CONSTANTS = "cheetah-spu-0.9.5.json"
+_SECONDS = "_seconds"
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,9 @@ class Constants:
     Round trips of one call:
         *_rounds; of a product with the server's matrix none beyond those of its truncation; of two shared ones more; and for each
         further `SENT_AT_ONCE` ciphertexts, which the engine has acknowledged before it goes on.
-    CPU seconds, of both parties one after the other, as they mostly wait for each other:
-        *_seconds; of a ciphertext, of a key switch, of a multiplication of polynomials, of an element.
+    Seconds:
+        *_seconds; of a message, of a line of a compiled program, of a ciphertext, of a key switch, of a multiplication of polynomials,
+        of an element. Either CPU seconds of both parties, or those that pass with no network between them; see `CalibratedConstants`.
     """
 
     compare_forward: float = 0.0
@@ -74,6 +76,8 @@ class Constants:
     further_ciphertexts_rounds: float = 0.0
 
     call_seconds: float = 0.0
+    message_seconds: float = 0.0
+    line_seconds: float = 0.0
     compare_seconds: float = 0.0
     select_seconds: float = 0.0
     truncation_seconds: float = 0.0
@@ -88,11 +92,13 @@ class Constants:
 
 @dataclass(frozen=True)
 class Residual:
-    """One micro-run: counted against the fitted model, both directions."""
+    """One micro-run: counted against the fitted model, bytes of both directions and seconds that passed (0 where not timed)."""
 
     case: str
     counted_bytes: float
     predicted_bytes: float
+    counted_seconds: float = 0.0
+    predicted_seconds: float = 0.0
 
     @property
     def relative(self) -> float:
@@ -108,7 +114,8 @@ class CalibratedConstants:
         version: counts up with each refit.
         fraction_bits: they hold for.
         cores: of the machine on which the seconds were taken; bytes do not depend on it.
-        values: the constants.
+        values: the constants; their seconds are CPU seconds of both parties together.
+        elapsed: the same, but their seconds are those that pass: both parties on one idle machine of `cores`, no network between them.
         residuals: of the micro-runs they were fitted to.
     """
 
@@ -117,6 +124,7 @@ class CalibratedConstants:
     fraction_bits: int
     cores: int
     values: Constants
+    elapsed: Constants
     residuals: tuple[Residual, ...]
 
     def to_json(self) -> str:
@@ -126,6 +134,7 @@ class CalibratedConstants:
             "fraction_bits": self.fraction_bits,
             "cores": self.cores,
             "values": asdict(self.values),
+            "elapsed": {name: value for name, value in asdict(self.elapsed).items() if name.endswith(_SECONDS)},
             "residuals": [asdict(residual) for residual in self.residuals],
         }
         return json.dumps(document, indent=1) + "\n"
@@ -136,14 +145,17 @@ class CalibratedConstants:
         try:
             document: dict[str, Any] = json.loads(text)
             names = {field.name for field in fields(Constants)}
-            if set(document["values"]) != names:
-                raise KeyError(", ".join(sorted(names ^ set(document["values"]))))
+            timed = {name for name in names if name.endswith(_SECONDS)}
+            if unknown := (names ^ set(document["values"])) | (timed ^ set(document["elapsed"])):
+                raise KeyError(", ".join(sorted(unknown)))
+            values = Constants(**{name: float(value) for name, value in document["values"].items()})
             return CalibratedConstants(
                 engine=document["engine"],
                 version=int(document["version"]),
                 fraction_bits=int(document["fraction_bits"]),
                 cores=int(document["cores"]),
-                values=Constants(**{name: float(value) for name, value in document["values"].items()}),
+                values=values,
+                elapsed=replace(values, **{name: float(value) for name, value in document["elapsed"].items()}),
                 residuals=tuple(Residual(**residual) for residual in document["residuals"]),
             )
         except (KeyError, TypeError, json.JSONDecodeError) as error:

@@ -34,6 +34,7 @@ class Exchange:
         forward_messages, back_messages: send actions.
         rounds: round trips one has to wait for.
         cpu_seconds: of both parties.
+        compute_seconds: that pass with no network between the parties; set by `pricing`, which knows a step's program.
         forward_transfers, back_transfers: oblivious transfers used up with the client and with the server as sender, by worker.
         triples: stored product triples used up, call by call.
         calls: of primitives.
@@ -46,6 +47,7 @@ class Exchange:
     back_messages: float = 0.0
     rounds: float = 0.0
     cpu_seconds: float = 0.0
+    compute_seconds: float = 0.0
     forward_transfers: tuple[int, ...] = ()
     back_transfers: tuple[int, ...] = ()
     triples: tuple[int, ...] = ()
@@ -61,6 +63,7 @@ class Exchange:
             self.back_messages + other.back_messages,
             self.rounds + other.rounds,
             self.cpu_seconds + other.cpu_seconds,
+            self.compute_seconds + other.compute_seconds,
             _add(self.forward_transfers, other.forward_transfers),
             _add(self.back_transfers, other.back_transfers),
             self.triples + other.triples,
@@ -80,6 +83,7 @@ class Exchange:
             self.back_messages * count,
             self.rounds * count,
             self.cpu_seconds * count,
+            self.compute_seconds * count,
             tuple(n * count for n in self.forward_transfers),
             tuple(n * count for n in self.back_transfers),
             self.triples * count,

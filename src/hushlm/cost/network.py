@@ -1,4 +1,4 @@
-"""Latency: what is sent takes its time on the wire, what is waited for takes round trips, and the rest is CPU."""
+"""Latency: what is sent takes its time on the wire, what is waited for takes round trips, and the rest is computing."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Network:
     bits_per_second: float
 
     def seconds(self, exchange: Exchange) -> float:
-        """CPU + round trips + bytes of both directions, one after the other: a step's messages nearly all depend on one another."""
+        """Computing + round trips + bytes of both directions, one after the other: a step's messages nearly all depend on one another."""
         wire = 8 * exchange.total_bytes / self.bits_per_second
-        return exchange.cpu_seconds + exchange.rounds * self.round_trip_seconds + wire
+        return exchange.compute_seconds + exchange.rounds * self.round_trip_seconds + wire
 
     def __str__(self) -> str:
         return f"{self.name} ({self.round_trip_seconds * 1e3:g} ms, {self.bits_per_second / 1e6:g} Mbps)"

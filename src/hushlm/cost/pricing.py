@@ -14,6 +14,7 @@ from hushlm.cost.constants import CalibratedConstants, load_constants
 from hushlm.cost.exchange import Exchange, Protocol
 from hushlm.cost.network import WAN, Network
 from hushlm.cost.primitives import Primitives
+from hushlm.cost.programs import overhead_seconds, program_lines
 from hushlm.cost.protocol import price_opening, price_operation, price_set_up
 from hushlm.plan import HUSH, Embed, Normalise, Operation, Plan, Project, Reveal, Rewrites, ScaleRows, Step, decode_plan, prefill_plan
 
@@ -36,6 +37,7 @@ class Amount:
         messages: of both parties.
         rounds: round trips that have to be waited for.
         cpu_seconds: of both parties together.
+        compute_seconds: that pass where no network lies between them, on an idle machine.
         seconds: under the report's network.
     """
 
@@ -44,6 +46,7 @@ class Amount:
     messages: int
     rounds: float
     cpu_seconds: float
+    compute_seconds: float
     seconds: float
 
     @property
@@ -205,16 +208,25 @@ def _total(plan: Plan, protocol: Protocol, calibrated: CalibratedConstants) -> E
 
 def _operation_price(operation: Operation, protocol: Protocol, calibrated: CalibratedConstants) -> Exchange:
     """Of a step, with its share of refills; what opens the answer is part of the last."""
-    exchange = _cached_price(operation, Primitives(calibrated.values, protocol))
+    exchange = _cached_price(operation, Primitives(calibrated.values, protocol), Primitives(calibrated.elapsed, protocol))
     if isinstance(operation, Reveal):
         exchange += price_opening(operation, protocol, calibrated)
     return exchange
 
 
 @lru_cache(maxsize=16_384)
-def _cached_price(operation: Operation, primitives: Primitives) -> Exchange:
-    # What stocks it uses up is in its price by now.
-    return replace(primitives.amortised(price_operation(operation, primitives)), triples=(), forward_transfers=(), back_transfers=())
+def _cached_price(operation: Operation, primitives: Primitives, elapsed: Primitives) -> Exchange:
+    exchange, timed = (each.amortised(price_operation(operation, each)) for each in (primitives, elapsed))
+    lines = program_lines(operation)
+    return replace(
+        exchange,
+        cpu_seconds=exchange.cpu_seconds + overhead_seconds(exchange, lines, primitives.constants),
+        compute_seconds=timed.cpu_seconds + overhead_seconds(timed, lines, elapsed.constants),
+        # What stocks it uses up is in its price by now.
+        triples=(),
+        forward_transfers=(),
+        back_transfers=(),
+    )
 
 
 def _amount(exchange: Exchange, network: Network) -> Amount:
@@ -224,6 +236,7 @@ def _amount(exchange: Exchange, network: Network) -> Amount:
         messages=round(exchange.forward_messages + exchange.back_messages),
         rounds=round(exchange.rounds, 1),
         cpu_seconds=exchange.cpu_seconds,
+        compute_seconds=exchange.compute_seconds,
         seconds=network.seconds(exchange),
     )
 
@@ -243,6 +256,7 @@ def _together(amounts: Iterable[Amount]) -> Amount:
         messages=sum(a.messages for a in counted),
         rounds=sum(a.rounds for a in counted),
         cpu_seconds=sum(a.cpu_seconds for a in counted),
+        compute_seconds=sum(a.compute_seconds for a in counted),
         seconds=sum(a.seconds for a in counted),
     )
 

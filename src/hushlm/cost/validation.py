@@ -42,8 +42,9 @@ class Measured:
         link: what the relay achieves, measured with plain sockets.
         measured_seconds: median of the client's passes after the first (which compiles).
         predicted_seconds: of the model over the measured link.
-        local_seconds: the same pass with no relay, just before: CPU on this machine as busy as it is.
-        predicted_on_local_seconds: the same prediction with `local_seconds` in place of the model's CPU seconds.
+        local_seconds: the same pass with no relay, just before: computing on this machine as busy as it is.
+        predicted_local_seconds: the model's `compute_seconds`, for an idle machine of the kind that it was calibrated on.
+        predicted_on_local_seconds: the same prediction with `local_seconds` in place of the model's.
     """
 
     architecture: str
@@ -52,6 +53,7 @@ class Measured:
     measured_seconds: float
     predicted_seconds: float
     local_seconds: float
+    predicted_local_seconds: float
     predicted_on_local_seconds: float
     counted_bytes: float
     predicted_bytes: int
@@ -127,7 +129,8 @@ def measure(architecture: str, shape: ModelShape, network: Network, passes: int 
         measured_seconds=float(np.median([timed.seconds for timed in later])),
         predicted_seconds=report.total.seconds,
         local_seconds=local_seconds,
-        predicted_on_local_seconds=report.total.seconds - report.total.cpu_seconds + local_seconds,
+        predicted_local_seconds=report.total.compute_seconds,
+        predicted_on_local_seconds=report.total.seconds - report.total.compute_seconds + local_seconds,
         counted_bytes=float(np.mean([timed.sent_bytes + timed.received_bytes for timed in later])),
         predicted_bytes=report.total.bytes,
     )

@@ -122,6 +122,11 @@ class Executable:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
+    @property
+    def lines(self) -> int:
+        """Of its text, which the engine reads anew at every run."""
+        return len(self.native.code.splitlines())
+
     def renamed(self, inputs: Sequence[str], outputs: Sequence[str]) -> Executable:
         """The same code on other variables (weights of another layer, say): nothing is compiled again."""
         assert (len(inputs), len(outputs)) == (len(self.inputs), len(self.outputs))

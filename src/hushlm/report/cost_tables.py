@@ -14,6 +14,7 @@ __all__ = [
     "answers_table",
     "frontier_table",
     "gigabytes",
+    "latency_table",
     "measured_table",
     "megabytes",
     "residuals_table",
@@ -36,6 +37,10 @@ def gigabytes(count: float) -> str:
 
 def _millions(count: float) -> str:
     return f"{count / 1e6:,.1f}"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:,.1f}"
 
 
 AMOUNT = (
@@ -120,6 +125,8 @@ def residuals_table(title: str, rows: Rows) -> Table:
         Column("counted_bytes", "counted bytes", ",.0f", "right"),
         Column("predicted_bytes", "predicted", ",.0f", "right"),
         Column("relative", "difference", "+.3%", "right"),
+        Column("counted_seconds", "ms", _milliseconds, "right"),
+        Column("predicted_seconds", "predicted", _milliseconds, "right"),
     )
     return Table(title, columns, rows)
 
@@ -140,6 +147,25 @@ def frontier_table(title: str, rows: Rows, note: str = "") -> Table:
         Column("further_token_bytes", "further token,\nMB", megabytes, "right"),
     )
     return Table(title, columns, rows, note)
+
+
+def latency_table(title: str, rows: Rows) -> Table:
+    """Rows of results/latency.json: passes over a relay, predicted and measured."""
+    columns = (
+        Column("architecture", "architecture"),
+        Column("network", "network"),
+        Column("measured_round_trip_seconds", "measured RTT, ms", lambda seconds: f"{seconds * 1e3:.2f}", "right"),
+        Column("measured_bits_per_second", "measured Mbps", lambda rate: f"{rate / 1e6:.0f}", "right"),
+        Column("measured_seconds", "measured s", ".2f", "right"),
+        Column("predicted_seconds", "predicted s", ".2f", "right"),
+        Column("error", "difference", "+.0%", "right"),
+        Column("local_seconds", "no network, measured s", ".2f", "right"),
+        Column("predicted_local_seconds", "predicted s", ".2f", "right"),
+        Column("predicted_on_local_seconds", "with the measured, s", ".2f", "right"),
+        Column("error_on_local", "difference", "+.0%", "right"),
+        Column("load_average", "load", ".1f", "right"),
+    )
+    return Table(title, columns, rows)
 
 
 def measured_table(title: str, rows: Rows) -> Table:

@@ -162,7 +162,16 @@ class FrontierReport:
         return pareto_front(candidates, lambda candidate: candidate.amount.bytes, value)
 
     def write(self, folder: Path) -> list[Path]:
-        """Write frontier.json, frontier.png (where models were searched) and perplexity.png (where some were measured).
+        """Write the figures, and frontier.json with every candidate.
+
+        Returns: their paths.
+        """
+        path = folder / "frontier.json"
+        write_atomic(path, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
+        return [*self.write_figures(folder), path]
+
+    def write_figures(self, folder: Path) -> list[Path]:
+        """Write frontier.png (where models were searched) and perplexity.png (where some were measured).
 
         Returns: their paths.
         """
@@ -190,6 +199,4 @@ class FrontierReport:
                 for task, rows in self.tasks().items()
             ]
             written.append(save_figure(perplexity_figure(tasks), folder / "perplexity.png"))
-        path = folder / "frontier.json"
-        write_atomic(path, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
-        return [*written, path]
+        return written

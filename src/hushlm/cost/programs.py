@@ -1,0 +1,64 @@
+"""What running a compiled program costs beside its calls of primitives: the engine reads its text anew each time, and sends messages.
+
+Small models feel it: a kernel has some two hundred lines, however few tokens it works on.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from hushlm.cost.constants import Constants
+from hushlm.cost.exchange import Exchange
+from hushlm.plan import (
+    Activate,
+    Divide,
+    Embed,
+    Kernel,
+    Mix,
+    Normalise,
+    Operation,
+    Project,
+    Reveal,
+    ScaleRows,
+    Scores,
+)
+
+__all__ = ["overhead_seconds", "program_lines"]
+
+
+def overhead_seconds(exchange: Exchange, lines: int, constants: Constants) -> float:
+    """Of the messages and lines of a step."""
+    messages = exchange.forward_messages + exchange.back_messages
+    return messages * constants.message_seconds + lines * constants.line_seconds
+
+
+def _rounds(n: int) -> int:
+    """Of a tournament."""
+    return (n - 1).bit_length()
+
+
+def program_lines(operation: Operation) -> int:
+    """About how many lines the compiled program of a step has. A test compiles them and compares."""
+    match operation:
+        case Embed() | Project():
+            inner = operation.vocabulary if isinstance(operation, Embed) else operation.inner
+            parts = -(-operation.rows // operation.cut.rows) * -(-inner // operation.cut.columns)
+            return 14 + 6 * (parts - 1)
+        case Normalise():
+            blocks = sum(-(-operation.rows // block) for block in (operation.squares_block, operation.scaling_block) if block)
+            return 36 + 8 * blocks
+        case ScaleRows():
+            return 10
+        case Scores() | Mix():
+            return 16 + 5 * operation.heads if operation.joined else 8
+        case Kernel():
+            return 65 + 14 * _rounds(operation.keys) if operation.rows == 1 else 52 + 35 * _rounds(operation.keys)
+        case Divide():
+            blocks = -(-operation.heads * operation.rows // operation.block) if operation.block else 0
+            return (74 + 16 * _rounds(operation.largest) if operation.polynomial else 12) + 10 * blocks
+        case Activate():
+            return 10 if operation.kind == "relu" else 58
+        case Reveal():
+            return 6 if operation.kind == "logits" else (34 * _rounds(operation.vocabulary) - 16) * operation.top
+        case _:
+            assert_never(operation)
