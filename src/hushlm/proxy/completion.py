@@ -90,7 +90,7 @@ class _Choice:
         self.echo = tokenizer.decode(list(question.prompt_tokens)) if request.echo else ""
         self.count = 0
         self._length, self._named, self._tokenizer = question.new_tokens, request.logprobs, tokenizer
-        self._assembler = TextAssembler(lambda ids: tokenizer.decode(ids, skip_special_tokens=False), request.stops)
+        self._assembler = TextAssembler(tokenizer, request.stops)
         self._entries: list[tuple[str, float, dict[str, float], int]] = []
 
     @property
