@@ -178,8 +178,23 @@ def test_there_is_room_for_so_many() -> None:
         places.take(1)
         places.give_back()
         places.take(1)
+        with pytest.raises(ApiError, match="4 private sessions, and this proxy has room for 3"):
+            places.take(4)
 
     asyncio.run(go())
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("stream", [False, True])
+def test_one_too_many_is_told_to_come_back(client: Client, stream: bool) -> None:
+    async def go() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(application(client, ProxySettings(sessions=1, waiting=0)), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8080") as http:
+            return await asyncio.gather(*(http.post("/v1/completions", json=body(stream=stream)) for _ in range(2)))
+
+    first, second = sorted(asyncio.run(go()), key=lambda response: -response.status_code)
+    refused(first, 503, "No server can be reached")
+    refused(second, 429, "wait for an answer")
 
 
 @settings(max_examples=300, deadline=None)

@@ -53,7 +53,11 @@ class Places:
             answering.break_off()
 
     def take(self, count: int) -> None:
-        """Raises ApiError: 429, there is no room for this many sessions."""
+        """Raises ApiError: 429, there is no room for this many sessions now; 400, there never will be."""
+        if count > self._limit:
+            raise ApiError(
+                400, f"This takes {count} private sessions, and this proxy has room for {self._limit}: ask for fewer.", parameter="n"
+            )
         if self._taken + count > self._limit:
             raise ApiError(429, "This proxy has as many questions as it takes: wait for an answer, and ask again.", "too_many_requests")
         self._taken += count
