@@ -8,14 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import cycle, islice, pairwise
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.text import Annotation
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import Bbox
 
 from hushlm.report.figures import INK
@@ -23,7 +22,7 @@ from hushlm.report.figures import INK
 __all__ = ["Cloud", "Curve", "PerplexityPoint", "curves_figure", "frontier_figure", "perplexity_figure"]
 
 COLUMN_INCHES = 3.6
-RESOLUTION_DPI = 200
+RESOLUTION_DPI = 170
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#7F7F7F")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (5, 3)))
@@ -99,7 +98,7 @@ def perplexity_figure(panels: Sequence[tuple[str, Sequence[PerplexityPoint]]]) -
         others = [(point.bytes, point.perplexity) for point in points if not point.on_front]
         axis.plot(*_columns(others), linestyle="", marker="o", markersize=3.5, color=COLOURS[-1], label="dominated")
         axis.plot(*_columns(front), linestyle="-", marker="s", markersize=4.5, linewidth=1.2, color=COLOURS[0], label="Pareto front")
-        axis.margins(x=0.2, y=0.12)
+        axis.margins(x=0.2, y=0.16)
         axis.set_title(title, fontsize=SMALL)
         axis.set_ylabel("perplexity", fontsize=TEXT)
         axis.xaxis.set_major_formatter(FuncFormatter(_bytes))
@@ -131,7 +130,7 @@ def curves_figure(panels: Sequence[tuple[str, Sequence[Curve]]], across: int = 1
         for curve, colour, marker, dash in zip(curves, *_styles(len(curves)), strict=True):
             axis.plot(*_columns(curve.points), linestyle=dash, marker=marker, markersize=2.6, linewidth=1.1, color=colour, label=curve.name)
         _logarithmic(axis, _bytes)
-        _own_ticks(axis, sorted({x for curve in curves for x, _ in curve.points}), apart=0.2 if across > 1 else 0.1)
+        _own_ticks(axis, sorted({x for curve in curves for x, _ in curve.points}), apart=0.35 if across > 1 else 0.1)
         axis.set_xlabel(label, fontsize=TEXT)
         if index % across == 0:
             axis.set_ylabel("bytes", fontsize=TEXT)
@@ -162,7 +161,9 @@ def _logarithmic(axis: Axes, y_format: Callable[[float, int], str]) -> None:
     axis.xaxis.set_major_formatter(FuncFormatter(_bytes))
     axis.yaxis.set_major_formatter(FuncFormatter(y_format))
     low, high = axis.get_ylim()
-    if high / low < FEW_DECADES:
+    if high / low < NEARLY_LINEAR:
+        axis.yaxis.set_major_locator(MaxNLocator(4))
+    elif high / low < FEW_DECADES:
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for one in (axis.xaxis, axis.yaxis):
         one.set_minor_formatter(NullFormatter())
@@ -182,8 +183,8 @@ def _own_ticks(axis: Axes, values: Sequence[float], apart: float) -> None:
     axis.xaxis.set_major_formatter(FuncFormatter(_plain))
 
 
-FEW_DECADES = 50
-"""Up to this ratio of the y axis' ends, 2 and 5 are labelled, too."""
+NEARLY_LINEAR, FEW_DECADES = 5, 50
+"""Up to the first ratio of the y axis' ends, round numbers are labelled; up to the second 1, 2 and 5; else powers of ten."""
 
 
 def _scaled(number: float, units: Sequence[tuple[float, str]]) -> str:
@@ -204,23 +205,24 @@ def _plain(number: float, _: int = 0) -> str:
 
 
 PLACES = (
-    *((4, y, "left") for y in (4, -9)),
-    *((-4, y, "right") for y in (4, -9)),
+    *((5, y, "left") for y in (4, -9, -3, -5, 0)),
+    *((-5, y, "right") for y in (4, -9, -3, -5, 0)),
     *((x, y, align) for y in (7, -12, 13, -18, 19, -24, 25) for x, align in ((0, "center"), (4, "left"), (-4, "right"))),
 )
 """Offsets in points and alignment at which a point's name may stand, the best first."""
 
 
 def _label(axis: Axes, points: Sequence[PerplexityPoint]) -> None:
-    """Name every point where its name covers no other name and no point; the front first. What finds no such place stands at the first."""
+    """Name every point where its name covers no other name and no point; the front first. What finds no such place stands at the last."""
     renderer = axis.figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    dots = [axis.transData.transform((point.bytes, point.perplexity)) for point in points]
-    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in dots]
+    taken = [_around(axis, (point.bytes, point.perplexity), 3) for point in points]
+    front = sorted((point.bytes, point.perplexity) for point in points if point.on_front)
+    for (x0, y0), (x1, y1) in pairwise(front):
+        taken += [_around(axis, (x0 + share * (x1 - x0), y0 + share * (y1 - y0)), 1) for share in (k / 40 for k in range(41))]
     legend = axis.get_legend()
     if legend is not None:
         taken.append(legend.get_window_extent(renderer))
     for point in sorted(points, key=lambda point: (not point.on_front, point.bytes)):
-        chosen: Annotation | None = None
         for x, y, align in PLACES:
             text = axis.annotate(
                 point.name,
@@ -228,19 +230,22 @@ def _label(axis: Axes, points: Sequence[PerplexityPoint]) -> None:
                 xytext=(x, y),
                 textcoords="offset points",
                 fontsize=6,
-                ha=align,
                 color=INK,
+                ha=align,
                 fontweight="bold" if point.on_front else "normal",
             )
+            # A name must not move the axes that its place was found in.
+            text.set_in_layout(False)
             box = text.get_window_extent(renderer)
             inside = axis.bbox.x0 <= box.x0 and box.x1 <= axis.figure.bbox.x1 and axis.bbox.y0 <= box.y0 and box.y1 <= axis.bbox.y1
-            if inside and not any(box.overlaps(other) for other in taken):
-                chosen = text
+            if (x, y, align) == PLACES[-1] or (inside and not any(box.overlaps(other) for other in taken)):
+                taken.append(box)
                 break
             text.remove()
-        if chosen is None:
-            x, y, align = PLACES[0]
-            chosen = axis.annotate(
-                point.name, (point.bytes, point.perplexity), xytext=(x, y), textcoords="offset points", fontsize=6, ha=align
-            )
-        taken.append(chosen.get_window_extent(renderer))
+
+
+def _around(axis: Axes, point: tuple[float, float], points: float) -> Bbox:
+    """A square of twice so many points (1/72 inch) around a point of the data, in pixels."""
+    x, y = axis.transData.transform(point)
+    half = points * axis.figure.dpi / 72
+    return Bbox.from_bounds(x - half, y - half, 2 * half, 2 * half)
