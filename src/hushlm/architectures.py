@@ -4,7 +4,7 @@ A name lists exactly the nonlinearities present, in the notation of arXiv 2501.0
 
     EReg( NeoX( SM 2 (t) + WNorm(QK) + LNf + ScFuFFN(6 deepest FFNs removed) ) )
     |     |     |  |  |    |           |     |       `- layers whose feed-forward network (FFN) is left out, counted from the deepest
-    |     |     |  |  |    |           |     `- FFN: G (GELU), R (ReLU), ScFFN, ScFuFFN, or nothing (identity activation)
+    |     |     |  |  |    |           |     `- FFN: G (GELU), R (ReLU), P (polynomial), ScFFN, ScFuFFN, or nothing (identity activation)
     |     |     |  |  |    |           `- one LayerNorm, before the head, where the blocks have none (LN brings it with it)
     |     |     |  |  |    `- normalisation: LN, WNorm(X), SNorm(X), or nothing
     |     |     |  |  `- learnable temperature: (t) per head and query position, (th) per head, or nothing
@@ -70,13 +70,15 @@ class Blocks(Enum):
 class FeedForward(Enum):
     """Feed-forward network of a block, x_sa being the residual stream after attention.
 
-    GELU, RELU, IDENTITY: x_sa + W_out act(W_in N(x_sa)); SCALED (ScFFN): beta x_sa + (1/alpha) W_out W_in x_sa;
+    GELU, RELU, POLYNOMIAL, IDENTITY: x_sa + W_out act(W_in N(x_sa)), POLYNOMIAL being a ReLU with a quadratic joint, (u + 1)^2 / 4 for
+    |u| <= 1, so that the private program computes what was trained; SCALED (ScFFN): beta x_sa + (1/alpha) W_out W_in x_sa;
     SCALED_FUSED (ScFuFFN): the same with one D x D matrix in place of W_out W_in. In NeoX blocks what is multiplied by W_in (or by the one
     matrix) is the stream before attention.
     """
 
     GELU = "G"
     RELU = "R"
+    POLYNOMIAL = "P"
     IDENTITY = ""
     SCALED = "ScFFN"
     SCALED_FUSED = "ScFuFFN"
@@ -84,7 +86,7 @@ class FeedForward(Enum):
     @property
     def is_linear(self) -> bool:
         """No nonlinearity between the FFN's input and its output."""
-        return self not in (FeedForward.GELU, FeedForward.RELU)
+        return self not in (FeedForward.GELU, FeedForward.RELU, FeedForward.POLYNOMIAL)
 
     @property
     def is_scaled(self) -> bool:
@@ -191,7 +193,7 @@ EXACT_SOFTMAX_SQUARINGS = 6
 _NAME = re.compile(
     r"SM(?P<order>\d+)?(?P<temperature>\(t\)|\(th\))?"
     r"(?:\+(?P<norm>LN|WNorm|SNorm)(?:\((?P<layers>[QKVOFN+]+)\))?)?(?P<final>\+LNf)?"
-    r"(?:\+(?P<ffn>ScFuFFN|ScFFN|G|R))?"
+    r"(?:\+(?P<ffn>ScFuFFN|ScFFN|G|R|P))?"
     r"(?:\((?P<removed>\d+) deepest FFNs removed\))?"
 )
 
@@ -248,6 +250,8 @@ _OWN_NAMES = (
     *(f"SM{n}+{ffn}" for n in KERNEL_ORDERS for ffn in ("ScFuFFN", "R")),
     "SM2+LN+R",
     "SM2+LN+G",
+    "SM+LN+P",
+    "SM2+LN+P",
     "SM2(t)+ScFuFFN",
     "EReg(SM2+R)",
     "EReg(SM2+ScFuFFN)",

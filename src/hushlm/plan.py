@@ -36,7 +36,7 @@ __all__ = [
     "exponential_squarings",
     "needed_squarings",
     "prefill_plan",
-    "row_blocks",
+    "row_lengths",
 ]
 
 
@@ -48,7 +48,7 @@ class Rewrites:
         absorb_ffns: linear FFNs without LayerNorm before them vanish into the neighbouring maps (a moving basis of the residual stream).
         explicit_ffns: layers whose linear FFN is computed all the same, because absorbing it would be ill-conditioned.
         last_row_only: in the last layer, queries, FFN and head are computed for the row to be predicted, not for all.
-        causal_blocks: row blocks of the lower triangle for the row maximum and the exponential; 1 computes the whole square.
+        triangle: only the scores of the lower triangle go through row maximum and exponential; otherwise the whole square does.
         divide_late: normalise after the product with V (T x E products a head instead of T x T).
         fold_affine: LayerNorm's gain and bias folded into the next linear map.
         encoded_bytes: the server's memory for the encoded weights of one product; buffers take as much again. Products are cut to
@@ -66,7 +66,7 @@ class Rewrites:
     absorb_ffns: bool = True
     explicit_ffns: tuple[int, ...] = ()
     last_row_only: bool = True
-    causal_blocks: int = 16
+    triangle: bool = True
     divide_late: bool = True
     fold_affine: bool = True
     encoded_bytes: float = 2e9
@@ -81,7 +81,7 @@ HUSH = Rewrites()
 PUBLISHED = Rewrites(
     absorb_ffns=False,
     last_row_only=False,
-    causal_blocks=1,
+    triangle=False,
     divide_late=False,
     fold_affine=False,
     one_product_decode=False,
@@ -158,8 +158,7 @@ class Kernel:
     Attributes:
         squarings: n.
         bounded: the kernel has bounded support (SMn); otherwise it stands for exp, and z is clipped where exp is negligible.
-        causal: rows and keys are the same tokens; otherwise every key is allowed to every row, up to a public mask.
-        blocks: see `row_blocks`.
+        triangle: row t has its first t + 1 keys alone; otherwise every row has all, up to a public mask.
         written_out: of the scores that go through it, how many, the last ones, are squared as x * x.
         exponentials: calls of the engine's exponential for the others, each of squarings / exponentials squarings.
     """
@@ -169,15 +168,14 @@ class Kernel:
     keys: int
     squarings: int
     bounded: bool
-    causal: bool
-    blocks: int
+    triangle: bool
     written_out: int
     exponentials: int
 
     @property
     def elements(self) -> int:
         """Scores that go through maximum and exponential, of all heads."""
-        return self.heads * sum((stop - start) * keys for start, stop, keys in row_blocks(self))
+        return self.heads * sum(row_lengths(self))
 
 
 @dataclass(frozen=True)
@@ -219,7 +217,7 @@ class Activate:
 
     rows: int
     width: int
-    kind: Literal["relu", "gelu-quartic", "gelu-tanh"]
+    kind: Literal["relu", "polynomial", "gelu-quartic", "gelu-tanh"]
     built_in_squares: bool
 
 
@@ -271,13 +269,9 @@ class Plan:
     steps: tuple[Step, ...]
 
 
-def row_blocks(kernel: Kernel) -> list[tuple[int, int, int]]:
-    """(first row, row after the last, keys) of each block; later keys are masked for all its rows and left out."""
-    if not kernel.causal or kernel.blocks == 1:
-        return [(0, kernel.rows, kernel.keys)]
-    size = -(-kernel.rows // kernel.blocks)
-    starts = range(0, kernel.rows, size)
-    return [(start, min(start + size, kernel.rows), min(start + size, kernel.keys)) for start in starts]
+def row_lengths(kernel: Kernel) -> list[int]:
+    """How many scores of each row go through the kernel."""
+    return list(range(1, kernel.rows + 1)) if kernel.triangle else [kernel.keys] * kernel.rows
 
 
 def _normalise(rewrites: Rewrites, rows: int, width: int) -> Normalise:
@@ -293,8 +287,7 @@ def _kernel(rewrites: Rewrites, architecture: Architecture, heads: int, queries:
         keys,
         architecture.squarings,
         bounded=architecture.kernel_order is not None,
-        causal=queries == keys,
-        blocks=rewrites.causal_blocks,
+        triangle=rewrites.triangle and queries == keys,
         written_out=0,
         exponentials=architecture.squarings // exponential_squarings(architecture),
     )
@@ -316,7 +309,7 @@ def exponential_squarings(architecture: Architecture) -> int:
 
     The attention kernel's, so that it is one call; one, where the FFN's activation needs single squares.
     """
-    return 1 if architecture.feed_forward is FeedForward.GELU else architecture.squarings
+    return 1 if architecture.feed_forward in (FeedForward.GELU, FeedForward.POLYNOMIAL) else architecture.squarings
 
 
 def needed_squarings(operation: Operation) -> int | None:
@@ -412,8 +405,11 @@ def _ffn_steps(architecture: Architecture, shape: ModelShape, rewrites: Rewrites
     if architecture.has_layer_norm:
         named.append(("norm_ffn", _normalise(rewrites, rows, width)))
     match architecture.feed_forward:
-        case FeedForward.GELU:
-            kind: Literal["gelu-tanh", "gelu-quartic"] = "gelu-tanh" if rewrites.gelu == "tanh" else "gelu-quartic"
+        case FeedForward.GELU | FeedForward.POLYNOMIAL:
+            gelu: Literal["gelu-tanh", "gelu-quartic"] = "gelu-tanh" if rewrites.gelu == "tanh" else "gelu-quartic"
+            kind: Literal["gelu-tanh", "gelu-quartic", "polynomial"] = (
+                gelu if architecture.feed_forward is FeedForward.GELU else "polynomial"
+            )
             built_in_squares = rewrites.exponential == "built-in" and not few_squares(rows * hidden)
             activate = Activate(rows, hidden, kind, built_in_squares)
         case FeedForward.RELU:

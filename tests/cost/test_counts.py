@@ -48,6 +48,7 @@ def test_operations_are_those_of_the_name(architecture):
     assert counts.get("SM") == 144
     assert ("LN" in counts) == (architecture.norm is Norm.LAYER)
     assert ("G" in counts) == (architecture.feed_forward is FeedForward.GELU)
+    assert ("P" in counts) == (architecture.feed_forward is FeedForward.POLYNOMIAL)
     assert ("R" in counts) == (architecture.feed_forward is FeedForward.RELU)
 
 

@@ -152,8 +152,9 @@ def test_holds_the_nonlinear_modules_of_its_name_and_no_others(architecture: Arc
     ffns = SHAPE.layers - architecture.removed_ffns
     attention = "softmax" if architecture.kernel_order is None else f"power_{architecture.kernel_order}"
     expected = {attention: SHAPE.layers}
-    if architecture.feed_forward in (FeedForward.GELU, FeedForward.RELU):
-        expected["gelu" if architecture.feed_forward is FeedForward.GELU else "relu"] = ffns
+    activations = {FeedForward.GELU: "gelu", FeedForward.RELU: "relu", FeedForward.POLYNOMIAL: "polynomial"}
+    if architecture.feed_forward in activations:
+        expected[activations[architecture.feed_forward]] = ffns
     if architecture.has_layer_norm:
         expected["layer_norm"] = SHAPE.layers + ffns
     if architecture.has_final_norm:
@@ -203,6 +204,9 @@ def plain_forward(state: dict[str, Tensor], architecture: Architecture, batch: T
         centred = x - x.mean(-1, keepdim=True)
         return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * state[f"{name}.weight"] + state[f"{name}.bias"]
 
+    def joined(u: Tensor) -> Tensor:
+        return torch.where(u > 1, u, torch.where(u < -1, torch.zeros_like(u), (u + 1) ** 2 / 4))
+
     def gelu(u: Tensor) -> Tensor:
         if neox:
             return u * torch.special.ndtr(u)
@@ -244,7 +248,8 @@ def plain_forward(state: dict[str, Tensor], architecture: Architecture, batch: T
             if architecture.feed_forward is FeedForward.SCALED_FUSED:
                 y = linear(n, f"{ffn}.fused")
             else:
-                act = {FeedForward.GELU: gelu, FeedForward.RELU: lambda u: u.clamp_min(0)}.get(architecture.feed_forward, lambda u: u)
+                acts = {FeedForward.GELU: gelu, FeedForward.RELU: lambda u: u.clamp_min(0), FeedForward.POLYNOMIAL: joined}
+                act = acts.get(architecture.feed_forward, lambda u: u)
                 y = linear(act(linear(n, f"{ffn}.expand")), f"{ffn}.contract")
             x = state[f"{ffn}.beta"] * x + y / state[f"{ffn}.alpha"] if architecture.feed_forward.is_scaled else x + y
     return norm(x, "final_norm") @ state["embedding.weight"].T

@@ -20,8 +20,7 @@ from tests.private.models import SHAPE, arrays, next_logits, random_model
 EXACT = replace(HUSH, gelu="tanh")
 WITHOUT = {
     "all": EXACT,
-    "causal blocks": replace(EXACT, causal_blocks=1),
-    "uneven blocks": replace(EXACT, causal_blocks=5),
+    "lower triangle": replace(EXACT, triangle=False),
     "late division": replace(EXACT, divide_late=False),
     "one product a decoded row": replace(EXACT, one_product_decode=False),
     "matrix products for numbers": replace(EXACT, row_products="numbers"),

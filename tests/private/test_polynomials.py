@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hushlm.model.feed_forward import smooth_relu as trained_smooth_relu
 from hushlm.plan import Activate, Divide, Kernel, Normalise
 from hushlm.private.backend import EngineBackend
 from hushlm.private.engine import Engine, EngineSettings, Party
-from hushlm.private.polynomials import GELU_BOUND, gelu, reciprocal
+from hushlm.private.polynomials import GELU_BOUND, gelu, reciprocal, smooth_relu
 from hushlm.private.steps import arithmetic
 
 LAST_PLACE = 2.0**-18
@@ -71,10 +73,24 @@ def test_quartic_gelu_in_fixed_point(built_in: bool) -> None:
     assert np.abs(found - gelu(np, x, built_in)).max() < 30 * LAST_PLACE
 
 
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=50))
+def test_the_polynomial_is_the_one_trained_in(values: list[float]) -> None:
+    x = np.array(values)
+    trained = trained_smooth_relu(torch.tensor(x, dtype=torch.float64)).numpy()
+    np.testing.assert_allclose(smooth_relu(np, x, True), trained, atol=1e-15)
+
+
+@pytest.mark.parametrize("built_in", [True, False])
+def test_the_polynomial_in_fixed_point(built_in: bool) -> None:
+    x = np.linspace(-8, 8, 4001)
+    found = in_fixed_point(lambda xp: arithmetic(Activate(1, len(x), "polynomial", built_in), xp), x)
+    assert np.abs(found - smooth_relu(np, x, built_in)).max() < 4 * LAST_PLACE
+
+
 @pytest.mark.parametrize(("exponentials", "written_out"), [(1, 0), (1, 50), (2, 0), (2, 50), (1, 110)])
 def test_kernels_in_fixed_point(exponentials: int, written_out: int) -> None:
     """However squarings are shared out between the engine's exponential and products: 110 scores of 2 heads, 10 rows and two squarings."""
-    operation = Kernel(2, 10, 10, 2, True, True, 10, written_out, exponentials)
+    operation = Kernel(2, 10, 10, 2, True, True, written_out, exponentials)
     assert operation.elements == 110
     scores = 3 * np.random.default_rng(1).standard_normal((2, 10, 10))
     mask = np.tril(np.ones((10, 10)))

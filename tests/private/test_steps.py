@@ -7,51 +7,53 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hushlm.plan import Activate, Divide, Kernel, Normalise, Project, Reveal, row_blocks
+from hushlm.plan import Activate, Divide, Kernel, Normalise, Project, Reveal, row_lengths
 from hushlm.private.steps import arithmetic
 from hushlm.tiling import POLYNOMIAL_BYTES, Cut, product_cut, tile_product
 
 
-def kernel(rows: int, blocks: int, order: int = 2, bounded: bool = True) -> Kernel:
-    return Kernel(2, rows, rows, order, bounded=bounded, causal=True, blocks=blocks, written_out=0, exponentials=1)
+def kernel(rows: int, triangle: bool = True, order: int = 2, bounded: bool = True) -> Kernel:
+    return Kernel(2, rows, rows, order, bounded=bounded, triangle=triangle, written_out=0, exponentials=1)
 
 
-@given(rows=st.integers(1, 40), blocks=st.integers(1, 45), order=st.sampled_from([1, 2, 3]), seed=st.integers(0, 99))
-def test_block_causal_kernel_is_the_kernel(rows: int, blocks: int, order: int, seed: int) -> None:
+@given(rows=st.integers(1, 40), triangle=st.booleans(), order=st.sampled_from([1, 2, 3]), seed=st.integers(0, 99))
+def test_kernel_of_the_lower_triangle_is_the_kernel(rows: int, triangle: bool, order: int, seed: int) -> None:
     scores = 6 * np.random.default_rng(seed).standard_normal((2, rows, rows))
     mask = np.tril(np.ones((rows, rows)))
-    weights, sums = arithmetic(kernel(rows, blocks, order), np)(scores, mask)
+    weights, sums = arithmetic(kernel(rows, triangle, order), np)(scores, mask)
     maxima = np.where(mask > 0, scores, -np.inf).max(-1, keepdims=True)
     wanted = np.maximum(0, 1 + (scores - maxima) / 2**order) ** (2**order) * mask
     np.testing.assert_allclose(weights, wanted, atol=1e-12)
     np.testing.assert_allclose(sums, wanted.sum(-1), atol=1e-12)
 
 
-def test_exact_kernel_is_softmax() -> None:
+@pytest.mark.parametrize("triangle", [True, False])
+def test_exact_kernel_is_softmax(triangle: bool) -> None:
     scores = 3 * np.random.default_rng(0).standard_normal((2, 9, 9))
     mask = np.tril(np.ones((9, 9)))
-    weights, sums = arithmetic(kernel(9, 4, 6, bounded=False), np)(scores, mask)
+    weights, sums = arithmetic(kernel(9, triangle, 6, bounded=False), np)(scores, mask)
     masked = np.where(mask > 0, scores, -np.inf)
     wanted = np.exp(masked - masked.max(-1, keepdims=True))
     wanted /= wanted.sum(-1, keepdims=True)
     np.testing.assert_allclose(weights / sums[..., None], wanted, atol=2e-6)
 
 
-def test_masked_scores_do_not_matter_however_large() -> None:
+@pytest.mark.parametrize("triangle", [True, False])
+def test_masked_scores_do_not_matter_however_large(triangle: bool) -> None:
     scores = np.random.default_rng(1).standard_normal((2, 8, 8))
     mask = np.tril(np.ones((8, 8)))
+    mask[5, 2] = 0
     poisoned = np.where(mask > 0, scores, 5000.0)
-    program = arithmetic(kernel(8, 2), np)
+    program = arithmetic(kernel(8, triangle), np)
     np.testing.assert_array_equal(program(scores, mask)[0], program(poisoned, mask)[0])
+    assert program(scores, mask)[0][:, 5, 2].max() == 0
 
 
-@given(rows=st.integers(1, 300), blocks=st.integers(1, 40))
-def test_row_blocks_cover_the_lower_triangle_once(rows: int, blocks: int) -> None:
-    covered = np.zeros((rows, rows), int)
-    for start, stop, keys in row_blocks(kernel(rows, blocks)):
-        covered[start:stop, :keys] += 1
-    assert (covered[np.tril_indices(rows)] == 1).all()
-    assert covered.max() == 1
+@given(rows=st.integers(1, 300))
+def test_a_triangle_is_exact(rows: int) -> None:
+    assert sum(row_lengths(kernel(rows))) == rows * (rows + 1) // 2
+    assert kernel(rows).elements == rows * (rows + 1)
+    assert kernel(rows, triangle=False).elements == 2 * rows * rows
 
 
 @given(st.lists(st.integers(-50, 50), min_size=1, max_size=70))

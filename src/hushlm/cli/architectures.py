@@ -79,6 +79,7 @@ def describe(architecture: Architecture) -> str:
 _FEED_FORWARD = {
     FeedForward.GELU: "GELU FFN",
     FeedForward.RELU: "ReLU FFN",
+    FeedForward.POLYNOMIAL: "polynomial FFN (trained in)",
     FeedForward.IDENTITY: "linear FFN",
     FeedForward.SCALED: "scaled linear FFN",
     FeedForward.SCALED_FUSED: "scaled linear FFN fused into one matrix",

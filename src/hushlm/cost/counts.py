@@ -167,7 +167,8 @@ def _nonlinearity(operation: Operation) -> tuple[str, int, int, int] | None:
         case Normalise():
             return "LN", 1, operation.rows, operation.width
         case Activate():
-            return "R" if operation.kind == "relu" else "G", 1, operation.rows, operation.width
+            letter = {"relu": "R", "polynomial": "P"}.get(operation.kind, "G")
+            return letter, 1, operation.rows, operation.width
         case Embed() | Project() | ScaleRows() | Scores() | Mix() | Divide() | Reveal():
             # A division belongs to the softmax, whose matrices the kernel has counted.
             return None

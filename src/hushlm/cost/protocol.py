@@ -24,7 +24,7 @@ from hushlm.plan import (
     ScaleRows,
     Scores,
     Step,
-    row_blocks,
+    row_lengths,
 )
 from hushlm.tiling import Cut
 
@@ -189,13 +189,12 @@ def _normalise(p: Primitives, operation: Normalise) -> Exchange:
 
 
 def _kernel(p: Primitives, operation: Kernel) -> Exchange:
-    """Row maxima of all blocks in one tournament, clip, exponential; masks are public and cost nothing."""
-    blocks = [[operation.heads * (stop - start), keys] for start, stop, keys in row_blocks(operation)]
-    n = sum(rows * keys for rows, keys in blocks)
+    """Row maxima of all rows in one tournament, clip, exponential; masks are public and cost nothing."""
+    lengths, n = row_lengths(operation), operation.elements
     total = Exchange()
-    while any(keys > 1 for _, keys in blocks):
-        total += _larger(p, sum(rows * (keys // 2) for rows, keys in blocks))
-        blocks = [[rows, keys - keys // 2] for rows, keys in blocks]
+    while any(length > 1 for length in lengths):
+        total += _larger(p, operation.heads * sum(length // 2 for length in lengths))
+        lengths = [length - length // 2 for length in lengths]
     total += _larger(p, n)
     few, squarings = operation.written_out, operation.squarings
     if many := n - few:
@@ -209,6 +208,8 @@ def _activate(p: Primitives, operation: Activate) -> Exchange:
     match operation.kind:
         case "relu":
             return _larger(p, n)
+        case "polynomial":
+            return _larger(p, n).times(2) + _squares(p, n, operation.built_in_squares) + p.truncate(n)
         case "gelu-quartic":
             return _larger(p, n).times(2) + _squares(p, n, operation.built_in_squares).times(2) + p.truncate(n)
         case "gelu-tanh":

@@ -16,7 +16,7 @@ from torch.nn import functional
 from hushlm.architectures import Architecture, Blocks, FeedForward
 from hushlm.config import ModelShape
 
-__all__ = ["FusedScaledFFN", "GeluFFN", "IdentityFFN", "ReluFFN", "ScaledFFN", "feed_forward"]
+__all__ = ["FusedScaledFFN", "GeluFFN", "IdentityFFN", "PolynomialFFN", "ReluFFN", "ScaledFFN", "feed_forward", "smooth_relu"]
 
 
 class _TwoLayers(nn.Module):
@@ -51,6 +51,21 @@ class ReluFFN(_TwoLayers):
 
     def forward(self, x_BTD: Tensor, n_BTD: Tensor) -> Tensor:
         return x_BTD + self.contract(functional.relu(self.expand(n_BTD)))
+
+
+def smooth_relu(u: Tensor) -> Tensor:
+    """u where u > 1, 0 where u < -1, (u + 1)^2 / 4 between, elementwise: a GELU of two comparisons and one square under MPC."""
+    low = u.clamp(max=1.0)
+    return (low.clamp(min=-1.0) + 1.0).square() * 0.25 + (u - low)
+
+
+class PolynomialFFN(_TwoLayers):
+    """x + W_out P(W_in n + b_in) + b_out, P = `smooth_relu`: what the private program computes, to the last place of its fixed point."""
+
+    nonlinear_operations: ClassVar[tuple[str, ...]] = ("polynomial",)
+
+    def forward(self, x_BTD: Tensor, n_BTD: Tensor) -> Tensor:
+        return x_BTD + self.contract(smooth_relu(self.expand(n_BTD)))
 
 
 class IdentityFFN(_TwoLayers):
@@ -91,13 +106,17 @@ class FusedScaledFFN(nn.Module):
         return self.beta * x_BTD + self.fused(n_BTD) / self.alpha
 
 
-def feed_forward(architecture: Architecture, shape: ModelShape) -> GeluFFN | ReluFFN | IdentityFFN | ScaledFFN | FusedScaledFFN:
+def feed_forward(
+    architecture: Architecture, shape: ModelShape
+) -> GeluFFN | ReluFFN | PolynomialFFN | IdentityFFN | ScaledFFN | FusedScaledFFN:
     """The leaf of an architecture."""
     match architecture.feed_forward:
         case FeedForward.GELU:
             return GeluFFN(shape, exact=architecture.blocks is Blocks.NEOX)
         case FeedForward.RELU:
             return ReluFFN(shape)
+        case FeedForward.POLYNOMIAL:
+            return PolynomialFFN(shape)
         case FeedForward.IDENTITY:
             return IdentityFFN(shape)
         case FeedForward.SCALED:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.polynomial import Polynomial
 from numpy.polynomial.chebyshev import Chebyshev
 
-__all__ = ["GELU_BOUND", "GELU_COEFFICIENTS", "gelu", "reciprocal", "square"]
+__all__ = ["GELU_BOUND", "GELU_COEFFICIENTS", "gelu", "reciprocal", "smooth_relu", "square"]
 
 Array = Any
 
@@ -55,6 +55,12 @@ def gelu(xp: ModuleType, x: Array, built_in_squares: bool) -> Array:
     # c4 outer + s v + r + (x + |x| - v) / 2
     terms = xp.stack([outer, v, x + size], -1)
     return terms @ np.array([c4, s - 0.5, 0.5], np.float32) + r
+
+
+def smooth_relu(xp: ModuleType, x: Array, built_in_squares: bool) -> Array:
+    """x where x > 1, 0 where x < -1, (x + 1)^2 / 4 between: the activation of architectures with P, two comparisons and one square."""
+    low = xp.minimum(x, 1.0)
+    return square(xp, xp.maximum(low, -1.0) + 1.0, built_in_squares) * 0.25 + (x - low)
 
 
 RECIPROCAL_DEGREE = 6

@@ -13,55 +13,17 @@ from typing import Any, assert_never
 
 import numpy as np
 
-from hushlm.plan import Activate, Divide, Embed, Kernel, Mix, Normalise, Operation, Project, Reveal, ScaleRows, Scores, row_blocks
-from hushlm.private.polynomials import gelu, reciprocal, square
+from hushlm.plan import Activate, Divide, Embed, Kernel, Mix, Normalise, Operation, Project, Reveal, ScaleRows, Scores
+from hushlm.private.kernel import MASKED_SCORE, attention_kernel
+from hushlm.private.polynomials import gelu, reciprocal, smooth_relu
 from hushlm.tiling import Cut
 
-__all__ = ["Array", "arithmetic", "clip_bound", "exponential_reference"]
+__all__ = ["Array", "arithmetic"]
 
 Array = Any
 Arithmetic = Callable[..., Array | tuple[Array, ...]]
 
-MASKED_SCORE = -131072.0
-"""Stands for minus infinity before the row maximum: far below any score, far inside the ring's range."""
-
-EXACT_SOFTMAX_CLIP = -14.0
-"""Where exp is below 1e-6 the argument is held, so that (1 + z/2^n)^(2^n) never grows again."""
-
 NORM_EPSILON = 1e-5
-
-
-def clip_bound(kernel: Kernel) -> float:
-    """Lowest z = score - maximum that the exponential sees: -2^n, where SMn's kernel is zero, or `EXACT_SOFTMAX_CLIP`."""
-    return -float(2**kernel.squarings) if kernel.bounded else EXACT_SOFTMAX_CLIP
-
-
-def exponential_reference(z: np.ndarray, kernel: Kernel) -> np.ndarray:
-    """What the exponential stands for, in float64: SMn's own kernel, or exp."""
-    return np.maximum(1 + z / 2**kernel.squarings, 0) ** (2**kernel.squarings) if kernel.bounded else np.exp(z)
-
-
-def _exponential(xp: ModuleType, z_N: Array, kernel: Kernel) -> Array:
-    """(1 + z/2^n)^(2^n) of a flat vector, its last elements by x * x."""
-    if xp is np:
-        return exponential_reference(z_N, kernel)
-    whole = z_N.shape[0] - kernel.written_out
-    parts = []
-    if whole and kernel.exponentials == 1:
-        # The engine's own exponential is this form, n being a setting of the engine.
-        parts.append(xp.exp(z_N[:whole]))
-    elif whole:
-        parts.append(_squarings(xp, z_N[:whole], kernel, built_in=True))
-    if kernel.written_out:
-        parts.append(_squarings(xp, z_N[whole:], kernel, built_in=False))
-    return xp.concatenate(parts)
-
-
-def _squarings(xp: ModuleType, z_N: Array, kernel: Kernel, built_in: bool) -> Array:
-    power = 1 + z_N * (1 / 2**kernel.squarings)
-    for _ in range(kernel.squarings):
-        power = square(xp, power, built_in)
-    return power
 
 
 def _scale_rows(xp: ModuleType, factor_R: Array, x_RN: Array, block: int) -> Array:
@@ -132,58 +94,6 @@ def _mix(xp: ModuleType, operation: Mix) -> Arithmetic:
     return joined if operation.joined else by_head
 
 
-def _row_maxima(xp: ModuleType, blocks: list[Array]) -> list[Array]:
-    """Maximum over the last axis of each (H, R, C) block, kept as (H, R, 1).
-
-    A tournament in which all blocks play each round together: as many rounds of comparison as the longest row needs, however
-    many blocks there are.
-    """
-    while any(block.shape[-1] > 1 for block in blocks):
-        pairs = [block.shape[-1] // 2 for block in blocks]
-        first = xp.concatenate([block[..., :pair].reshape(-1) for block, pair in zip(blocks, pairs, strict=True)])
-        second = xp.concatenate([block[..., block.shape[-1] - pair :].reshape(-1) for block, pair in zip(blocks, pairs, strict=True)])
-        winners, at, left = xp.maximum(first, second), 0, []
-        for block, pair in zip(blocks, pairs, strict=True):
-            size = block[..., :pair].size
-            won = winners[at : at + size].reshape(*block.shape[:-1], pair)
-            left.append(xp.concatenate([won, block[..., pair : block.shape[-1] - pair]], -1))
-            at += size
-        blocks = left
-    return blocks
-
-
-def _kernel(xp: ModuleType, operation: Kernel) -> Arithmetic:
-    """Scores (H, T, S) and a public mask (T, S) of allowed pairs -> unnormalised weights (H, T, S) and row sums (H, T).
-
-    Row blocks of the lower triangle, put behind one another as one flat vector: a comparison or squaring pays for whole
-    ciphertexts, so padding is paid once.
-    """
-    heads, keys = operation.heads, operation.keys
-
-    def kernel(s_HTS: Array, allowed_TS: Array) -> tuple[Array, Array]:
-        allowed = allowed_TS > 0.5
-        blocks, masks = [], []
-        for start, stop, limit in row_blocks(operation):
-            mask = allowed[None, start:stop, :limit]
-            block = xp.where(mask, s_HTS[:, start:stop, :limit], MASKED_SCORE)
-            blocks.append(block)
-            masks.append(xp.broadcast_to(mask, block.shape).reshape(-1))
-        maxima = _row_maxima(xp, blocks)
-        differences = [(block - maximum).reshape(-1) for block, maximum in zip(blocks, maxima, strict=True)]
-        z = xp.maximum(xp.concatenate(differences), clip_bound(operation))
-        flat = xp.where(xp.concatenate(masks), _exponential(xp, z, operation), 0.0)
-        rows, at = [], 0
-        for start, stop, limit in row_blocks(operation):
-            size = heads * (stop - start) * limit
-            block = flat[at : at + size].reshape(heads, stop - start, limit)
-            rows.append(xp.pad(block, ((0, 0), (0, 0), (0, keys - limit))))
-            at += size
-        weights_HTS = xp.concatenate(rows, 1)
-        return weights_HTS, xp.sum(weights_HTS, -1)
-
-    return kernel
-
-
 def _normalise(xp: ModuleType, operation: Normalise) -> Arithmetic:
     def normalise(x: Array, *affine: Array) -> Array:
         centred = x - xp.sum(x, -1, keepdims=True) * (1 / operation.width)
@@ -217,10 +127,13 @@ def _activate(xp: ModuleType, operation: Activate) -> Arithmetic:
     def gelu_quartic(x: Array) -> Array:
         return gelu(xp, x, operation.built_in_squares)
 
+    def polynomial(x: Array) -> Array:
+        return smooth_relu(xp, x, operation.built_in_squares)
+
     def gelu_tanh(x: Array) -> Array:
         return 0.5 * x * (1 + xp.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * (x * x * x))))
 
-    return {"relu": relu, "gelu-quartic": gelu_quartic, "gelu-tanh": gelu_tanh}[operation.kind]
+    return {"relu": relu, "polynomial": polynomial, "gelu-quartic": gelu_quartic, "gelu-tanh": gelu_tanh}[operation.kind]
 
 
 def _tournament(xp: ModuleType, values: Array, indices: Array) -> tuple[Array, Array]:
@@ -290,7 +203,7 @@ def arithmetic(operation: Operation, xp: ModuleType) -> Arithmetic:
         case Scores():
             return _scores(xp, operation)
         case Kernel():
-            return _kernel(xp, operation)
+            return attention_kernel(xp, operation)
         case Mix():
             return _mix(xp, operation)
         case Divide():
