@@ -24,7 +24,7 @@ __all__ = ["Cloud", "Curve", "PerplexityPoint", "curves_figure", "frontier_figur
 COLUMN_INCHES = 3.6
 RESOLUTION_DPI = 170
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#7F7F7F")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<")
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (5, 3)))
 SMALL, TEXT = 6.5, 7.5
 """Font sizes in points; a column is printed at about its size."""
