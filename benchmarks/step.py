@@ -1,0 +1,253 @@
+"""A whole training step of GPT-2 small: ours with the regulariser, Hugging Face's with the listing, a plain GPT without entropy.
+
+    python benchmarks/step.py [--contexts 128,512] [--rounds 3] [--json] [--write]
+
+The same architecture (SM+LN+G, 124M parameters), the same starting weights, the same 1024 tokens a step, float32, fused AdamW, gradients
+clipped at norm 1, in one process, interleaved: every round runs every contestant and a matrix product once, and the best round of each
+counts. All three must find the same loss on the first batch.
+
+    ours      `LanguageModel` with the compiled attention, `EntropyRegulariser`, the training loop's own passes
+    hf        transformers' GPT2LMHeadModel, eager attention, output_attentions=True, regulariser by the paper's listing: layer by layer,
+              head by head, -sum p log(p + 1e-9)
+    plain     embeddings, nn.Linear, nn.LayerNorm, scaled_dot_product_attention, cross_entropy: no entropy, no regulariser
+
+A model FLOP is one that the step needs: 6 for each matrix weight and token (the head included, embeddings are looked up), and
+6 L T D for each token's causal half of scores and mixing. The peak is the best rate of float32 products of 1024 x 1024, 2048 x 2048 and
+the model's own 1024 x 768 x 3072 and 1024 x 768 x 50257. Writes results/step.json, and with --write the table in docs/training-speed.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attention import EPSILON, write_section
+from hushlm.architectures import parse
+from hushlm.config import ModelShape, TrainingConfig
+from hushlm.entropy import EntropyRegulariser
+from hushlm.files import write_atomic
+from hushlm.model import LanguageModel
+from hushlm.model.hf import to_hf_gpt2
+from hushlm.report.table import Column, Table, print_table
+from hushlm.training.gradient import backpropagate
+from hushlm.training.optimiser import make_optimiser
+from hushlm.training.team import Team, clip, total_norm
+from hushlm.training.world import World
+
+TOKENS = 1024
+ENTROPY_WEIGHT, TOLERANCE, THRESHOLD = 1e-5, 0.2, 0.5
+PRODUCTS = ((1024, 1024, 1024), (2048, 2048, 2048), (1024, 768, 3072), (1024, 768, 50257))
+
+
+class PlainBlock(nn.Module):
+    """A GPT-2 block as one would write it today, without any entropy."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention, self.norm_feed_forward = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = nn.ModuleDict({name: nn.Linear(width, width) for name in ("query", "key", "value", "output")})
+        self.feed_forward = nn.ModuleDict({"expand": nn.Linear(width, 4 * width), "contract": nn.Linear(4 * width, width)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = self.norm_attention(x)
+        q, k, v = (self.attention[name](n).unflatten(-1, (self.heads, -1)).transpose(1, 2) for name in ("query", "key", "value"))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.attention["output"](y.transpose(1, 2).flatten(2))
+        hidden = F.gelu(self.feed_forward["expand"](self.norm_feed_forward(x)), approximate="tanh")
+        return x + self.feed_forward["contract"](hidden)
+
+
+class PlainGPT(nn.Module):
+    """Parameters are named as in `LanguageModel`, so that all start from the same weights."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.embedding, self.positions = nn.Embedding(shape.vocabulary, shape.width), nn.Embedding(shape.context, shape.width)
+        self.blocks = nn.Sequential(*(PlainBlock(shape.width, shape.heads) for _ in range(shape.layers)))
+        self.final_norm = nn.LayerNorm(shape.width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embedding(tokens) + self.positions.weight[: tokens.shape[1]]
+        return F.linear(self.final_norm(self.blocks(x)), self.embedding.weight)
+
+
+def listing_penalty(attentions: tuple[Tensor, ...], threshold: Tensor, context: int) -> Tensor:
+    """The paper's penalty in the way of its listing: every row of every head, summed over batch and rows."""
+    maximum = math.log(context)
+    layers = []
+    for layer, p in enumerate(attentions):
+        heads = []
+        for head in range(p.shape[1]):
+            entropy = -(p[:, head] * torch.log(p[:, head] + EPSILON)).sum(-1)
+            deviation = entropy - threshold[layer, head] * maximum
+            outside = deviation.abs() > TOLERANCE * maximum
+            heads.append(torch.where(outside, deviation**2, torch.zeros_like(deviation)).sum())
+        layers.append(torch.stack(heads).mean())
+    return torch.stack(layers).mean()
+
+
+def ours(model: LanguageModel, settings: TrainingConfig) -> Callable[[Tensor], float]:
+    shape = model.shape
+    regulariser = EntropyRegulariser(
+        shape.layers, shape.heads, shape.context, tolerance=TOLERANCE, initial_threshold=THRESHOLD, reduction="listing"
+    )
+    team = Team(model.train(), regulariser, settings, World())
+    optimiser = make_optimiser({"model": model, "regulariser": regulariser}, settings)
+    parameters = [*model.parameters(), *regulariser.parameters()]
+
+    def step(window_BT: Tensor) -> float:
+        optimiser.zero_grad(set_to_none=True)
+        found = backpropagate(team, window_BT, len(window_BT), ENTROPY_WEIGHT, settings, with_entropy=False)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        norm = total_norm(gradients)
+        if norm.item() > 1:
+            clip(gradients, 1.0, norm)
+        optimiser.step()
+        return found.loss
+
+    return step
+
+
+def peer(model: nn.Module, losses: Callable[[Tensor], tuple[Tensor, Tensor]], more: list[nn.Parameter]) -> Callable[[Tensor], float]:
+    parameters = [*model.parameters(), *more]
+    optimiser = torch.optim.AdamW(parameters, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+
+    def step(window_BT: Tensor) -> float:
+        optimiser.zero_grad(set_to_none=True)
+        loss, penalty = losses(window_BT)
+        (loss + penalty).backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        return loss.item()
+
+    return step
+
+
+def contestants(context: int, layers: int, vocabulary: int) -> tuple[ModelShape, dict[str, Callable[[Tensor], float]]]:
+    shape = ModelShape(layers=layers, heads=12, width=768, context=context, vocabulary=vocabulary)
+    model = LanguageModel(parse("EReg(SM+LN+G)"), shape)
+    plain = PlainGPT(shape)
+    plain.load_state_dict(model.state_dict())
+    hf = to_hf_gpt2(model)
+    hf.set_attn_implementation("eager")
+    hf.train()
+    threshold = nn.Parameter(torch.full((shape.layers, shape.heads), THRESHOLD))
+
+    def hf_losses(window_BT: Tensor) -> tuple[Tensor, Tensor]:
+        output = hf(window_BT[:, :-1], output_attentions=True, use_cache=False)
+        loss = F.cross_entropy(output.logits.flatten(0, 1), window_BT[:, 1:].flatten())
+        return loss, ENTROPY_WEIGHT * listing_penalty(output.attentions, threshold, context)
+
+    def plain_losses(window_BT: Tensor) -> tuple[Tensor, Tensor]:
+        loss = F.cross_entropy(plain(window_BT[:, :-1]).flatten(0, 1), window_BT[:, 1:].flatten())
+        return loss, torch.zeros(())
+
+    settings = TrainingConfig(batch=TOKENS // context, learning_rate=1e-4)
+    runs = {"ours": ours(model, settings), "hf": peer(hf, hf_losses, [threshold]), "plain": peer(plain, plain_losses, [])}
+    return shape, runs
+
+
+def flops_a_token(shape: ModelShape) -> float:
+    """Forward and backward, as the module's docstring counts."""
+    weights = shape.layers * (4 * shape.width**2 + 2 * shape.width * shape.ffn_width) + shape.width * shape.vocabulary
+    return 6 * weights + 6 * shape.layers * shape.context * shape.width
+
+
+def product_rate() -> float:
+    """The largest rate of a matrix product now, FLOP/s."""
+    best = 0.0
+    for rows, inner, columns in PRODUCTS:
+        a, b = torch.ones(rows, inner), torch.ones(inner, columns)
+        out = a @ b
+        for _ in range(3):
+            start = time.perf_counter()
+            torch.mm(a, b, out=out)
+            best = max(best, 2 * rows * inner * columns / (time.perf_counter() - start))
+    return best
+
+
+def measure(context: int, rounds: int, layers: int, vocabulary: int) -> dict:
+    shape, runs = contestants(context, layers, vocabulary)
+    generator = torch.Generator().manual_seed(0)
+    best, peak = dict.fromkeys(runs, math.inf), 0.0
+    for number in range(rounds + 1):
+        window_BT = torch.randint(shape.vocabulary, (TOKENS // context, context + 1), generator=generator)
+        losses = {}
+        for name, run in runs.items():
+            start = time.perf_counter()
+            losses[name] = run(window_BT)
+            if number:  # the first round warms up
+                best[name] = min(best[name], time.perf_counter() - start)
+        if number == 0:
+            assert max(losses.values()) - min(losses.values()) < 1e-3, f"the contestants compute different functions: {losses}"
+        peak = max(peak, product_rate())
+    rate = {name: TOKENS / seconds for name, seconds in best.items()}
+    return {
+        "context": context,
+        "batch": TOKENS // context,
+        "threads": torch.get_num_threads(),
+        "tokens_per_second": rate["ours"],
+        "hf_tokens_per_second": rate["hf"],
+        "plain_tokens_per_second": rate["plain"],
+        "ratio_to_hf": rate["ours"] / rate["hf"],
+        "ratio_to_plain": rate["ours"] / rate["plain"],
+        "peak_flop_per_second": peak,
+        "utilisation": rate["ours"] * flops_a_token(shape) / peak,
+        "hf_utilisation": rate["hf"] * flops_a_token(shape) / peak,
+        "plain_utilisation": rate["plain"] * flops_a_token(shape) / peak,
+    }
+
+
+COLUMNS = (
+    Column("context", "T", "d", "right"),
+    Column("batch", "B", "d", "right"),
+    Column("tokens_per_second", "ours, tokens/s", ".0f", "right"),
+    Column("hf_tokens_per_second", "HF + listing", ".0f", "right"),
+    Column("plain_tokens_per_second", "plain GPT", ".0f", "right"),
+    Column("ratio_to_hf", "ours / HF", ".2f", "right"),
+    Column("ratio_to_plain", "ours / plain", ".2f", "right"),
+    Column("peak_flop_per_second", "GEMM peak, GFLOP/s", lambda rate: f"{rate / 1e9:.0f}", "right"),
+    Column("utilisation", "ours of peak", ".0%", "right"),
+    Column("hf_utilisation", "HF", ".0%", "right"),
+    Column("plain_utilisation", "plain", ".0%", "right"),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--contexts", default="128,512")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--vocabulary", type=int, default=50257)
+    parser.add_argument("--output", type=Path, default=Path("results/step.json"), help="rows of other contexts in it are kept")
+    parser.add_argument("--json", action="store_true", help="print the JSON document")
+    parser.add_argument("--write", action="store_true", help="regenerate the table in docs/training-speed.md")
+    asked = parser.parse_args()
+    rows = {row["context"]: row for row in json.loads(asked.output.read_text())["rows"]} if asked.output.is_file() else {}
+    for context in map(int, asked.contexts.split(",")):
+        rows[context] = measure(context, asked.rounds, asked.layers, asked.vocabulary)
+        gc.collect()
+    document = {"layers": asked.layers, "vocabulary": asked.vocabulary, "rows": [rows[context] for context in sorted(rows)]}
+    table = Table("", COLUMNS, document["rows"])
+    asked.output.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(asked.output, json.dumps(document, indent=1))
+    if asked.json:
+        print(json.dumps(document))
+    else:
+        print_table(table)
+    if asked.write:
+        write_section("step", table.to_markdown())
+
+
+if __name__ == "__main__":
+    main()
