@@ -62,6 +62,9 @@ def child(job: dict[str, Any]) -> int:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.zeros(1)
+    torch.optim.AdamW([parameter], fused=True).step()  # imports what every child would otherwise import for itself
     for line in sys.stdin:
         process = os.fork()
         if process == 0:

@@ -38,7 +38,7 @@ def everything(config: RunConfig) -> dict[str, bytes]:
 
 def within(tiny: Tiny, folder: Path, architecture: str = PAPER, **training: Any) -> RunConfig:
     """A run with a folder of its own."""
-    settings = {"steps": 14, "evaluate_every": 6, "watch_every": 2, "evaluation_batches": 2, **training}
+    settings = {"steps": 10, "evaluate_every": 4, "watch_every": 2, "evaluation_batches": 2, **training}
     return replace(tiny(architecture, training=settings), output=folder / "checkpoint")
 
 
@@ -102,26 +102,30 @@ def test_killed_at_twenty_random_moments(survivor: Survivor, tiny: Tiny, tmp_pat
     assert everything(within(tiny, tmp_path / "measured")) == expected
 
     generator = random.Random(0)
-    killed, steps_kept = 0, set()
-    for trial in range(20):
+    killed, trial, steps_kept = 0, 0, set()
+    while killed < 20:
+        trial += 1
+        assert trial < 60
         config = within(tiny, tmp_path / f"trial{trial}")
         if trial % 2:
             code, _ = survivor.run(config, die_at=generator.randint(1, operations))
         else:
             process = survivor.start(config)
-            time.sleep(generator.uniform(0, 0.8 * seconds))
+            time.sleep(generator.uniform(0, seconds))
             with suppress(ProcessLookupError):  # the run was faster than the one measured
                 os.kill(process, signal.SIGKILL)
             code, _ = survivor.end()
-        killed += code == -signal.SIGKILL
+        if code == -signal.SIGKILL:
+            killed += 1
+        else:
+            seconds *= 0.8
         kept = current_folder(config.output)
         steps_kept.add(load_checkpoint(kept).step if kept.exists() else 0)
         code, _ = survivor.run(config)
         assert code == 0, trial
         assert everything(config) == expected, trial
         shutil.rmtree(config.output.parent)
-    assert killed >= 15
-    assert len(steps_kept) >= 4  # early and late ones
+    assert len(steps_kept) >= 3  # early and late ones
 
 
 @pytest.mark.slow
@@ -137,7 +141,7 @@ def test_killed_again_and_again(survivor: Survivor, tiny: Tiny, tmp_path: Path, 
         kept = current_folder(config.output)
         steps.append(load_checkpoint(kept).step if kept.exists() else 0)
     assert steps == sorted(steps)
-    assert len(steps) > 4
+    assert len(steps) > 3
     assert everything(config) == everything(whole)
 
 
@@ -149,7 +153,7 @@ def test_sigterm_saves_and_ends_well(survivor: Survivor, tiny: Tiny, tmp_path: P
     config = within(tiny, tmp_path / "stopped")
     code, report = survivor.run(config, every=None, die_at=13, signal=signal.SIGTERM)
     assert code == 0
-    assert 0 < report["stopped"] < 14
+    assert 0 < report["stopped"] < 10
     assert load_checkpoint(config.output).step == report["stopped"]
     assert survivor.run(config)[0] == 0
     assert everything(config) == everything(whole)

@@ -134,16 +134,22 @@ class RowsPart:
     count: int = 1
 
     def texts(self, skip: int = 0) -> Iterator[Text]:
-        rows: Any = open_rows(self.builder, self.file, self.revision)
-        if self.count > 1:
-            rows = rows.shard(num_shards=self.count, index=self.index)
-        if skip:
-            rows = rows.skip(skip)
-        for number, row in enumerate(_read(rows, self.name), start=skip):
+        for number, row in enumerate(self._rows(skip), start=skip):
             column = next((name for name in ("content", "text") if name in row), None)
             if column is None:
                 raise ValueError(f"{self.name} has the columns {', '.join(row)}, and text is read from one called 'content' or 'text'.")
             yield f"{self.name}#{number}", row[column] if isinstance(row[column], str) else None
+
+    def _rows(self, skip: int) -> Iterator[dict[str, Any]]:
+        try:
+            rows: Any = open_rows(self.builder, self.file, self.revision)
+            if self.count > 1:
+                rows = rows.shard(num_shards=self.count, index=self.index)
+            yield from rows.skip(skip) if skip else rows
+        except ModuleNotFoundError:
+            raise
+        except Exception as error:  # the readers below `datasets` raise errors of many kinds
+            raise ValueError(f"{self.name} can't be read as a table of rows ({' '.join(str(error).split())[:200]}).") from None
 
 
 def open_rows(builder: str, file: Path | None, revision: str | None) -> Any:
@@ -151,10 +157,3 @@ def open_rows(builder: str, file: Path | None, revision: str | None) -> Any:
     datasets: Any = importlib.import_module("datasets")
     options = {"data_files": str(file)} if file is not None else {"revision": revision}
     return datasets.load_dataset(builder, split="train", streaming=True, **options)
-
-
-def _read(rows: Any, name: str) -> Iterator[dict[str, Any]]:
-    try:
-        yield from rows
-    except Exception as error:  # the readers below `datasets` raise errors of many kinds
-        raise ValueError(f"{name} can't be read as a table of rows ({' '.join(str(error).split())[:200]}).") from None

@@ -121,6 +121,7 @@ class _Task:
     separator: int
     kind: str
     validation_share: float
+    piece_bytes: int
 
 
 def build_pieces(
@@ -141,7 +142,7 @@ def build_pieces(
         ValueError: from `Part.texts`.
     """
     text = tokenizer.to_str()
-    tasks = [_Task(index, part, folder, text, separator, kind.name, validation_share) for index, part in enumerate(parts)]
+    tasks = [_Task(index, part, folder, text, separator, kind.name, validation_share, PIECE_BYTES) for index, part in enumerate(parts)]
     if workers == 1 or len(parts) == 1:
         yield from map(_build_part, tasks)
         return
@@ -168,7 +169,7 @@ def _build_part(task: _Task) -> list[Piece]:
     read, ended = pieces[-1].read if pieces else 0, False
     while not ended:
         draft = _Draft(task, tokenizer)
-        while draft.size < PIECE_BYTES:
+        while draft.size < task.piece_bytes:
             found = next(texts, None)
             if found is None:
                 ended = True
