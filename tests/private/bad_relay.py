@@ -28,8 +28,8 @@ class BadRelay(Relay):
     end. reset: both connections are reset. half-open: this direction is closed, the other stays.
     """
 
-    DELAY_SECONDS = 0.05
-    BYTES_PER_SECOND = 4_000_000
+    DELAY_SECONDS = 0.005
+    BYTES_PER_SECOND = 8_000_000
 
     def __post_init__(self) -> None:
         self.fault: Fault = ""

@@ -20,7 +20,7 @@ from hushlm.private import asking
 from hushlm.private.client import Client, ClientSettings, Progress
 from hushlm.private.process import PeerOrder
 from hushlm.private.retries import Retries
-from hushlm.private.session import SessionError
+from hushlm.private.session import SessionError, SessionRequest
 from hushlm.training import Checkpoint
 from tests.private.bad_relay import BadRelay, Fault
 from tests.private.by_hand import HandMade, hand_made
@@ -177,11 +177,23 @@ def test_a_fault_on_the_control_channel_ends_the_session(
     )
 
 
-def test_slow_networks_change_nothing(ask: Ask, served_checkpoint: Checkpoint, next_client: HandMade, faults_seen: FaultsSeen) -> None:
-    wanted = served_checkpoint.model.greedy(served_checkpoint.tokenizer.encode(PROMPTS[0]).ids, 1)
-    for link, fault in (("engine", "throttle"), ("control", "delay")):
-        with BadRelay() as relay:
-            tokens, _ = ask(link, relay, None, fault)
-        assert tokens == wanted
-        name = "engine link" if link == "engine" else "control channel"
-        faults_seen.add(f"{name}: {fault}", "all", None, 0, next_is_served(next_client))
+def test_slow_networks_change_nothing(
+    export_folder: Path,
+    key_folder: Path,
+    scratch: Path,
+    served_checkpoint: Checkpoint,
+    monkeypatch: pytest.MonkeyPatch,
+    faults_seen: FaultsSeen,
+) -> None:
+    """A narrow way to the server, a slow one back and a slow control channel, all at once."""
+    with BadRelay() as to_server, BadRelay() as to_client, BadRelay() as control:
+        to_server.fault, to_client.fault, control.fault = "throttle", "delay", "delay"
+        monkeypatch.setattr(asking, "PeerOrder", lambda **values: PeerOrder(**_through(to_server, "address", values)))
+        monkeypatch.setattr(asking, "SessionRequest", lambda **values: SessionRequest(**_through(to_client, "engine_address", values)))
+        with serving(export_folder, key_folder, scratch / "slow.log") as server:
+            control.target = server.address
+            answer = Client(export_folder / "client", control.address, key_folder).ask(PROMPTS[0], 1)
+        assert min(relay.happened for relay in (to_server, to_client, control)) > 0
+    assert list(answer.tokens) == served_checkpoint.model.greedy(list(answer.prompt_tokens), 1)
+    for fault in ("engine link: throttle", "engine link: delay", "control channel: delay"):
+        faults_seen.add(fault, "all", None, 0, None)

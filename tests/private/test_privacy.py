@@ -7,18 +7,23 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 pytest.importorskip("spu")
 
+from hushlm.private.backend import EngineBackend
 from hushlm.private.client import Client, Progress
-from hushlm.private.description import load_description, load_server_weights
+from hushlm.private.description import RevealPolicy, load_description, load_server_weights
 from hushlm.private.engine import EngineSettings, Party
+from hushlm.private.process import WorkerEvent
 from hushlm.training import Checkpoint
+from tests.private.models import SMALL
 from tests.private.pair import Outcome, run_pair
 from tests.private.service import Relay, find_in_memory, serving, workers_of
+from tests.private.test_simulate import simulated
 
 CANARIES = ("Qv7#hush*Kx2?mW", "zJ4!tell@Ny9%bP")
 """Prompts of one length that occur nowhere else."""
@@ -58,6 +63,39 @@ def weight_needles(weights: dict[str, np.ndarray], fraction_bits: int) -> dict[s
         }
         needles |= {f"{name} {form}": array.tobytes() for form, array in forms.items()}
     return needles
+
+
+class Crowded:
+    """A backend whose client has put tokens into the padding, which no row before them may see."""
+
+    def __init__(self, backend: EngineBackend, length: int, tokens: list[int]) -> None:
+        self._backend, self._length, self._tokens = backend, length, tokens
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def put(self, name: str, owner: Party, shape: tuple[int, ...], value: np.ndarray | None) -> None:
+        if name == "one_hot" and value is not None and shape[0] > 1:
+            value = value.copy()
+            value[np.arange(self._length, self._length + len(self._tokens)), self._tokens] = 1
+        self._backend.put(name, owner, shape, value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SM2+R", "SM+LN+G"])
+def test_what_comes_later_cannot_change_what_was_answered(name: str) -> None:
+    """In the compiled programs and the engine's own arithmetic: the same logits to the last bit, whatever stands after the prompt."""
+    tokens = np.random.default_rng(2).integers(0, SMALL.vocabulary, 20).tolist()
+    _, generator, backend = simulated(name)
+    answers = []
+    for prompt, later in ((tokens, []), (tokens, tokens[:9]), (tokens, tokens[9:18]), ([*tokens[:18], tokens[0], tokens[19]], [])):
+        generator._backend = Crowded(backend, len(prompt), later)
+        [answer] = generator.generate(prompt, len(prompt), 1, RevealPolicy(kind="logits"))
+        answers.append(answer.logits)
+    np.testing.assert_array_equal(answers[0], answers[1])
+    np.testing.assert_array_equal(answers[0], answers[2])
+    # And what comes before can.
+    assert np.abs(answers[0] - answers[3]).max() > 0.01 * answers[0].std()
 
 
 def occurring(data: bytes, needles: dict[str, bytes]) -> set[str]:
@@ -104,6 +142,54 @@ def test_a_party_s_share_of_what_the_other_owns_is_a_placeholder() -> None:
                 assert total.tobytes() in fixed
 
 
+BLOCK_BYTES = 32
+LARGEST_SHARED_SHARE = 0.02
+"""Of the blocks of one transcript that stand in another: framing does. Ciphertexts under one key, or of one randomness, would."""
+
+LARGEST_DISTANCE = 0.01
+"""Total variation between the byte values of two transcripts; chance alone gives about 0.003 for 10 MB of uniform bytes."""
+
+
+def distance(one: bytes, other: bytes) -> float:
+    """Total variation between the distributions of two streams' byte values: 0 if they are the same, 1 if they have none in common."""
+    counts = [np.bincount(np.frombuffer(data, np.uint8), minlength=256) / len(data) for data in (one, other)]
+    return float(np.abs(counts[0] - counts[1]).sum() / 2)
+
+
+def shared_share(one: bytes, other: bytes) -> float:
+    """Share of the blocks of `one`, cut at multiples of their size, that occur anywhere in a sample of `other`, at any offset."""
+    sample = other[: 1 << 20]
+    known = {sample[start : start + BLOCK_BYTES] for start in range(len(sample) - BLOCK_BYTES + 1)}
+    blocks = [one[start : start + BLOCK_BYTES] for start in range(0, len(one) - BLOCK_BYTES + 1, BLOCK_BYTES)]
+    return sum(block in known for block in blocks) / len(blocks)
+
+
+def assert_indistinguishable(one: bytes, other: bytes) -> None:
+    """By the two simple distinguishers above."""
+    assert distance(one, other) < LARGEST_DISTANCE
+    assert shared_share(one, other) < LARGEST_SHARED_SHARE
+
+
+def test_the_distinguishers_tell_plain_transcripts_apart() -> None:
+    """Of two prompts in the clear, of one ciphertext sent twice, and not of uniform bytes."""
+    generator = np.random.default_rng(0)
+    one, other = generator.bytes(4_000_000), generator.bytes(4_000_000)
+    assert_indistinguishable(one, other)
+    assert shared_share(one, one) > 0.2
+    assert shared_share(one, other[:500_000] + one[:500_000]) > 10 * LARGEST_SHARED_SHARE / 2
+    texts = [" ".join(CANARIES[which] for _ in range(1000)).encode() for which in range(2)]
+    assert distance(*texts) > 10 * LARGEST_DISTANCE
+
+
+def opening(events: list[WorkerEvent]) -> tuple[int, int]:
+    """Bytes that a party sent and received while the answer was opened: those of the token without those of its steps."""
+    [token] = [event.traffic for event in events if event.event == "token"]
+    steps = [event.traffic for event in events if event.event == "step"]
+    assert token is not None
+    sent = token.sent_bytes - sum(step.sent_bytes for step in steps if step)
+    return sent, token.received_bytes - sum(step.received_bytes for step in steps if step)
+
+
 def moved(outcome: Outcome) -> list[tuple[str, int, int, int]]:
     return [
         (event.name or event.event, event.traffic.sent_bytes, event.traffic.received_bytes, event.traffic.sent_messages)
@@ -120,7 +206,7 @@ def test_no_secret_goes_over_the_wire_or_into_a_file(
 ) -> None:
     """The engine's own bytes, without TLS around them, of two prompts of one length; and their sizes tell them not apart."""
     prompts, weights = secrets
-    sizes = []
+    sizes, transcripts = [], []
     for text, prompt in zip(CANARIES, prompts, strict=True):
         tokens = served_checkpoint.tokenizer.encode(text).ids
         with Relay() as to_server, Relay() as to_client:
@@ -146,7 +232,13 @@ def test_no_secret_goes_over_the_wire_or_into_a_file(
         [closed] = [event for event in outcome.server if event.event == "token"]
         assert opened.token == served_checkpoint.model.greedy(tokens, 1)[0]
         assert closed.token is closed.top is closed.logits is None
+        # The opening goes one way: a share for the client, and none for the server.
+        assert opening(outcome.client)[0] == opening(outcome.server)[1] == 0
+        assert opening(outcome.client)[1] == opening(outcome.server)[0] > 0
         sizes.append(moved(outcome))
+        transcripts.append((client_to_server, server_to_client))
+    for one, other in zip(*transcripts, strict=True):
+        assert_indistinguishable(one, other)
     # The engine compresses its ciphertexts, so that sizes vary with its dice (as much between runs of one prompt); messages do not.
     for first, second in zip(*sizes, strict=True):
         assert (first[0], first[3]) == (second[0], second[3])

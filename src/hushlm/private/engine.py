@@ -196,6 +196,9 @@ class Channel:
         description.recv_timeout_ms = int(timeout_seconds * 1000)
         description.http_timeout_ms = int(timeout_seconds * 1000)
         description.http_max_payload_size = 32 * 1024 * 1024
+        # TCP repeats what is lost; a message that fails all the same fails again, and three more attempts make a stalled peer cost the
+        # timeout four times.
+        description.retry_opts.max_retry = 0
         description.connect_retry_interval_ms = 100
         description.connect_retry_times = max(1, int(connect_seconds * 10))
         for rank, address in zip(Party, addresses, strict=True):

@@ -16,7 +16,7 @@ from pathlib import Path
 from prometheus_client import make_asgi_app
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
@@ -182,6 +182,8 @@ class PrivateServer:
         try:
             wanted = read_request(await asyncio.wait_for(_read_body(request), REQUEST_SECONDS))
             return self._admit(wanted, peer)
+        except ClientDisconnect:
+            return self._refuse(peer, RefusedError("The client went away before its request had arrived.", "late", 400))
         except TimeoutError:
             return self._refuse(peer, RefusedError(f"The request did not arrive within {REQUEST_SECONDS:.0f} s.", "late", 408))
         except RefusedError as refusal:
