@@ -20,10 +20,9 @@ import numpy as np
 import torch
 
 from hushlm.data import open_token_store
-from hushlm.plan import exponential_squarings
 from hushlm.private.backend import EngineBackend, ReferenceBackend, Shape
-from hushlm.private.description import PROTOCOL_VERSION, ProgramDescription, RevealPolicy
-from hushlm.private.engine import Engine, EngineSettings, Party
+from hushlm.private.description import RevealPolicy, describe
+from hushlm.private.engine import Engine, Party
 from hushlm.private.export import choose_rewrites
 from hushlm.private.fold import fold_weights
 from hushlm.private.program import PrivateGenerator
@@ -75,17 +74,8 @@ def measure(folder: Path, prefixes: int, fraction_bits: int) -> dict[str, Any]:
     architecture, shape = model.architecture.without_regulariser(), model.shape
     state = {name: tensor.numpy() for name, tensor in model.plain_state().items()}
     rewrites, _ = choose_rewrites(state, architecture, shape, fraction_bits)
-    settings = EngineSettings(exponential_squarings(architecture), fraction_bits, simulate=True)
-    description = ProgramDescription(
-        protocol_version=PROTOCOL_VERSION,
-        architecture=str(architecture),
-        shape=shape,
-        rewrites=rewrites,
-        engine=settings,
-        checkpoint="",
-        tokenizer="",
-    )
-    backend = CheckedBackend(EngineBackend(Engine(Party.CLIENT, settings, None)), ReferenceBackend())
+    description = describe(architecture, shape, rewrites, fraction_bits=fraction_bits, simulate=True)
+    backend = CheckedBackend(EngineBackend(Engine(Party.CLIENT, description.engine, None)), ReferenceBackend())
     generator = PrivateGenerator(backend, description, fold_weights(state, architecture, shape, rewrites))
     tokens = open_token_store(checkpoint.config.data).tokens["validation"]
     length = shape.context // 2

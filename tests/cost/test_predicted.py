@@ -14,7 +14,7 @@ from hushlm.cost.primitives import Primitives
 from hushlm.cost.protocol import price_operation
 from hushlm.cost.session import Session
 from hushlm.cost.two_party import run_both
-from hushlm.cost.validation import describe, timed_passes
+from hushlm.cost.validation import timed_passes
 from hushlm.plan import (
     HUSH,
     PUBLISHED,
@@ -33,6 +33,7 @@ from hushlm.plan import (
     prefill_plan,
 )
 from hushlm.private.counting import distinct_steps
+from hushlm.private.description import describe
 from hushlm.private.engine import EngineSettings
 from tests.cost.counted import WARM_ELEMENTS, Run, count_every_run
 
@@ -110,7 +111,7 @@ def test_every_architecture_is_predicted_within_two_percent(shape_name: str, arc
 @pytest.mark.parametrize("name", ["SM2+ScFuFFN", "SM1+R", "SM+LN+G"])
 def test_a_whole_model_is_the_sum_of_its_steps(name: str) -> None:
     shape = ModelShape(layers=2, heads=2, width=32, context=32, vocabulary=64)
-    description = describe(name, shape)
+    description = describe(parse(name), shape)
     passes = 3
     client, server = run_both(timed_passes, (description, passes), description.engine)
     session = Session(Primitives(load_constants().values, Protocol(workers=description.engine.threads)))

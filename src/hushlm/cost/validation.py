@@ -14,9 +14,9 @@ from hushlm.cost.network import Network
 from hushlm.cost.pricing import price
 from hushlm.cost.relay import MeasuredLink, probe
 from hushlm.cost.two_party import Link, run_both
-from hushlm.plan import HUSH, decode_plan, exponential_squarings, prefill_plan
-from hushlm.private.description import PROTOCOL_VERSION, ProgramDescription
-from hushlm.private.engine import Engine, EngineSettings, Party
+from hushlm.plan import decode_plan, prefill_plan
+from hushlm.private.description import ProgramDescription, describe
+from hushlm.private.engine import Engine, Party
 from hushlm.private.program import PrivateGenerator
 from hushlm.private.wiring import weight_shapes
 
@@ -69,20 +69,6 @@ class Measured:
         return self.predicted_on_local_seconds / self.measured_seconds - 1
 
 
-def describe(architecture: str, shape: ModelShape) -> ProgramDescription:
-    """A private program that belongs to no checkpoint."""
-    named = parse(architecture)
-    return ProgramDescription(
-        protocol_version=PROTOCOL_VERSION,
-        architecture=str(named),
-        shape=shape,
-        rewrites=HUSH,
-        engine=EngineSettings(exponential_squarings=exponential_squarings(named)),
-        checkpoint="0" * 64,
-        tokenizer="0" * 64,
-    )
-
-
 def timed_passes(engine: Engine, description: ProgramDescription, passes: int) -> list[TimedPass]:
     """Passes over a full context with random weights; bytes and time do not depend on what they are."""
     shape, random = description.shape, np.random.default_rng(0)
@@ -114,7 +100,7 @@ def measure(architecture: str, shape: ModelShape, network: Network, passes: int 
     Raises:
         RuntimeError: if a party dies.
     """
-    description = describe(architecture, shape)
+    description = describe(parse(architecture), shape)
     local, _ = run_both(timed_passes, (description, passes), description.engine)
     local_seconds = float(np.median([timed.seconds for timed in local[1:]]))
     link = probe(network.round_trip_seconds, network.bits_per_second)

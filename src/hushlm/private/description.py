@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from hushlm.architectures import Architecture, parse
 from hushlm.config import ModelShape
 from hushlm.files import verify_manifest
-from hushlm.plan import Rewrites
+from hushlm.plan import HUSH, Rewrites, exponential_squarings
 from hushlm.private.engine import EngineSettings
 
-__all__ = ["PROTOCOL_VERSION", "ProgramDescription", "RevealPolicy", "load_description", "load_server_weights"]
+__all__ = ["PROTOCOL_VERSION", "ProgramDescription", "RevealPolicy", "describe", "load_description", "load_server_weights"]
 
 PROTOCOL_VERSION = 2
 DESCRIPTION_FILE = "program.json"
@@ -89,6 +89,34 @@ class ProgramDescription(BaseModel):
     def fingerprint(self) -> str:
         """sha256 hex of the canonical description: equal at both parties, or they would run different programs."""
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def describe(
+    architecture: Architecture,
+    shape: ModelShape,
+    rewrites: Rewrites = HUSH,
+    *,
+    fraction_bits: int = 18,
+    pack_products: bool = True,
+    simulate: bool = False,
+    checkpoint: str = "",
+    tokenizer: str = "",
+) -> ProgramDescription:
+    """The description of an architecture's program, with the engine set as its plan needs it.
+
+    Args:
+        simulate: in the clear, in one process.
+        checkpoint, tokenizer: sha256 hex; empty for a program that belongs to no checkpoint.
+    """
+    return ProgramDescription(
+        protocol_version=PROTOCOL_VERSION,
+        architecture=str(architecture),
+        shape=shape,
+        rewrites=rewrites,
+        engine=EngineSettings(exponential_squarings(architecture), fraction_bits, pack_products, simulate=simulate),
+        checkpoint=checkpoint,
+        tokenizer=tokenizer,
+    )
 
 
 def load_description(folder: Path) -> ProgramDescription:

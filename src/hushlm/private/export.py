@@ -18,10 +18,9 @@ import numpy as np
 from hushlm.architectures import Architecture
 from hushlm.config import ModelShape
 from hushlm.files import MANIFEST, new_folder, write_atomic
-from hushlm.plan import HUSH, Rewrites, exponential_squarings
+from hushlm.plan import HUSH, Rewrites
 from hushlm.private.backend import ReferenceBackend
-from hushlm.private.description import DESCRIPTION_FILE, PROTOCOL_VERSION, WEIGHTS_FILE, ProgramDescription, RevealPolicy
-from hushlm.private.engine import EngineSettings
+from hushlm.private.description import DESCRIPTION_FILE, WEIGHTS_FILE, ProgramDescription, RevealPolicy, describe
 from hushlm.private.fold import fold_weights, moving_bases
 from hushlm.private.program import PrivateGenerator
 
@@ -63,18 +62,6 @@ class ExportReport:
         return asdict(self) | {"folder": str(self.folder)}
 
 
-def _describe(architecture: Architecture, shape: ModelShape, rewrites: Rewrites, engine: EngineSettings) -> ProgramDescription:
-    return ProgramDescription(
-        protocol_version=PROTOCOL_VERSION,
-        architecture=str(architecture),
-        shape=shape,
-        rewrites=rewrites,
-        engine=engine,
-        checkpoint="",
-        tokenizer="",
-    )
-
-
 def _reference_logits(description: ProgramDescription, weights: dict[str, np.ndarray], fraction_bits: int | None) -> np.ndarray:
     """Logits (2, V) of a fixed pseudo-random prompt and one token more, on the reference backend."""
     shape = description.shape
@@ -89,7 +76,7 @@ def rounded_error(
     state: Mapping[str, np.ndarray], architecture: Architecture, shape: ModelShape, rewrites: Rewrites, fraction_bits: int
 ) -> float:
     """Largest difference of logits between the program rounded to `fraction_bits` and in float64, over the logits' std."""
-    description = _describe(architecture, shape, rewrites, EngineSettings(exponential_squarings(architecture), fraction_bits))
+    description = describe(architecture, shape, rewrites, fraction_bits=fraction_bits)
     weights = fold_weights(state, architecture, shape, rewrites)
     exact = _reference_logits(description, weights, None)
     rounded = _reference_logits(description, weights, fraction_bits)
@@ -148,12 +135,12 @@ def export_model(
     chosen, error = choose_rewrites(state, architecture, shape, fraction_bits, rewrites)
     weights = fold_weights(state, architecture, shape, chosen)
     tokenizer = checkpoint.tokenizer.to_str(pretty=True).encode()
-    description = ProgramDescription(
-        protocol_version=PROTOCOL_VERSION,
-        architecture=str(architecture),
-        shape=shape,
-        rewrites=chosen,
-        engine=EngineSettings(exponential_squarings(architecture), fraction_bits, pack_products),
+    description = describe(
+        architecture,
+        shape,
+        chosen,
+        fraction_bits=fraction_bits,
+        pack_products=pack_products,
         checkpoint=hashlib.sha256((checkpoint.folder / MANIFEST).read_bytes()).hexdigest(),
         tokenizer=hashlib.sha256(tokenizer).hexdigest(),
     )
