@@ -90,6 +90,7 @@ def test_growth(capsys, tmp_path):
         (["SM", "--width", "1000000000", "--heads", "1"], "width = 1000000000"),
         (["SM", "--vocab", "1"], "vocabulary = 1"),
         (["SM", "--context", "0"], "context = 0"),
+        (["SM", "--layers", "1000", "--width", "100000", "--heads", "1000", "--context", "1000000"], "FLOPs"),
         (["SM", "--new-tokens", "0"], "at least one"),
         (["SM", "--prompt", "128", "--new-tokens", "2"], "context of 128"),
         (["SM", "--prompt", "0"], "0 tokens"),

@@ -210,6 +210,7 @@ def test_what_was_measured_on_different_tasks_is_not_compared(capsys, checkpoint
         (["--budget", "2GB", "--widths", "1000000000", "--heads", "1"], "width = 1000000000"),
         (["--budget", "2GB", "--widths", "64", "--heads", "7"], "None of the heads 7 divide any of the widths 64"),
         (["--budget", "2GB", "--layers", ",".join(map(str, range(1, 500)))], "combinations"),
+        (["--budget", "2GB", "--widths", "100000", "--layers", "1000", "--context", "1000000"], "FLOPs"),
         (["--budget", "2GB", "--architectures", "SM+X"], "Unknown architecture"),
         (["--budget", "2GB", "--network", "modem"], "network must be lan, wan"),
         (["--checkpoints", "nowhere/*"], "There is no folder nowhere/*"),

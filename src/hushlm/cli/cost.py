@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from hushlm.architectures import parse
 from hushlm.config import ModelShape
-from hushlm.cost.counts import flops, nonlinear_operations
+from hushlm.cost.counts import check_size, flops, nonlinear_operations
 from hushlm.cost.exchange import Protocol
 from hushlm.cost.network import Network, parse_network
 from hushlm.cost.pricing import CostReport, GenerationCost, price_generation
@@ -80,6 +80,7 @@ def cost(
         raise ValueError("cost needs an ARCHITECTURE (`hushlm architectures` lists them), or --against paper, or --calibrate.")
     named, link = parse(architecture), parse_network(network)
     shape = ModelShape(layers=layers, heads=heads, width=width, context=context, vocabulary=vocab, ffn_multiple=ffn_multiple)
+    check_size(shape)
     if growth:
         _growth(architecture, shape, link, output, json)
         return

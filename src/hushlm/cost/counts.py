@@ -34,7 +34,7 @@ from hushlm.plan import (
     prefill_plan,
 )
 
-__all__ = ["Flops", "NonlinearOperation", "flops", "nonlinear_operations", "parameters"]
+__all__ = ["Flops", "NonlinearOperation", "check_size", "flops", "nonlinear_operations", "parameters"]
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,26 @@ class Flops:
 
     def to_dict(self) -> dict[str, int]:
         return asdict(self)
+
+
+LARGEST_PASS_FLOPS = 1e17
+"""A thousand times a 7B model's pass over 4096 tokens. Above it nobody computes anything privately, and pricing itself takes long."""
+
+
+def check_size(shape: ModelShape) -> None:
+    """Refuse what only a slip of the finger asks for.
+
+    Raises:
+        ValueError: if one pass over a full context takes more than `LARGEST_PASS_FLOPS`.
+    """
+    rows, width = shape.context, shape.width
+    block = 2 * rows * width * (4 * width + 2 * shape.ffn_width + 2 * rows)
+    work = shape.layers * block + 2 * rows * width * shape.vocabulary
+    if work > LARGEST_PASS_FLOPS:
+        raise ValueError(
+            f"A pass of this shape takes about {work:.0e} FLOPs, and prices are for up to {LARGEST_PASS_FLOPS:.0e}: "
+            "give fewer layers, a smaller width or a shorter context."
+        )
 
 
 def nonlinear_operations(architecture: Architecture, shape: ModelShape, tokens: int | None = None) -> tuple[NonlinearOperation, ...]:

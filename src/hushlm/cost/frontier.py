@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from hushlm.architectures import KERNEL_ORDERS, STATIC_NORM_LAYERS, Architecture, FeedForward, Norm
 from hushlm.config import ModelShape
-from hushlm.cost.counts import flops, parameters
+from hushlm.cost.counts import check_size, flops, parameters
 from hushlm.cost.exchange import Protocol
 from hushlm.cost.network import WAN, Network
 from hushlm.cost.pricing import Amount, price_total
@@ -118,6 +118,8 @@ def search(space: SearchSpace, network: Network = WAN, protocol: Protocol | None
             f"{len(space.architectures)} architectures in {len(shapes)} shapes are {count:,} combinations: "
             f"give fewer layers, widths or heads, for at most {MOST_COMBINATIONS:,}."
         )
+    for shape in shapes:
+        check_size(shape)
     return list(_price_all(space.architectures, shapes, network, protocol))
 
 
