@@ -11,6 +11,7 @@ from tests.training.ranks import gradients
 
 from hushlm.config import RunConfig
 from hushlm.data import TokenStore
+from hushlm.entropy import entropy_attention
 from hushlm.training import load_checkpoint, train
 
 Tiny = Callable[..., RunConfig]
@@ -76,6 +77,15 @@ def test_a_run_in_micro_batches_ends_where_the_whole_one_does(tiny: Tiny, tiny_s
         assert ours["penalty"] == pytest.approx(theirs["penalty"], abs=1e-5)
         for row, expected in zip(ours["head_entropy_nats"], theirs["head_entropy_nats"], strict=True):
             assert row == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("kernel", ["analytic", "reference"])
+def test_attention_stays_in_float32_under_autocast(kernel: str) -> None:
+    q_BHTE, k_BHTE, v_BHTE = (10 * torch.randn(2, 2, 16, 8).bfloat16() for _ in range(3))
+    expected = entropy_attention(q_BHTE, k_BHTE, v_BHTE, kernel=kernel)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = entropy_attention(q_BHTE, k_BHTE, v_BHTE, kernel=kernel)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_bf16_keeps_float32_weights_and_almost_the_loss(tiny: Tiny, tiny_store: TokenStore) -> None:

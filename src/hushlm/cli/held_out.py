@@ -37,10 +37,11 @@ class HeldOut:
         Raises:
             ValueError: if the split is shorter than one window.
         """
-        from hushlm.training import evaluate
+        from hushlm.training import evaluate, linear_algebra_threads
 
         config = self.checkpoint.config
-        return evaluate(self.checkpoint.model, self.tokens, config.training.batch, config.shape.context, batches)
+        with linear_algebra_threads(config):
+            return evaluate(self.checkpoint.model, self.tokens, config.training.batch, config.shape.context, batches)
 
     def describe(self) -> str:
         """The text, for a title."""

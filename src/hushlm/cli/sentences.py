@@ -9,7 +9,7 @@ __all__ = ["sentence"]
 
 _EXTRAS = {
     **dict.fromkeys(("spu", "jax", "jaxlib", "cryptography", "starlette", "uvicorn", "httpx"), "private"),
-    "transformers": "hf",
+    **dict.fromkeys(("transformers", "datasets", "huggingface_hub"), "hf"),
 }
 """Package to the extra of ours that brings it."""
 

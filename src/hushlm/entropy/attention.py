@@ -16,6 +16,7 @@ because that kernel, unlike softmax, changes when all scores of a row move toget
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -62,7 +63,10 @@ def entropy_attention(
         scale_HT = scale_HT / (temperature if temperature.ndim == 2 else temperature[:, None]).to(dtype)
     q_BHTE_wide, k_BHSE_wide, v_BHSE_wide = (x.to(dtype) for x in (q_BHTE, k_BHSE, v_BHSE))
     run = choose(q_BHTE_wide, order=order, name=kernel).run
-    output_BHTE, entropy_nats_BHT = run(q_BHTE_wide, k_BHSE_wide, v_BHSE_wide, scale_HT, order, causal)
+    device = q_BHTE.device.type
+    # Under autocast a kernel's own products would be rounded to half precision.
+    with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+        output_BHTE, entropy_nats_BHT = run(q_BHTE_wide, k_BHSE_wide, v_BHSE_wide, scale_HT, order, causal)
     return output_BHTE.to(q_BHTE.dtype), entropy_nats_BHT
 
 
