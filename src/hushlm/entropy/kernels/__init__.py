@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hushlm.entropy.kernels import analytic, native, reference
+from hushlm.entropy.kernels import analytic, native, reference, triton
 from hushlm.entropy.kernels.base import Kernel
 
 __all__ = ["KERNELS", "Kernel", "choose"]
 
-KERNELS: tuple[Kernel, ...] = (native.KERNEL, analytic.KERNEL, reference.KERNEL)
+KERNELS: tuple[Kernel, ...] = (native.KERNEL, triton.KERNEL, analytic.KERNEL, reference.KERNEL)
 """Fastest first."""
 
 

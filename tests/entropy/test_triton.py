@@ -1,0 +1,77 @@
+"""The GPU kernel in Triton's interpreter, in a process of its own: the interpreter is chosen before triton is imported."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+
+PARITY = """
+import itertools, torch
+from hushlm.entropy import entropy_attention
+from hushlm.entropy.kernels import triton
+
+torch.set_num_threads(1)
+triton.QUERIES = triton.KEYS = 16  # so that small inputs cross block borders
+
+
+def results(kernel, dtype, T, S, E, order, causal, scale, which):
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, n, 2, E, generator=generator).transpose(1, 2) for n in (T, S, S))
+    k[:, :, S // 2] = k[:, :, 0]  # a tie, at the top in some rows
+    t = torch.rand(2, T, generator=generator) + 0.5
+    q, k, v, t = (x.to(dtype).requires_grad_() for x in (q * scale, k, v, t))
+    output, entropy_nats = entropy_attention(q, k, v, temperature=t, order=order, causal=causal, kernel=kernel)
+    of_output, of_entropy = (torch.randn(x.shape, generator=generator).to(dtype) for x in (output, entropy_nats))
+    loss = {"both": (of_output * output).sum() + (of_entropy * entropy_nats).sum(), "output": (of_output * output).sum(),
+            "entropy": (of_entropy * entropy_nats).sum()}[which]
+    return [output.detach(), entropy_nats.detach(), *torch.autograd.grad(loss, (q, k, v, t), materialize_grads=True)]
+
+
+cases = [*itertools.product([(1, 1, 4), (19, 19, 16), (5, 20, 24)], (None, 1, 2, 3), (True,), (1.0,), ("both",)),
+         *(((19, 19, 8), order, causal, 8.0, "both") for order in (None, 2) for causal in (True, False)),
+         *(((19, 19, 8), order, True, 1.0, which) for order in (None, 2) for which in ("output", "entropy"))]
+for (T, S, E), order, causal, scale, which in cases:
+    exact = results("reference", torch.float64, T, S, E, order, causal, scale, which)
+    plain = results("analytic", torch.float32, T, S, E, order, causal, scale, which)
+    found = results("triton", torch.float32, T, S, E, order, causal, scale, which)
+    for name, x, y, z in zip(("output", "entropy", "d_q", "d_k", "d_v", "d_t"), exact, plain, found, strict=True):
+        size = x.abs().max().clamp_min(1.0)
+        error, plain_error = float((x - z).abs().max() / size), float((x - y).abs().max() / size)
+        assert error <= max(1e-5, 3 * plain_error), (T, S, E, order, causal, scale, which, name, error, plain_error)
+print(len(cases), "cases")
+"""
+
+NOT_A_NUMBER = """
+import torch
+from hushlm.entropy import entropy_attention
+q = torch.ones(1, 1, 20, 16)
+k = q.clone()
+k[0, 0, 10, 0] = float("nan")
+for order in (None, 2):
+    output, entropy_nats = entropy_attention(q, k, q, order=order, kernel="triton")
+    assert output[0, 0, 10:].isnan().all() and entropy_nats[0, 0, 10:].isnan().all(), order
+    assert output[0, 0, :10].isfinite().all(), order
+print("seen")
+"""
+
+
+def interpreted(code: str) -> str:
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    return run.stdout
+
+
+@pytest.mark.slow
+def test_values_and_gradients_are_the_references() -> None:
+    assert interpreted(PARITY) == "20 cases\n"
+
+
+def test_what_is_not_a_number_stays_so() -> None:
+    assert interpreted(NOT_A_NUMBER) == "seen\n"
