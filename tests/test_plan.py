@@ -8,7 +8,7 @@ import pytest
 
 from hushlm.architectures import REGISTRY, Architecture, parse
 from hushlm.config import ModelShape
-from hushlm.plan import HUSH, PUBLISHED, Activate, Kernel, Normalise, Project, ScaleRows, decode_plan, prefill_plan
+from hushlm.plan import HUSH, PUBLISHED, Activate, Kernel, Normalise, Project, Rotate, ScaleRows, decode_plan, prefill_plan
 
 SHAPE = ModelShape(layers=7, heads=4, width=32, context=64, vocabulary=64)
 
@@ -24,11 +24,21 @@ def test_a_plan_has_the_architectures_nonlinearities_and_no_other(architecture: 
         with_ffn = sum(architecture.has_ffn(layer, SHAPE.layers) for layer in range(SHAPE.layers))
         assert sum(isinstance(operation, Kernel) for operation in operations) == SHAPE.layers
         norms = sum(isinstance(operation, Normalise) for operation in operations)
-        assert norms == (SHAPE.layers + with_ffn + 1 if architecture.has_layer_norm else 0)
+        # Side by side, attention and FFN share a normalisation, once gain and bias are folded.
+        beside = 0 if architecture.is_parallel and plan.rewrites.fold_affine else with_ffn
+        assert norms == (SHAPE.layers + beside + 1 if architecture.has_layer_norm else int(architecture.final_norm))
+        turns = sum(isinstance(operation, Rotate) for operation in operations)
+        assert turns == (SHAPE.layers if architecture.is_parallel else 0)
         activations = sum(isinstance(operation, Activate) for operation in operations)
         assert activations == (0 if architecture.feed_forward.is_linear else with_ffn)
         scaled = sum(isinstance(operation, ScaleRows) for operation in operations)
         assert scaled == (SHAPE.layers if "(t)" in str(architecture) else 0)
+
+
+def test_a_final_norm_is_one_step_more() -> None:
+    plain, normed = (prefill_plan(parse(name), SHAPE, 64).steps for name in ("SM2+R", "SM2+LNf+R"))
+    assert [step.name for step in normed if step not in plain] == ["final_norm"]
+    assert len(normed) == len(plain) + 1
 
 
 def test_the_regulariser_changes_nothing_at_inference() -> None:

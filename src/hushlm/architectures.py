@@ -258,5 +258,14 @@ _OWN_NAMES = (
     "EReg(SM2(t)+ScFuFFN)",
 )
 
-REGISTRY: tuple[Architecture, ...] = tuple(parse(name) for name in (*_PAPER_NAMES, *_OWN_NAMES))
-"""Every architecture that has a row in a table: the paper's, then ours. Consumers iterate over this."""
+_NEOX_NAMES = (
+    "NeoX(SM+LN+G)",
+    "NeoX(SM+LN+R)",
+    "NeoX(SM+ScFuFFN)",
+    "EReg(NeoX(SM(t)+ScFuFFN))",
+    "NeoX(SM2+R)",
+)
+
+REGISTRY: tuple[Architecture, ...] = tuple(parse(name) for name in (*_PAPER_NAMES, *_OWN_NAMES, *_NEOX_NAMES))
+"""Every architecture that has a row in a table: the paper's, ours, then those on Pythia's blocks. Consumers iterate over this; every
+other row on NeoX blocks parses all the same."""

@@ -29,6 +29,7 @@ __all__ = [
     "Project",
     "Reveal",
     "Rewrites",
+    "Rotate",
     "ScaleRows",
     "Scores",
     "Step",
@@ -141,6 +142,16 @@ class ScaleRows:
 
 
 @dataclass(frozen=True)
+class Rotate:
+    """Rotary positions: the first `width` entries of every head of the shared queries and of `rows` new keys, turned by public angles."""
+
+    heads: int
+    queries: int
+    rows: int
+    width: int
+
+
+@dataclass(frozen=True)
 class Scores:
     """Q K^T of two shared tensors, a product a head, or one for all heads (`joined`)."""
 
@@ -233,7 +244,7 @@ class Reveal:
     top: int = 1
 
 
-Operation = Embed | Normalise | Project | ScaleRows | Scores | Kernel | Mix | Divide | Activate | Reveal
+Operation = Embed | Normalise | Project | ScaleRows | Rotate | Scores | Kernel | Mix | Divide | Activate | Reveal
 
 
 @dataclass(frozen=True)
@@ -357,11 +368,14 @@ def _plan(architecture: Architecture, shape: ModelShape, rows: int, keys: int, r
     width, vocabulary = shape.width, shape.vocabulary
     steps = [Step("embedding", None, Embed(rows, vocabulary, width, product_cut(rows, vocabulary, width, rewrites.encoded_bytes)))]
     for layer in range(shape.layers):
-        narrowed = rewrites.last_row_only and layer == shape.layers - 1
-        steps += _attention_steps(architecture, shape, rewrites, layer, rows, keys, 1 if narrowed else rows)
-        steps += _ffn_steps(architecture, shape, rewrites, layer, 1 if narrowed else rows)
+        queries = 1 if rewrites.last_row_only and layer == shape.layers - 1 else rows
+        ffn = _ffn_steps(architecture, shape, rewrites, layer, queries)
+        # In NeoX blocks the FFN reads what attention reads, so it comes before attention writes.
+        beside, after = (ffn, []) if architecture.is_parallel else ([], ffn)
+        steps += _attention_steps(architecture, shape, rewrites, layer, rows, keys, queries, beside)
+        steps += after
     last = 1 if rewrites.last_row_only else rows
-    if architecture.has_layer_norm:
+    if architecture.has_final_norm:
         steps.append(Step("final_norm", None, _normalise(rewrites, last, width)))
     steps.append(Step("head", None, _project(rewrites, last, width, vocabulary)))
     steps.append(Step("reveal", None, reveal or Reveal(vocabulary, "token")))
@@ -369,9 +383,16 @@ def _plan(architecture: Architecture, shape: ModelShape, rows: int, keys: int, r
 
 
 def _attention_steps(
-    architecture: Architecture, shape: ModelShape, rewrites: Rewrites, layer: int, rows: int, keys: int, queries: int
+    architecture: Architecture,
+    shape: ModelShape,
+    rewrites: Rewrites,
+    layer: int,
+    rows: int,
+    keys: int,
+    queries: int,
+    beside: list[Step],
 ) -> list[Step]:
-    """Attention of one block; `queries` of its rows are asked for."""
+    """Attention of one block; `queries` of its rows are asked for. Steps `beside` it read the stream when attention has read it."""
     heads, width, head_width = shape.heads, shape.width, shape.head_width
     joined = rewrites.one_product_decode and queries == 1
     named: list[tuple[str, Operation]] = []
@@ -384,6 +405,9 @@ def _attention_steps(
             ("query", _project(rewrites, queries, width, width)),
             ("key_value", _project(rewrites, rows, width, 2 * width)),
         ]
+    reads = len(named)
+    if architecture.is_parallel:
+        named.append(("rotary", Rotate(heads, queries, rows, shape.rotary_width)))
     if architecture.temperature is Temperature.PER_HEAD_AND_POSITION:
         named.append(("temperature", ScaleRows(queries, width)))
     divide = ("divide", _divide(rewrites, heads, queries, head_width if rewrites.divide_late else keys, keys))
@@ -394,7 +418,8 @@ def _attention_steps(
     ]
     named += [mix, divide] if rewrites.divide_late else [divide, mix]
     named.append(("attention_output", _project(rewrites, queries, width, width)))
-    return [Step(name, layer, operation) for name, operation in named]
+    steps = [Step(name, layer, operation) for name, operation in named]
+    return [*steps[:reads], *beside, *steps[reads:]]
 
 
 def _ffn_steps(architecture: Architecture, shape: ModelShape, rewrites: Rewrites, layer: int, rows: int) -> list[Step]:
@@ -402,7 +427,8 @@ def _ffn_steps(architecture: Architecture, shape: ModelShape, rewrites: Rewrites
         return []
     width, hidden = shape.width, shape.ffn_width
     named: list[tuple[str, Operation]] = []
-    if architecture.has_layer_norm:
+    # Side by side, both LayerNorms divide the same stream alike; they differ in gain and bias, which are folded.
+    if architecture.has_layer_norm and not (architecture.is_parallel and rewrites.fold_affine):
         named.append(("norm_ffn", _normalise(rewrites, rows, width)))
     match architecture.feed_forward:
         case FeedForward.GELU | FeedForward.POLYNOMIAL:

@@ -29,6 +29,10 @@ ERRORS = {
     "SM+LN+R": 0.02,
     "SM+LN+G": 0.1,
     "SM2+LN+P": 0.02,
+    "NeoX(SM2+R)": 2e-4,
+    "NeoX(SM2+LNf+ScFuFFN)": 0.02,
+    "EReg(NeoX(SM(t)+ScFuFFN))": 3e-3,
+    "NeoX(SM+LN+R)": 0.02,
 }
 
 

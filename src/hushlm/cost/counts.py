@@ -29,6 +29,7 @@ from hushlm.plan import (
     Plan,
     Project,
     Reveal,
+    Rotate,
     ScaleRows,
     Scores,
     prefill_plan,
@@ -173,7 +174,7 @@ def _weights(operation: Operation, architecture: Architecture, shape: ModelShape
             return 2 * operation.width
         case ScaleRows():
             return shape.heads * operation.rows
-        case Scores() | Mix() | Kernel() | Divide() | Activate() | Reveal():
+        case Rotate() | Scores() | Mix() | Kernel() | Divide() | Activate() | Reveal():
             return 0
         case _:
             assert_never(operation)
@@ -189,7 +190,7 @@ def _nonlinearity(operation: Operation) -> tuple[str, int, int, int] | None:
         case Activate():
             letter = {"relu": "R", "polynomial": "P"}.get(operation.kind, "G")
             return letter, 1, operation.rows, operation.width
-        case Embed() | Project() | ScaleRows() | Scores() | Mix() | Divide() | Reveal():
+        case Embed() | Project() | ScaleRows() | Rotate() | Scores() | Mix() | Divide() | Reveal():
             # A division belongs to the softmax, whose matrices the kernel has counted.
             return None
         case _:
@@ -206,7 +207,7 @@ def _flops(operation: Operation, convention: Literal["paper", "full"]) -> int:
         case Mix():
             full = 2 * operation.heads * operation.rows * operation.keys * operation.head_width
             return full // 2 if convention == "paper" else full
-        case Embed() | Normalise() | ScaleRows() | Kernel() | Divide() | Activate() | Reveal():
+        case Embed() | Normalise() | ScaleRows() | Rotate() | Kernel() | Divide() | Activate() | Reveal():
             return 0
         case _:
             assert_never(operation)

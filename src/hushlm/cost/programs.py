@@ -19,6 +19,7 @@ from hushlm.plan import (
     Operation,
     Project,
     Reveal,
+    Rotate,
     ScaleRows,
     Scores,
 )
@@ -49,6 +50,8 @@ def program_lines(operation: Operation) -> int:
             return 36 + 8 * blocks
         case ScaleRows():
             return 10
+        case Rotate():
+            return 85
         case Scores() | Mix():
             return 16 + 5 * operation.heads if operation.joined else 8
         case Kernel():

@@ -21,6 +21,7 @@ from hushlm.plan import (
     Operation,
     Project,
     Reveal,
+    Rotate,
     ScaleRows,
     Scores,
     Step,
@@ -105,6 +106,9 @@ def price_operation(operation: Operation, p: Primitives) -> Exchange:
         case ScaleRows():
             n = operation.rows * operation.width
             return p.multiply_private(n) + p.truncate(n)
+        case Rotate(heads, queries, rows, width):
+            # Public angles: two products an entry, of which only the truncation moves anything.
+            return p.truncate(2 * heads * (queries + rows) * width)
         case Scores(heads, rows, keys, head_width, joined):
             if joined:
                 return p.product_shared(heads, heads * head_width, keys) + p.truncate(heads * keys)

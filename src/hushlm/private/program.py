@@ -12,11 +12,12 @@ from types import ModuleType
 
 import numpy as np
 
-from hushlm.plan import Plan, Reveal, Step, decode_plan, prefill_plan
+from hushlm.plan import Plan, Reveal, Rotate, Step, decode_plan, prefill_plan
 from hushlm.private.answers import StepTraffic, TokenAnswer
 from hushlm.private.backend import Backend, EngineBackend
 from hushlm.private.description import ProgramDescription, RevealPolicy
 from hushlm.private.engine import Engine, Party
+from hushlm.private.rotary import turns
 from hushlm.private.sampling import Sampling
 from hushlm.private.steps import Arithmetic
 from hushlm.private.traffic import Traffic
@@ -152,7 +153,7 @@ class PrivateGenerator:
         """One pass; the last true token stands at `position`, and in a prefill at row `position` too."""
         self._install(plan, tokens, position)
         counted: list[StepTraffic] = []
-        names = {"one_hot": "one_hot", "mask": "mask_last" if plan.rows == 1 else "mask"}
+        names = {"one_hot": "one_hot", "mask": "mask_last" if plan.rows == 1 else "mask", "turns": "turns", "turns_query": "turns"}
         for index, step in enumerate(plan.steps):
             traffic = self._run_step(plan, step, names)
             counted.append(StepTraffic(step.name, step.layer, traffic))
@@ -184,6 +185,10 @@ class PrivateGenerator:
         keys = np.arange(plan.keys)[None]
         backend.put_public("mask", (keys <= queries).astype(np.float32))
         backend.put_public("mask_last", (keys <= position).astype(np.float32))
+        if self._architecture.is_parallel:
+            width, base = self._shape.rotary_width, self._shape.rotary_base
+            backend.put_public("turns", turns(first, plan.rows, width, base))
+            backend.put_public("turns_last", turns(position, 1, width, base))
         backend.put_public("slot", (np.arange(plan.keys) == position).astype(np.float32))
 
     def _run_step(self, plan: Plan, step: Step, names: dict[str, str]) -> Traffic:
@@ -194,7 +199,7 @@ class PrivateGenerator:
                 if stream in names:
                     self._local("narrow", _narrow, (names[stream], "slot"), f"{stream}_last", ("slot",))
                     names[f"{stream}_last"] = f"{stream}_last"
-            names["mask"] = "mask_last"
+            names |= {"mask": "mask_last", "turns_query": "turns_last"}
         inputs = [names[name] for name in program.inputs]
         public = [names[name] for name in program.public]
         outputs = [self._variable(plan, step, name) for name in program.outputs]
@@ -202,7 +207,8 @@ class PrivateGenerator:
         names |= dict(zip(program.outputs, outputs, strict=True))
         if step.name == "key_value":
             names |= {stream: names[f"{stream}_last"] for stream in ("x", "h") if stream in names}
-        if "k" in program.outputs and plan.rows == 1:
+        # The cache holds keys as scores read them: turned, where positions are rotary.
+        if "k" in program.outputs and plan.rows == 1 and isinstance(step.operation, Rotate) == self._architecture.is_parallel:
             for part in ("k", "v"):
                 cache = f"{step.layer}.cache.{part}"
                 self._local("update", _update, (cache, names[part], "slot"), cache, ("slot",))

@@ -13,9 +13,10 @@ from typing import Any, assert_never
 
 import numpy as np
 
-from hushlm.plan import Activate, Divide, Embed, Kernel, Mix, Normalise, Operation, Project, Reveal, ScaleRows, Scores
+from hushlm.plan import Activate, Divide, Embed, Kernel, Mix, Normalise, Operation, Project, Reveal, Rotate, ScaleRows, Scores
 from hushlm.private.kernel import MASKED_SCORE, attention_kernel
 from hushlm.private.polynomials import gelu, reciprocal, smooth_relu
+from hushlm.private.rotary import rotate
 from hushlm.tiling import Cut
 
 __all__ = ["Array", "arithmetic"]
@@ -182,6 +183,7 @@ def arithmetic(operation: Operation, xp: ModuleType) -> Arithmetic:
         Normalise: (T, D), and with `affine` gain (D,), bias (D,) -> (T, D)
         Project: (T, I), weight (I, O), bias (O,) -> (T, O)
         ScaleRows: (H, T, E), inverse temperatures (H, T, 1) -> (H, T, E)
+        Rotate: (H, T, E), (H, S, E), public turns (2, T, R), (2, S, R) -> (H, T, E), (H, S, E)
         Scores: (H, T, E), (H, S, E) -> (H, T, S)
         Kernel: (H, T, S), public mask (T, S) -> (H, T, S), (H, T)
         Mix: (H, T, S), (H, S, E) -> (H, T, E)
@@ -200,6 +202,8 @@ def arithmetic(operation: Operation, xp: ModuleType) -> Arithmetic:
             return lambda x_TI, weight_IO, bias_O: _matrix_product(x_TI, weight_IO, cut, xp) + bias_O
         case ScaleRows():
             return lambda q_HTE, inverse_HT1: q_HTE * inverse_HT1
+        case Rotate():
+            return rotate(xp, operation)
         case Scores():
             return _scores(xp, operation)
         case Kernel():

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from hushlm.architectures import Temperature
-from hushlm.plan import Embed, Kernel, Normalise, Plan, Project, Reveal, ScaleRows, Step
+from hushlm.plan import Embed, Kernel, Normalise, Plan, Project, Reveal, Rotate, ScaleRows, Step
 from hushlm.private.steps import Arithmetic, Array, arithmetic
 
 __all__ = ["StepProgram", "is_narrowed", "step_program", "weight_names", "weight_shapes"]
@@ -80,7 +80,8 @@ def _merge_heads(o_HTE: Array) -> Array:
 def step_program(plan: Plan, step: Step) -> StepProgram:
     """The program of a step of this plan, by the step's place in the block."""
     operation, heads = step.operation, plan.shape.heads
-    stream = "h" if plan.architecture.has_layer_norm else "x"
+    normalised = plan.architecture.has_final_norm if step.name == "head" else plan.architecture.has_layer_norm
+    stream = "h" if normalised else "x"
     plain = {
         "temperature": (("q",), ("q",)),
         "scores": (("q", "k"), ("s",)),
@@ -107,6 +108,9 @@ def step_program(plan: Plan, step: Step) -> StepProgram:
         case ScaleRows(rows):
             assert plan.architecture.temperature is Temperature.PER_HEAD_AND_POSITION
             return StepProgram(build, (operation,), *plain[step.name], (("inverse", (heads, rows, 1)),))
+        case Rotate():
+            public = ("turns_query", "turns")
+            return StepProgram(build, (operation,), ("q", "k", *public), ("q", "k"), public=public)
         case Kernel():
             return StepProgram(build, (operation,), *plain[step.name], public=("mask",))
         case _:
