@@ -77,6 +77,7 @@ def test_a_server_that_stops_keeps_the_running_and_refuses_the_rest() -> None:
         running, waiting = places.enter("a", 1), places.enter("b", 1)
         ended: list[str] = []
         running.on_end = lambda: ended.append("running")
+        await waiting.wait(0.01)  # its own entry was a change
         task = asyncio.create_task(waiting.wait(30))
         await asyncio.sleep(0)
         places.close()

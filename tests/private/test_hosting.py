@@ -31,8 +31,9 @@ class Talkative:
         return WorkerEvent(event="step" if self._left else "finished", seconds=0.0)
 
 
-def test_a_talkative_worker_does_not_silence_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hosting, "ALIVE_SECONDS", 0.1)
+@pytest.fixture
+def session() -> hosting.HostedSession:
+    """For a worker that the test brings."""
     request = SessionRequest(
         protocol_version=PROTOCOL_VERSION,
         engine_version="x",
@@ -49,7 +50,11 @@ def test_a_talkative_worker_does_not_silence_the_server(monkeypatch: pytest.Monk
     settings = hosting.Hosting(Path(), cast(ProgramDescription, None), "x", 30.0, 30.0, 30.0, limits)
     places = Admission(1, 0, ClientLimits())
     metrics = ServerMetrics(1, lambda: 0, lambda: 0)
-    session = hosting.HostedSession(settings, request, Peer("127.0.0.1", "a", "0" * 64), places.enter("a", 1), metrics)
+    return hosting.HostedSession(settings, request, Peer("127.0.0.1", "a", "0" * 64), places.enter("a", 1), metrics)
+
+
+def test_a_talkative_worker_does_not_silence_the_server(monkeypatch: pytest.MonkeyPatch, session: hosting.HostedSession) -> None:
+    monkeypatch.setattr(hosting, "ALIVE_SECONDS", 0.1)
     heard: list[tuple[float, str]] = []
 
     async def follow() -> None:
@@ -64,3 +69,39 @@ def test_a_talkative_worker_does_not_silence_the_server(monkeypatch: pytest.Monk
     asyncio.run(follow())
     assert {event for _, event in heard} == {"alive"}
     assert len(heard) >= 5
+
+
+class Patient:
+    """Says something when the test lets it, and then nothing more."""
+
+    def __init__(self) -> None:
+        self.word = asyncio.get_running_loop().create_future()
+        self.asked = 0
+
+    async def next(self) -> WorkerEvent:
+        self.asked += 1
+        if self.asked > 1:
+            await asyncio.sleep(60)
+        return await self.word
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("moments", range(5))
+def test_who_hangs_up_at_the_moment_of_an_event_is_heard(session: hosting.HostedSession, moments: int) -> None:
+    """However many turns of the event loop lie between a worker's event and the end of the connection."""
+
+    async def hang_up() -> None:
+        async def send(_: object) -> None:
+            pass
+
+        worker = Patient()
+        following = asyncio.create_task(session._follow(cast(WorkerProcess, worker), send))
+        await asyncio.sleep(0.05)
+        worker.word.set_result(WorkerEvent(event="linked", seconds=0.0))
+        for _ in range(moments):
+            await asyncio.sleep(0)
+        following.cancel()
+        await asyncio.wait({following}, timeout=2)
+        assert following.cancelled()
+
+    asyncio.run(hang_up())

@@ -97,7 +97,8 @@ class Ticket:
             RefusedError: the server stops; a ticket with a worker keeps it.
         """
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.changed.wait(), seconds)
+            async with asyncio.timeout(seconds):  # wait_for can lose a cancellation, see `hosting`
+                await self.changed.wait()
         self.changed.clear()
         if self._admission.closed and self.position:
             raise RefusedError(STOPPING, "stopping", 503)

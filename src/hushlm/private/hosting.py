@@ -204,7 +204,10 @@ class HostedSession(Response):
                 await _send_line(send, Alive())
                 spoken = clock()
             try:
-                event = await asyncio.wait_for(worker.next(), max(0.01, spoken + ALIVE_SECONDS - clock()))
+                # Not wait_for, which in Python 3.11 takes no notice of a cancellation that comes at the same moment as the event:
+                # a client that hangs up would keep its worker.
+                async with asyncio.timeout(max(0.01, spoken + ALIVE_SECONDS - clock())):
+                    event = await worker.next()
             except TimeoutError:
                 if not accepted and clock() - start > self._hosting.start_seconds:
                     raise _FailedError(f"was not ready within {self._hosting.start_seconds:.0f} s") from None
