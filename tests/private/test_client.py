@@ -150,14 +150,26 @@ def test_progress_is_one_line() -> None:
     assert "70.0 MB to come" in describe(replace(progress, phase="set-up"))
 
 
-@given(st.integers(0, 100), st.none() | st.floats(0, 1e6), st.integers(0, 2**32))
+@given(st.integers(0, 100), st.none() | st.floats(0, 100), st.integers(0, 2**32))
 def test_pauses_grow_are_scattered_and_bounded(attempt: int, wished_seconds: float | None, seed: int) -> None:
-    retries = Retries(limit=3, first_seconds=2.0, longest_seconds=30.0)
+    retries = Retries(limit=80, first_seconds=2.0, longest_seconds=30.0)
     pause = retries.pause_seconds(attempt, wished_seconds, random.Random(seed))
-    grown = min(2.0 * 2**attempt, 30.0)
-    assert min(grown / 2, 30.0) <= pause <= 30.0
-    assert pause >= min(wished_seconds or 0.0, 30.0)
-    assert pause <= max(grown, wished_seconds or 0.0)
+    wished = wished_seconds or 0.0
+    assert (pause is None) == (attempt >= 80 or wished > 30)
+    if pause is not None:
+        grown = min(2.0 * 2**attempt, 30.0)
+        assert max(grown / 2, wished) <= pause <= max(grown, wished) <= 30.0
+
+
+@pytest.mark.timeout(60)
+def test_a_server_that_wishes_a_long_pause_is_not_asked_again(export_folder: Path, key_folder: Path) -> None:
+    context = server_context(load_keys(key_folder, "server"))
+    answer = USED.replace(b"Enough\r\n", b"Enough\r\nretry-after: 3000\r\n")
+    with answering(context, [answer] * 4) as (address, requests):
+        with pytest.raises(UnavailableError, match="Enough today") as error:
+            client_of(export_folder, key_folder, address).ask("a", 1)
+        assert error.value.wished_seconds == 3000
+        assert len(requests) == 1
 
 
 def test_pauses_differ_between_clients() -> None:

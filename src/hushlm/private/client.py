@@ -227,9 +227,9 @@ class Client:
                                 yield item
                 return
             except UnavailableError as error:
-                if attempt >= retries.limit:
-                    raise
                 pause_seconds = retries.pause_seconds(attempt, error.wished_seconds, chance)
+                if pause_seconds is None:
+                    raise
             yield tally.waiting()
             await asyncio.sleep(pause_seconds)
 

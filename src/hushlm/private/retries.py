@@ -22,7 +22,7 @@ class Retries:
         limit: further attempts; 0 gives up at once.
         first_seconds: pause before the first of them; each later one is twice as long, and between half and all of it is waited,
             by chance, so that many clients do not come back at once.
-        longest_seconds: of a pause, a server's own wish included.
+        longest_seconds: of a pause; a server that wishes a longer one is not asked again.
 
     Raises:
         ValueError: for negative numbers.
@@ -36,13 +36,16 @@ class Retries:
         if self.limit < 0 or self.first_seconds < 0 or self.longest_seconds < 0:
             raise ValueError("The number of retries and their pauses must not be negative.")
 
-    def pause_seconds(self, attempt: int, wished_seconds: float | None, chance: random.Random) -> float:
-        """How long to wait before a further attempt.
+    def pause_seconds(self, attempt: int, wished_seconds: float | None, chance: random.Random) -> float | None:
+        """How long to wait before a further attempt; None where there is none.
 
         Args:
             attempt: 0-based, of the further attempts.
-            wished_seconds: what the server said; a pause is no shorter, unless that is longer than `longest_seconds`.
+            wished_seconds: what the server said; a pause is no shorter.
             chance: of the jitter.
         """
+        wished = wished_seconds or 0.0
+        if attempt >= self.limit or wished > self.longest_seconds:
+            return None
         grown = min(self.first_seconds * 2.0 ** min(attempt, 60), self.longest_seconds)
-        return min(max(grown * chance.uniform(0.5, 1.0), wished_seconds or 0.0), self.longest_seconds)
+        return max(grown * chance.uniform(0.5, 1.0), wished)
