@@ -8,7 +8,7 @@ from typing import Any
 __all__ = ["sentence"]
 
 _EXTRAS = {
-    **dict.fromkeys(("spu", "jax", "jaxlib", "cryptography", "starlette", "uvicorn", "httpx"), "private"),
+    **dict.fromkeys(("spu", "jax", "jaxlib", "cryptography", "starlette", "uvicorn", "httpx", "prometheus_client", "structlog"), "private"),
     **dict.fromkeys(("transformers", "datasets", "huggingface_hub"), "hf"),
 }
 """Package to the extra of ours that brings it."""
