@@ -18,10 +18,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from hushlm.config import TrainingConfig
 from hushlm.model import ModelOutput
+from hushlm.training.cross_entropy import overwriting_cross_entropy
 from hushlm.training.team import Team
 
 __all__ = ["BatchLoss", "backpropagate", "head_entropies"]
@@ -68,7 +68,8 @@ def _in_one_pass(team: Team, window_BT: Tensor, weight: float, settings: Trainin
     team.begin_step(1)
     with team.adding_up(last=True):
         output = _forward(team.forward, window_BT, settings, with_entropy or weight > 0)
-        loss = F.cross_entropy(output.logits_BTV.flatten(0, 1).float(), window_BT[:, 1:].flatten())
+        targets_N = window_BT[:, 1:].flatten()
+        loss = overwriting_cross_entropy(output.logits_BTV.flatten(0, 1).float(), targets_N, len(targets_N))
         penalty = None
         if team.regulariser is not None and output.entropy_nats_LBHT is not None:
             penalty = team.regulariser(output.entropy_nats_LBHT)
@@ -103,7 +104,7 @@ def _in_parts(team: Team, parts: tuple[Tensor, ...], batch: int, weight: float, 
     for index, window_BT in enumerate(parts):
         with team.adding_up(last=index == len(parts) - 1):
             output = _forward(team.forward, window_BT, settings, with_entropy or weight > 0)
-            loss = F.cross_entropy(output.logits_BTV.flatten(0, 1).float(), window_BT[:, 1:].flatten(), reduction="sum") / rows
+            loss = overwriting_cross_entropy(output.logits_BTV.flatten(0, 1).float(), window_BT[:, 1:].flatten(), rows)
             loss_sum += loss.detach().double().cpu()
             total = loss
             if output.entropy_nats_LBHT is not None:
