@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=4, help="of each, the first left out")
     options = parser.parse_args()
     rows = []
-    for network in (WAN, LAN):
+    for network in (LAN, WAN):
         for architecture in ARCHITECTURES:
             rows.append(row(measure(architecture, SHAPE, network, options.passes)))
             print(json.dumps(rows[-1]), flush=True)

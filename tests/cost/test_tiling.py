@@ -53,3 +53,21 @@ def test_the_tile_is_the_one_that_the_engine_chooses(rows: int, inner: int, oute
 def test_large_products_too(sizes: tuple[int, int, int]) -> None:
     blocks0, blocks1, blocks2, _ = expected(*sizes, packing=True)
     assert tile_product(*sizes).multiplications == blocks0 * blocks1 * blocks2
+
+
+@given(rows=st.integers(1, 150), inner=st.integers(1, 1000), outer=st.integers(1, 3000))
+@settings(deadline=None, max_examples=60)
+def test_answers_are_merged_in_pairs_until_one_is_left(rows: int, inner: int, outer: int) -> None:
+    tiling = tile_product(rows, inner, outer)
+    d0, d1, d2 = by_the_engines_loop(rows, inner, outer, packed=True)
+    answers = math.ceil(rows / d0) * math.ceil(outer / d2)
+    if tiling.kept is not None:
+        assert tiling.merges == 0
+    elif d1 < rows * outer and answers == 2 ** (answers.bit_length() - 1) and answers <= d1:
+        # As many places as the tile is deep, the answers evenly among them; who has no partner is brought up a level all the same.
+        places = [index % (d1 // answers) == 0 for index in range(d1)]
+        merged = 0
+        while len(places) > 1:
+            places = [a or b for a, b in zip(places[::2], places[1::2], strict=True)]
+            merged += sum(places)
+        assert tiling.merges == merged

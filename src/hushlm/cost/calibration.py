@@ -25,6 +25,7 @@ __all__ = ["Counted", "Measurements", "calibrate", "count_programs", "fit", "mea
 
 DELAY = Link(round_trip_seconds=0.2, bits_per_second=10e9)
 SERIES_RUNS = 6
+REFITS = 8
 SHORTEST_SECONDS = 0.002
 """What takes less is fitted as if it took as long."""
 
@@ -164,12 +165,20 @@ def _design(names: list[str], protocol: Protocol, read: Callable[[Exchange], flo
     return np.array([[read(program.price(unit)) for unit in units] for program in programs])
 
 
-def _fit(design: np.ndarray, counted: np.ndarray, floor: float) -> np.ndarray:
-    """Least squares of relative errors, no constant below zero; what is below `floor` counts as if it were as large."""
+def _fit(design: np.ndarray, counted: np.ndarray, floor: float, rounds: int = 1) -> np.ndarray:
+    """Least squares of relative errors, no constant below zero; what is below `floor` counts as if it were as large.
+
+    Args:
+        rounds: relative to what was counted in the first; in further ones to the geometric mean with what the last one predicted, as
+            too little would otherwise cost less than too much.
+    """
     from scipy.optimize import nnls
 
     weight = 1 / np.maximum(counted, floor)
-    return nnls(design * weight[:, None], counted * weight)[0]
+    for _ in range(rounds):
+        values = nnls(design * weight[:, None], counted * weight)[0]
+        weight = 1 / np.sqrt(np.maximum(counted, floor) * np.maximum(design @ values, floor))
+    return values
 
 
 def _seconds(program: MicroProgram, lines: int, constants: Constants, protocol: Protocol) -> float:
@@ -190,7 +199,7 @@ def _fit_seconds(measured: Measurements, protocol: Protocol, read: Callable[[Cou
         for program, client, server in zip(programs, *both, strict=True):
             design.append([_seconds(program, client.lines, unit, settings) for unit in units])
             counted.append(read(client, server))
-    return dict(zip(names, map(float, _fit(np.array(design), np.array(counted), SHORTEST_SECONDS)), strict=True))
+    return dict(zip(names, map(float, _fit(np.array(design), np.array(counted), SHORTEST_SECONDS, REFITS)), strict=True))
 
 
 def _first_run(counted: Counted) -> float:

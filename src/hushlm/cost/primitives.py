@@ -204,7 +204,7 @@ class Primitives:
             cpu_seconds=c.product_request_seconds * tiling.requests
             + c.product_response_seconds * tiling.responses
             + c.multiplication_seconds * tiling.multiplications
-            + c.key_switch_seconds * tiling.key_switches,
+            + c.key_switch_seconds * tiling.merges,
             client_bytes=0 if client_encrypts else memory,
             server_bytes=memory if client_encrypts else 0,
         )
