@@ -360,7 +360,8 @@ def test_a_client_that_hangs_up_frees_its_place(
     with serving(export_folder, key_folder, scratch / "server.log", "--connect-seconds", "100") as server:
         url = f"https://{server.address}"
         with by_hand.stream("POST", f"{url}/sessions", content=request_body) as response:
-            next(response.iter_lines())
+            lines = response.iter_lines()  # kept, or its end would end the connection
+            assert json.loads(next(lines))["event"] == "accepted"
             worker = server.worker()
             assert by_hand.get(f"{url}/health").json()["sessions"] == 1
         start = time.monotonic()
