@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +132,25 @@ def test_what_does_not_go_together_is_refused(
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert all(word in error for word in words)
+
+
+@pytest.mark.slow
+def test_a_rank_killed_on_the_way(tiny: Tiny, tmp_path: Path) -> None:
+    """torchrun takes the others down; both go on from the last checkpoint to the bytes of a run that nobody disturbed."""
+
+    def start(config: RunConfig, name: str) -> subprocess.CompletedProcess[str]:
+        settings = tmp_path / f"{name}.yaml"
+        settings.write_text(json.dumps(config.to_dict()))
+        options = ["--config", str(settings), "--resume", "auto", "--checkpoint_every", "4", "--progress", "none"]
+        return torchrun(str(Path(__file__).with_name("mortal.py")), *options)
+
+    whole = trained(tiny, parallel="ddp", steps=10)
+    killed = replace(whole, output=tmp_path / "killed")
+    assert start(whole, "whole").returncode == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KILL_RANK_1_AT_STEP", "7")
+        assert start(killed, "killed").returncode != 0
+    assert load_checkpoint(killed.output).step == 4
+    assert start(killed, "killed").returncode == 0
+    for path in (path for path in whole.output.rglob("*") if path.is_file()):
+        assert path.read_bytes() == (killed.output / path.relative_to(whole.output)).read_bytes(), path.name

@@ -33,7 +33,7 @@ CODEPARROT = "huggingface-course/codeparrot-ds-train"
 PART_BYTES = 32_000_000
 """Text a part of a folder has about: enough for a worker to be busy with, little enough to go into memory."""
 
-_ROW_SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst")
+_ROW_SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz")
 
 _STDLIB_LEFT_OUT = {
     *("test", "tests", "idle_test", "lib2to3", "__pycache__"),
