@@ -31,7 +31,7 @@ def seconds(value: float) -> str:
 
 
 def faults_table(faults: list[dict[str, Any]]) -> str:
-    rows = [entry | {"outcome": "right answer" if entry["seconds_to_error"] is None else "one sentence"} for entry in faults]
+    rows = [entry | {"outcome": "right answer" if entry["seconds_to_error"] is None else "ended clearly"} for entry in faults]
     columns = (
         Column("fault", "fault"),
         Column("phase", "phase"),
