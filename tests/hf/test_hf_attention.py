@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from hushlm.hf import ENTROPY_ATTENTION, measure_head_entropies, record_entropies, use_entropy_attention
-from tests.hf.models import CONTEXT, FAMILIES, VOCABULARY, batch, eager, tiny
+from tests.hf.models import FAMILIES, VOCABULARY, batch, eager, tiny
 
 transformers = pytest.importorskip("transformers", reason="the hf extra is not installed")
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -30,7 +30,7 @@ def test_logits_and_entropies_equal_eager_attention(family: str, padding: str | 
 
 
 @every_family
-@pytest.mark.parametrize("padding", [None, "left"])
+@pytest.mark.parametrize("padding", [None, "right", "left"])
 def test_gradients_of_loss_and_entropy_equal_eager_attention(family: str, padding: str | None) -> None:
     model, inputs = tiny(family), batch(padding)
     real = inputs["attention_mask"].bool()
@@ -54,7 +54,8 @@ def test_generation_with_a_cache_is_that_of_eager_attention(family: str) -> None
     model = tiny(family)
     prompt = batch("left")
     settings = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
-    short = {name: x[:, CONTEXT - 8 - 6 : CONTEXT - 6] for name, x in prompt.items()}
+    short = {name: x[:, -8:] for name, x in prompt.items()}
+    assert short["attention_mask"].sum(1).tolist() == [8, 8, 3]
     model.set_attn_implementation("eager")
     expected = model.generate(**short, **settings)
     use_entropy_attention(model)

@@ -9,8 +9,9 @@ with gradients, without attention matrices being handed out:
         model(**batch)
     record.rows_LHN()
 
-Without padding and dropout it runs the kernels of `hushlm.entropy`. With either, or with a mask of another form (sliding windows, packed
-sequences), the T x S probabilities are kept for the backward pass; no logarithm is taken of them: H = logsumexp(s) - sum_j p_j s_j.
+Without a mask and dropout, or with padding behind the text, it runs the kernels of `hushlm.entropy`. With padding before it, dropout, or
+a mask of another form (sliding windows, packed sequences), the T x S probabilities are kept for the backward pass; no logarithm is
+taken of them: H = logsumexp(s) - sum_j p_j s_j.
 
 Legend: B batch, T query tokens, S key tokens, H heads, G key-value heads, E head width, L layers, N rows that count.
 """
@@ -137,37 +138,44 @@ def _attend(
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    counts_BT = None
-    if attention_mask is None and dropout == 0.0:
+    counts_BT, bias, plain = None, None, True
+    if attention_mask is not None:
+        bias = _bias(attention_mask, key)
+        allowed = bias > _MASKED_SCORE / 2
+        own_BT = allowed[:, 0].diagonal(key.shape[2] - query.shape[2], dim1=-2, dim2=-1)
+        counts_BT = own_BT.expand(query.shape[0], -1)
+        # With padding behind the text, as training pads, the rows that count see what they would see without a mask.
+        plain = bool(((allowed == _causal(query, key)) | ~own_BT[:, None, :, None]).all())
+    if plain and dropout == 0.0:
         ours = math.sqrt(query.shape[-1])  # entropy_attention divides by it
         output_BHTE, entropy_nats_BHT = entropy_attention(query * (scaling * ours), key, value)
     else:
-        bias = _bias(attention_mask, query, key)
+        bias = bias if bias is not None else _bias(_causal(query, key)[None, None], key)
         output_BHTE, entropy_nats_BHT = _masked_attention(query * scaling, key, value, bias, dropout)
-        if attention_mask is not None:
-            own_BT = bias[:, 0].diagonal(key.shape[2] - query.shape[2], dim1=-2, dim2=-1) > _MASKED_SCORE / 2
-            counts_BT = own_BT.expand(query.shape[0], -1)
     record = _record.get()
     if record is not None:
         record.add(int(module.layer_idx), entropy_nats_BHT, counts_BT)  # type: ignore[arg-type]
     return output_BHTE.transpose(1, 2).contiguous(), None
 
 
-def _bias(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
-    """To be added to the scores, (B or 1, H or 1, T, S), float32: 0 where a key may be seen, `_MASKED_SCORE` where not."""
+def _causal(query: Tensor, key: Tensor) -> Tensor:
+    """(T, S): the last query sees every key."""
     queries, keys = query.shape[2], key.shape[2]
-    if mask is None:
-        allowed = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)[None, None]
-    elif mask.dtype is torch.bool:
-        allowed = mask[..., :keys]
-    else:
-        return mask[..., :keys].float().clamp_min(_MASKED_SCORE)
-    return torch.zeros(allowed.shape, device=query.device).masked_fill(~allowed, _MASKED_SCORE)
+    return torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
+
+
+def _bias(mask: Tensor, key: Tensor) -> Tensor:
+    """To be added to the scores, (B or 1, H or 1, T, S), float32: 0 where a key may be seen, `_MASKED_SCORE` where not."""
+    mask = mask[..., : key.shape[2]]
+    if mask.dtype is not torch.bool:
+        return mask.float().clamp_min(_MASKED_SCORE)
+    return torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, _MASKED_SCORE)
 
 
 def _masked_attention(q_BHTE: Tensor, k_BHSE: Tensor, v_BHSE: Tensor, bias: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
     """Softmax attention under any mask, dropout acting on the output alone; the entropy is that of the whole row."""
-    z = (q_BHTE @ k_BHSE.mT).float() + bias
+    with torch.autocast(q_BHTE.device.type, enabled=False):
+        z = q_BHTE.float() @ k_BHSE.float().mT + bias
     z = z - z.detach().amax(-1, keepdim=True)  # neither p nor H sees a shift
     p_BHTS = z.softmax(-1)
     # p is 0 where z is about -1e30: their product is 0, and so is its gradient.
