@@ -20,7 +20,7 @@ from hushlm.private.logs import log
 from hushlm.private.metrics import ServerMetrics
 from hushlm.private.process import Order, PeerOrder, WorkerDiedError, WorkerEvent, WorkerProcess, start_worker
 from hushlm.private.session import ALIVE_SECONDS, Accepted, Alive, Failed, Finished, Limits, Queued, SessionRequest, shape_of
-from hushlm.private.traffic import Traffic
+from hushlm.private.work import WorkTally
 
 __all__ = ["HostedSession", "Hosting", "error_response"]
 
@@ -74,7 +74,7 @@ class HostedSession(Response):
         self._name = secrets.token_hex(4)
         self._log = log.bind(session=self._name)
         self._over = False
-        self._tally = _Tally(metrics)
+        self._tally = WorkTally(metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         wanted, peer, start = self._wanted, self._peer, time.monotonic()
@@ -253,42 +253,6 @@ class HostedSession(Response):
         with contextlib.suppress(OSError):
             tail = path.read_bytes()[-2000:].decode(errors="replace")
             self._log.debug("the end of the worker's log", tail=tail)
-
-
-class _Tally:
-    """What a session's worker has done so far, for the log, the metrics and the client's account."""
-
-    def __init__(self, metrics: ServerMetrics) -> None:
-        self._metrics = metrics
-        self._linked = False
-        self.tokens = 0
-        self.traffic = Traffic()
-        self._of_steps = Traffic()
-
-    def note(self, event: WorkerEvent) -> None:
-        if event.event == "linked":
-            self._linked = True
-        if event.traffic is None:
-            return
-        moved = event.traffic.to_traffic()
-        match event.event:
-            case "step":
-                self._of_steps += moved
-            case "token":
-                # Its traffic is that of its steps, which are counted, and of its opening.
-                self.tokens += 1
-                self._metrics.tokens.labels("generated").inc()
-                moved, self._of_steps = _without(moved, self._of_steps), Traffic()
-        self.traffic += moved
-        self._metrics.moved(moved)
-
-    def charged(self, wanted: int, finished: bool) -> int:
-        """Tokens for the client's account: one that was being computed when a session broke may have reached it."""
-        return wanted if finished else min(wanted, self.tokens + self._linked)
-
-
-def _without(whole: Traffic, part: Traffic) -> Traffic:
-    return Traffic(whole.sent_bytes - part.sent_bytes, whole.received_bytes - part.received_bytes)
 
 
 def error_response(status: int, sentence: str, retry_seconds: float | None = None) -> JSONResponse:
