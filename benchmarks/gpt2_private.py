@@ -26,7 +26,7 @@ from hushlm.private.wiring import step_program
 COUNTS = Path("results/gpt2-private-counts.json")
 DOCUMENT = Path("docs/measured-vs-paper.md")
 MARKS = ("<!-- gpt2-private: begin -->", "<!-- gpt2-private: end -->")
-ROWS = ("SM+LN+G", "SM+LN+R", "SM+R", "SM2+R", "SM1+R", "SM+ScFuFFN", "SM2+ScFuFFN", "SM1+ScFuFFN")
+ROWS = ("SM+LN+G", "SM+LN+P", "SM+LN+R", "SM+R", "SM2+R", "SM1+R", "SM+ScFuFFN", "SM2+ScFuFFN", "SM1+ScFuFFN")
 PAPER_GB = {"SM+LN+G": 25.32, "SM+LN+R": 9.44, "SM+ScFuFFN": 6.43}
 """arXiv 2501.03489, Table 3: GPT-2 small, T = 128, one token, end to end."""
 

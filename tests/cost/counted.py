@@ -11,10 +11,8 @@ import numpy as np
 from hushlm.cost.relay import free_ports
 from hushlm.plan import Plan, Step
 from hushlm.private.backend import EngineBackend
-from hushlm.private.counting import value_shapes
+from hushlm.private.counting import run_step
 from hushlm.private.engine import Channel, Engine, EngineSettings, Party
-from hushlm.private.traffic import Traffic
-from hushlm.private.wiring import step_program, weight_names
 
 WARM_ELEMENTS = 4096
 """Enough for both OT workers of the default settings to start."""
@@ -33,31 +31,6 @@ class Run:
     @property
     def total_bytes(self) -> int:
         return self.forward_bytes + self.back_bytes
-
-
-def _run_step(engine: Engine, backend: EngineBackend, plan: Plan, step: Step, repeats: int) -> list[Traffic]:
-    random, party = np.random.default_rng(0), engine.party
-    program = step_program(plan, step)
-    names = []
-    for name, shape in value_shapes(plan, step).items():
-        if name in program.public:
-            backend.put_public(name, np.tril(np.ones(shape)))
-        else:
-            for owner in Party:
-                backend.put(f"{name}.{owner.name}", owner, shape, random.uniform(0.1, 1.0, shape) if party is owner else None)
-            if name == "one_hot":
-                names.append(f"{name}.CLIENT")
-                continue
-            backend.run("add", lambda xp: lambda a, b: a + b, (f"{name}.CLIENT", f"{name}.SERVER"), (name,), ())
-        names.append(name)
-    weights = weight_names(step, program)
-    for name, (_, shape) in zip(weights, program.weights, strict=True):
-        backend.put(name, Party.SERVER, shape, random.uniform(-0.1, 0.1, shape) if party is Party.SERVER else None)
-    outputs = [f"out.{i}" for i in range(len(program.outputs))]
-    runs = [backend.run(program.key, program.build, [*names, *weights], outputs, program.public) for _ in range(repeats)]
-    for name in {*weights, *outputs, *names}:
-        engine.delete(name)
-    return runs
 
 
 def _warm_up(engine: Engine, backend: EngineBackend) -> None:
@@ -83,7 +56,7 @@ def _party(party: Party, ports: list[int], settings: EngineSettings, work: list[
         to.send(
             [
                 Run(t.sent_bytes, t.received_bytes, t.sent_messages, t.received_messages, t.seconds)
-                for t in _run_step(engine, backend, plan, step, repeats)
+                for t in run_step(engine, backend, plan, step, repeats)
             ]
         )
     to.recv()

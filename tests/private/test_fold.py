@@ -9,10 +9,9 @@ import pytest
 
 from hushlm.architectures import REGISTRY, Architecture, FeedForward, parse
 from hushlm.config import ModelShape
-from hushlm.plan import HUSH, Rewrites, exponential_squarings
+from hushlm.plan import HUSH, Rewrites
 from hushlm.private.backend import ReferenceBackend
-from hushlm.private.description import PROTOCOL_VERSION, ProgramDescription, RevealPolicy
-from hushlm.private.engine import EngineSettings
+from hushlm.private.description import RevealPolicy, describe
 from hushlm.private.fold import ffn_map, fold_weights, moving_bases
 from hushlm.private.program import PrivateGenerator
 from tests.private.models import SHAPE, arrays, next_logits, random_model
@@ -30,25 +29,13 @@ WITHOUT = {
 }
 
 
-def description(architecture: Architecture, rewrites: Rewrites, shape: ModelShape = SHAPE) -> ProgramDescription:
-    return ProgramDescription(
-        protocol_version=PROTOCOL_VERSION,
-        architecture=str(architecture),
-        shape=shape,
-        rewrites=rewrites,
-        engine=EngineSettings(exponential_squarings(architecture)),
-        checkpoint="",
-        tokenizer="",
-    )
-
-
 def largest_relative_error(
     architecture: Architecture, rewrites: Rewrites, prompt_length: int = 37, new_tokens: int = 3, shape: ModelShape = SHAPE
 ) -> float:
     """Over a prefill and further tokens with the key-value cache, relative to the largest logit."""
     model = random_model(architecture, shape)
     weights = fold_weights(arrays(model), architecture, shape, rewrites)
-    generator = PrivateGenerator(ReferenceBackend(), description(architecture, rewrites, shape), weights)
+    generator = PrivateGenerator(ReferenceBackend(), describe(architecture, shape, rewrites), weights)
     tokens = np.random.default_rng(3).integers(0, shape.vocabulary, prompt_length).tolist()
     worst = 0.0
     for answer in generator.generate(tokens, prompt_length, new_tokens, RevealPolicy(kind="logits")):

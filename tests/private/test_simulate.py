@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from hushlm.architectures import parse
-from hushlm.plan import exponential_squarings
 from hushlm.private.backend import EngineBackend
-from hushlm.private.description import PROTOCOL_VERSION, ProgramDescription, RevealPolicy
-from hushlm.private.engine import Engine, EngineSettings, Party
+from hushlm.private.description import RevealPolicy, describe
+from hushlm.private.engine import Engine, Party
 from hushlm.private.export import choose_rewrites
 from hushlm.private.fold import fold_weights
 from hushlm.private.program import PrivateGenerator
@@ -41,17 +40,8 @@ def simulated(name: str, seed: int = 1) -> tuple[torch.nn.Module, PrivateGenerat
     model = random_model(architecture, SMALL, seed, spread=0.15)
     state = arrays(model)
     rewrites, _ = choose_rewrites(state, architecture, SMALL, 18)
-    settings = EngineSettings(exponential_squarings(architecture), simulate=True)
-    description = ProgramDescription(
-        protocol_version=PROTOCOL_VERSION,
-        architecture=name,
-        shape=SMALL,
-        rewrites=rewrites,
-        engine=settings,
-        checkpoint="",
-        tokenizer="",
-    )
-    backend = EngineBackend(Engine(Party.CLIENT, settings, None))
+    description = describe(architecture, SMALL, rewrites, simulate=True)
+    backend = EngineBackend(Engine(Party.CLIENT, description.engine, None))
     return model, PrivateGenerator(backend, description, fold_weights(state, architecture, SMALL, rewrites)), backend
 
 

@@ -22,7 +22,7 @@ from hushlm.private.engine import Channel, Engine, EngineSettings, Party
 from hushlm.private.traffic import Traffic
 from hushlm.private.wiring import step_program, weight_names, weight_shapes
 
-__all__ = ["StepCount", "count_steps", "distinct_steps"]
+__all__ = ["StepCount", "count_steps", "distinct_steps", "run_step"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,32 @@ def value_shapes(plan: Plan, step: Step) -> dict[str, tuple[int, ...]]:
     return {name: shapes[name] for name in step_program(plan, step).inputs}
 
 
+def run_step(engine: Engine, backend: EngineBackend, plan: Plan, step: Step, repeats: int) -> list[Traffic]:
+    """Run a step `repeats` times on random values, in step with the other party; what each run moved, seen from this one."""
+    random, program, names = np.random.default_rng(0), step_program(plan, step), []
+    for name, shape in value_shapes(plan, step).items():
+        if name in program.public:
+            backend.put_public(name, np.tril(np.ones(shape)))
+            names.append(name)
+            continue
+        for owner in Party:
+            backend.put(f"{name}.{owner.name}", owner, shape, random.uniform(0.1, 1.0, shape) if engine.party is owner else None)
+        if name == "one_hot":
+            # A client's own value, not a share.
+            names.append(f"{name}.CLIENT")
+            continue
+        backend.run("add", lambda xp: lambda a, b: a + b, (f"{name}.CLIENT", f"{name}.SERVER"), (name,), ())
+        names.append(name)
+    weights = weight_names(step, program)
+    for name, (_, shape) in zip(weights, program.weights, strict=True):
+        backend.put(name, Party.SERVER, shape, random.uniform(-0.1, 0.1, shape) if engine.party is Party.SERVER else None)
+    outputs = [f"out.{i}" for i in range(len(program.outputs))]
+    runs = [backend.run(program.key, program.build, [*names, *weights], outputs, program.public) for _ in range(repeats)]
+    for name in {*weights, *outputs, *names}:
+        engine.delete(name)
+    return runs
+
+
 def _party(
     party: Party,
     ports: tuple[int, int],
@@ -98,34 +124,12 @@ def _party(
     addresses = (f"127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}")
     engine = Engine(party, settings, Channel(party, addresses, None))
     backend = EngineBackend(engine)
-    random = np.random.default_rng(0)
     for plan in resident:
         for name, shape in weight_shapes(plan).items():
             backend.put(f"resident.{name}", Party.SERVER, shape, np.zeros(shape) if party is Party.SERVER else None)
     for plan, step in work:
-        program = step_program(plan, step)
-        names = []
-        for name, shape in value_shapes(plan, step).items():
-            if name in program.public:
-                backend.put_public(name, np.tril(np.ones(shape)))
-            else:
-                for owner in Party:
-                    mine = random.uniform(0.1, 1.0, shape) if party is owner else None
-                    backend.put(f"{name}.{owner.name}", owner, shape, mine)
-                if name == "one_hot":
-                    # A client's own value, not a share.
-                    names.append(f"{name}.CLIENT")
-                    continue
-                backend.run("add", lambda xp: lambda a, b: a + b, (f"{name}.CLIENT", f"{name}.SERVER"), (name,), ())
-            names.append(name)
-        weights = weight_names(step, program)
-        for name, (_, shape) in zip(weights, program.weights, strict=True):
-            backend.put(name, Party.SERVER, shape, random.uniform(-0.1, 0.1, shape) if party is Party.SERVER else None)
-        outputs = [f"out.{i}" for i in range(len(program.outputs))]
-        runs = [backend.run(program.key, program.build, [*names, *weights], outputs, program.public) for _ in range(repeats + 1)]
+        runs = run_step(engine, backend, plan, step, repeats + 1)
         to.send((runs[1:] if repeats else runs, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
-        for name in [*weights, *outputs, *names]:
-            engine.delete(name)
     to.send(None)
     to.recv()
 
