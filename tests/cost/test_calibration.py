@@ -8,11 +8,11 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from hushlm.cost.calibration import DELAY, PROGRAMS, Counted, Measurements, count_programs, fit
+from hushlm.cost.calibration import DELAY, PROGRAMS, SERIES_RUNS, Counted, Measurements, count_programs, fit
 from hushlm.cost.constants import CalibratedConstants, Constants, load_constants
 from hushlm.cost.exchange import Exchange, Protocol
 from hushlm.cost.micro_programs import MICRO_PROGRAMS, SERIES, SQUARINGS, UNPACKED_PROGRAMS, MicroProgram
-from hushlm.cost.primitives import Primitives
+from hushlm.cost.primitives import TRANSFER_STOCK, Primitives
 from hushlm.cost.programs import overhead_seconds
 from hushlm.cost.two_party import run_both
 from hushlm.private.engine import EngineSettings
@@ -49,9 +49,7 @@ def measurements(cpu: Constants, elapsed: Constants) -> Measurements:
 
     programs = of("packed", PROTOCOL)
     first = programs[0][0]
-    series = replace(
-        counted(SERIES, 5, cpu, elapsed, PROTOCOL)[0], forward=(10, 10, 10 + round(PROTOCOL.workers * cpu.refill)), back=(0, 0, 0)
-    )
+    series = replace(counted(SERIES, 5, cpu, elapsed, PROTOCOL)[0], forward=(10, 10, 10 + round(cpu.refill)), back=(0, 0, 0))
     rounds: Callable[[MicroProgram], float] = lambda program: program.price(Primitives(cpu, PROTOCOL)).rounds  # noqa: E731
     delayed = [run.seconds + DELAY.round_trip_seconds * rounds(program) for run, program in zip(programs[0], MICRO_PROGRAMS, strict=False)]
     opened = [(n, round(cpu.answer_base + n * cpu.answer_element)) for n in (1, 1000)]
@@ -91,6 +89,12 @@ def test_what_was_not_measured_is_kept() -> None:
         if field.name.endswith(("_seconds", "_rounds")):
             assert getattr(fitted.values, field.name) == getattr(kept.values, field.name)
             assert getattr(fitted.elapsed, field.name) == getattr(kept.elapsed, field.name)
+
+
+def test_the_series_needs_one_refill_of_one_worker() -> None:
+    exchange = SERIES.price(Primitives(load_constants().values, PROTOCOL))
+    (used,) = exchange.forward_transfers
+    assert TRANSFER_STOCK < SERIES_RUNS * used < 2 * TRANSFER_STOCK
 
 
 @pytest.mark.slow

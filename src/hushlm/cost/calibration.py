@@ -24,7 +24,7 @@ from hushlm.private.engine import Engine, EngineSettings, Party, compile_program
 __all__ = ["Counted", "Measurements", "calibrate", "count_programs", "fit", "measure"]
 
 DELAY = Link(round_trip_seconds=0.2, bits_per_second=10e9)
-SERIES_RUNS = 6
+SERIES_RUNS = 80
 REFITS = 8
 SHORTEST_SECONDS = 0.002
 """What takes less is fitted as if it took as long."""
@@ -224,7 +224,7 @@ def fit(measured: Measurements, kept: CalibratedConstants, protocol: Protocol, e
     design = np.concatenate([_design(names, protocol, way, MICRO_PROGRAMS) for way in ways])
     values = dict(zip(names, map(float, _fit(design, np.concatenate([forward, back]), 1.0)), strict=True))
     (small, base), (large, more) = measured.opened
-    values["refill"] = (max(measured.series.forward[1:]) - min(measured.series.forward)) / protocol.workers
+    values["refill"] = float(max(measured.series.forward[1:]) - min(measured.series.forward))
     values["answer_element"] = (more - base) / (large - small)
     values["answer_base"] = base - small * values["answer_element"]
     values["worker_set_up"] = _first_run(measured.worker)

@@ -107,5 +107,5 @@ UNPACKED_PROGRAMS = (_product(128, 64, 64, Party.SERVER), _product(64, 256, 96, 
 LOCAL_PROGRAMS = (_local(50), _local(400))
 """Programs of many lines that send nothing."""
 
-SERIES = _of_vector("series", 65_536, lambda xp: lambda x: x < 0.0, Primitives.compare)
-"""Run often enough to need refills."""
+SERIES = _of_vector("series", 2048, lambda xp: lambda x: x < 0.0, Primitives.compare)
+"""Run often enough to need a refill; small enough for one worker, so that it is one refill."""

@@ -11,7 +11,7 @@ import numpy as np
 from hushlm.architectures import parse
 from hushlm.config import ModelShape
 from hushlm.cost.network import Network
-from hushlm.cost.pricing import price
+from hushlm.cost.pricing import Amount, price_total
 from hushlm.cost.relay import MeasuredLink, probe
 from hushlm.cost.two_party import Link, run_both
 from hushlm.plan import decode_plan, prefill_plan
@@ -20,7 +20,7 @@ from hushlm.private.engine import Engine, Party
 from hushlm.private.program import PrivateGenerator
 from hushlm.private.wiring import weight_shapes
 
-__all__ = ["Measured", "TimedPass", "measure", "timed_passes"]
+__all__ = ["Measured", "TimedPass", "measure", "predict", "timed_passes"]
 
 
 @dataclass(frozen=True)
@@ -39,34 +39,42 @@ class Measured:
     """One architecture over one network.
 
     Attributes:
+        network: asked of the relay.
         link: what the relay achieves, measured with plain sockets.
         measured_seconds: median of the client's passes after the first (which compiles).
-        predicted_seconds: of the model over the measured link.
         local_seconds: the same pass with no relay, just before: computing on this machine as busy as it is.
-        predicted_local_seconds: the model's `compute_seconds`, for an idle machine of the kind that it was calibrated on.
-        predicted_on_local_seconds: the same prediction with `local_seconds` in place of the model's.
+        counted_bytes: mean of the passes.
+        predicted: by the model alone, over the measured link.
     """
 
     architecture: str
-    network: Network
+    network: str
     link: MeasuredLink
     measured_seconds: float
-    predicted_seconds: float
     local_seconds: float
-    predicted_local_seconds: float
-    predicted_on_local_seconds: float
     counted_bytes: float
-    predicted_bytes: int
+    predicted: Amount
+
+    @property
+    def predicted_on_local_seconds(self) -> float:
+        """The network's part of the model, with the measured `local_seconds` for computing."""
+        return self.predicted.seconds - self.predicted.compute_seconds + self.local_seconds
 
     @property
     def error(self) -> float:
         """Of the model alone."""
-        return self.predicted_seconds / self.measured_seconds - 1
+        return self.predicted.seconds / self.measured_seconds - 1
 
     @property
     def error_on_local(self) -> float:
         """Of the network's part of the model."""
         return self.predicted_on_local_seconds / self.measured_seconds - 1
+
+
+def predict(architecture: str, shape: ModelShape, link: MeasuredLink) -> Amount:
+    """The model's price of a pass over a full context, over what a relay achieves."""
+    achieved = Network("measured", link.round_trip_seconds, link.bits_per_second)
+    return price_total(prefill_plan(parse(architecture), shape, shape.context), network=achieved)
 
 
 def timed_passes(engine: Engine, description: ProgramDescription, passes: int) -> list[TimedPass]:
@@ -106,17 +114,12 @@ def measure(architecture: str, shape: ModelShape, network: Network, passes: int 
     link = probe(network.round_trip_seconds, network.bits_per_second)
     client, _ = run_both(timed_passes, (description, passes), description.engine, Link(network.round_trip_seconds, network.bits_per_second))
     later: list[TimedPass] = client[1:]
-    achieved = Network("measured", link.round_trip_seconds, link.bits_per_second)
-    report = price(prefill_plan(description.parsed_architecture, shape, shape.context), network=achieved)
     return Measured(
         architecture=architecture,
-        network=network,
+        network=str(network),
         link=link,
         measured_seconds=float(np.median([timed.seconds for timed in later])),
-        predicted_seconds=report.total.seconds,
         local_seconds=local_seconds,
-        predicted_local_seconds=report.total.compute_seconds,
-        predicted_on_local_seconds=report.total.seconds - report.total.compute_seconds + local_seconds,
         counted_bytes=float(np.mean([timed.sent_bytes + timed.received_bytes for timed in later])),
-        predicted_bytes=report.total.bytes,
+        predicted=predict(architecture, shape, link),
     )
