@@ -203,6 +203,7 @@ while True:
             parameter.fill_(step)
     save_checkpoint(target, config=checkpoint.config, model=checkpoint.model, tokenizer=checkpoint.tokenizer,
         regulariser=checkpoint.regulariser, metrics=[], step=step, corpus="c", corpus_fingerprint="f", state=state)
+    print("saved", flush=True)
     step += 1
 """
 
@@ -213,7 +214,8 @@ def test_killed_while_saving_the_old_or_the_new_one_is_whole(trained: TrainingRe
     for trial in range(4):
         with subprocess.Popen([sys.executable, "-c", SAVE_LOOP, str(trained.folder), str(folder)], stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
-            process.stdout.readline()
+            assert process.stdout.readline() == b"ready\n"
+            assert process.stdout.readline() == b"saved\n"
             time.sleep(0.05 + 0.031 * trial)
             process.kill()
         checkpoint = load_checkpoint(folder)

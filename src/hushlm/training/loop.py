@@ -162,7 +162,7 @@ class _Run:
         self.sampler.restore(state.sampler)
         states = torch.atleast_2d(state.random_state)
         if self.world.rank < len(states):  # a rank that joins later keeps the state of its own seed
-            torch.set_rng_state(states[self.world.rank])
+            torch.set_rng_state(states[self.world.rank].clone())  # a row inside another tensor crashes it
         self.metrics, self.step, self.saved_step = checkpoint.metrics, checkpoint.step, checkpoint.step
         for row in self.metrics:
             self.watch.record(row["step"], row["loss"], row["layer_entropy_nats"])
