@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +20,9 @@ from tests.private.service import free_port
 
 
 def valid_request(export: Path, scratch: Path) -> dict[str, Any]:
-    """Of one token, for an engine that never comes; `scratch` takes a session certificate's files."""
+    """Of one token, for an engine that never comes; a folder below `scratch` takes a session certificate's files."""
     description = load_description(export / "client")
-    scratch.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="by-hand-", dir=scratch))
     return {
         "protocol_version": PROTOCOL_VERSION,
         "engine_version": engine_version(),
@@ -32,7 +33,7 @@ def valid_request(export: Path, scratch: Path) -> dict[str, Any]:
         "new_tokens": 1,
         "reveal": {"kind": "token", "top": 1},
         "engine_address": f"127.0.0.1:{free_port()}",
-        "engine_certificate": create_session_certificate(scratch).text,
+        "engine_certificate": create_session_certificate(folder).text,
     }
 
 
@@ -71,4 +72,4 @@ class HandMade:
 def hand_made(address: str, export: Path, keys: Path, scratch: Path, name: str = "client") -> Iterator[HandMade]:
     """A client called `name`, whose keys lie in `keys`."""
     with httpx.Client(verify=client_context(load_keys(keys, name)), trust_env=False, timeout=60) as http:
-        yield HandMade(http, address, valid_request(export, scratch / f"by-hand-{name}"))
+        yield HandMade(http, address, valid_request(export, scratch))
