@@ -180,6 +180,19 @@ def test_is_an_operation_that_torch_can_compile_and_differentiate(order: int) ->
     torch.library.opcheck(native._forward, (q, k, v, scale, order, True), test_utils=("test_schema", "test_faketensor"))
 
 
+@pytest.mark.slow
+def test_a_compiled_graph_has_no_break() -> None:
+    tensors = tuple(x.requires_grad_() for x in inputs(12, 1, 5, 5, 8))
+
+    def loss(q: Tensor, k: Tensor, v: Tensor, t: Tensor) -> Tensor:
+        output, entropy_nats = entropy_attention(q, k, v, temperature=t, order=2)
+        return output.square().sum() + entropy_nats.sum()
+
+    compiled: Any = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    for x, y in zip(*(torch.autograd.grad(f(*tensors), tensors) for f in (loss, compiled)), strict=True):
+        torch.testing.assert_close(x, y)
+
+
 def test_a_library_of_other_sources_is_not_used(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     library.load.cache_clear()
     monkeypatch.setattr(library, "fingerprint", lambda: "another")

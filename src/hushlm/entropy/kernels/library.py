@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hushlm.entropy.kernels.build import LIBRARY, VARIANTS, fingerprint
 
-__all__ = ["Problem", "StridedTensor", "call", "load", "strided"]
+__all__ = ["Problem", "StridedTensor", "available", "call", "load", "strided"]
 
 _LOG = logging.getLogger("hushlm")
 
@@ -63,6 +63,12 @@ def load(variant: str | None = None) -> tuple[Any, Any] | None:
     scratch.argtypes, scratch.restype = (POINTER(Problem), c_int), c_int64
     run.argtypes, run.restype = (POINTER(Problem), c_int), None
     return scratch, run
+
+
+@torch.compiler.assume_constant_result
+def available() -> bool:
+    """Whether there is a library; a graph being compiled takes the answer as it is now."""
+    return load() is not None
 
 
 def _open() -> tuple[ctypes.CDLL | None, str]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hushlm.entropy.kernels.base import Kernel
-from hushlm.entropy.kernels.library import Problem, call, load, strided
+from hushlm.entropy.kernels.library import Problem, available, call, strided
 
 __all__ = ["KERNEL"]
 
@@ -137,7 +137,7 @@ def _run(q_BHTE: Tensor, k_BHSE: Tensor, v_BHSE: Tensor, scale_HT: Tensor, order
 
 
 def _supports(q_BHTE: Tensor, order: int | None) -> bool:
-    return q_BHTE.device.type == "cpu" and q_BHTE.dtype is torch.float32 and (order is None or order < 16) and load() is not None
+    return q_BHTE.device.type == "cpu" and q_BHTE.dtype is torch.float32 and (order is None or order < 16) and available()
 
 
 KERNEL = Kernel(name="native", run=_run, supports=_supports)

@@ -25,6 +25,7 @@ QUERIES, KEYS = 64, 64
 """Rows and columns of a tile of scores. Triton's products need at least 16 of each, and a head width of 16."""
 
 
+@torch.compiler.assume_constant_result
 def _available(device: str) -> bool:
     if importlib.util.find_spec("triton") is None:
         return False
