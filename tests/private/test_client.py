@@ -73,7 +73,7 @@ def client_of(export: Path, keys: Path, address: str, retries: Retries = SOON) -
     return Client(export / "client", address, keys, settings=ClientSettings(alive_seconds=5, retries=retries))
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize(("answer", "sentence"), [(BUSY, "refused: Full house."), (USED, "refused: Enough today.")])
 def test_a_server_without_a_place_is_asked_again(export_folder: Path, key_folder: Path, answer: bytes, sentence: str) -> None:
     context = server_context(load_keys(key_folder, "server"))
@@ -86,7 +86,7 @@ def test_a_server_without_a_place_is_asked_again(export_folder: Path, key_folder
     assert len({request.rpartition(b"engine_certificate")[2] for request in requests}) == len(requests)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_a_server_that_is_not_there_is_asked_again(export_folder: Path, key_folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
@@ -97,7 +97,7 @@ def test_a_server_that_is_not_there_is_asked_again(export_folder: Path, key_fold
     assert "asking again" in describe(seen[0])
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     ("answer", "sentence"),
     [
@@ -116,7 +116,7 @@ def test_nothing_else_is_asked_again(export_folder: Path, key_folder: Path, answ
         assert len(requests) == 1
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_a_place_in_the_queue_is_shown(export_folder: Path, key_folder: Path) -> None:
     context = server_context(load_keys(key_folder, "server"))
     events = [{"event": "queued", "position": 2}, {"event": "queued", "position": 1}, {"event": "failed", "error": "Closed."}]
@@ -128,7 +128,7 @@ def test_a_place_in_the_queue_is_shown(export_folder: Path, key_folder: Path) ->
     assert describe(seen[0]) == "in the server's queue, place 2"
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_the_command_says_that_it_asks_again(export_folder: Path, key_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["ask", "a", "--model", str(export_folder / "client"), "--keys", str(key_folder), "--server", "127.0.0.1:1"]
     assert main([*command, "--retries", "1"]) == 2
@@ -161,7 +161,7 @@ def test_pauses_grow_are_scattered_and_bounded(attempt: int, wished_seconds: flo
         assert max(grown / 2, wished) <= pause <= max(grown, wished) <= 30.0
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_a_server_that_wishes_a_long_pause_is_not_asked_again(export_folder: Path, key_folder: Path) -> None:
     context = server_context(load_keys(key_folder, "server"))
     answer = USED.replace(b"Enough\r\n", b"Enough\r\nretry-after: 3000\r\n")
