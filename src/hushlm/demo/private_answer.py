@@ -151,7 +151,7 @@ def choose_prompt(tokens: Tokens, tokenizer: Tokenizer, length: int, seed: int) 
     Raises:
         ValueError: if the split has none.
     """
-    ends = np.flatnonzero([tokenizer.decode([token]).endswith("\n") for token in range(int(tokens.max()) + 1)])
+    ends = np.flatnonzero([tokenizer.decode([token]).endswith("\n") for token in range(tokenizer.get_vocab_size())])
     starts = np.flatnonzero(np.isin(tokens[: len(tokens) - length], ends)) + 1
     for start in np.random.default_rng(seed).permutation(starts):
         stretch = [int(token) for token in tokens[start : start + length]]
