@@ -126,7 +126,8 @@ def shard_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     """This rank's part of a whole tensor, laid out as `parameter` is."""
     if not isinstance(parameter, DTensor):
         return tensor
-    return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
+    # Every rank has the whole tensor: nothing is sent, so ranks need not come here in the same order.
+    return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None)
 
 
 def total_norm(gradients: Sequence[Tensor]) -> Tensor:
