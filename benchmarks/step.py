@@ -14,7 +14,8 @@ counts. All three must find the same loss on the first batch.
 A model FLOP is one that the step needs: 6 for each matrix weight and token (the head included, embeddings are looked up), and
 6 L T D for each token's causal half of scores and mixing. The peak is the best rate of float32 products of 1024 x 1024, 2048 x 2048 and
 the model's own 1024 x 768 x 3072 and 1024 x 768 x 50257. Rates are by the wall clock and, for machines that others use as well, by the
-CPU time of all threads; load is how many threads wanted a core. Writes results/step.json, and with --write the table in
+CPU time of all threads; load is how many threads wanted a core, and the table leaves out the wall clock's rates where it was higher than
+the number of cores. Writes results/step.json, and with --write the table in
 docs/training-speed.md.
 """
 
@@ -239,6 +240,13 @@ COLUMNS = (
 )
 
 
+def readable(row: dict) -> dict:
+    """A row without its wall-clock figures if more threads wanted a core than there are: those say what others did."""
+    crowded = row["load_average"] > (os.cpu_count() or 1) + 1
+    kept = ("context", "batch", "threads", "load_average")
+    return {key: None if crowded and key not in kept and not key.startswith("cpu_") else value for key, value in row.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--contexts", default="128,512")
@@ -258,7 +266,7 @@ def main() -> None:
         rows[context] = measure(context, asked.rounds, asked.layers, asked.vocabulary)
         gc.collect()
     document = {"layers": asked.layers, "vocabulary": asked.vocabulary, "rows": [rows[context] for context in sorted(rows)]}
-    table = Table("", COLUMNS, document["rows"])
+    table = Table("", COLUMNS, [readable(row) for row in document["rows"]])
     asked.output.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(asked.output, json.dumps(document, indent=1))
     if asked.json:
