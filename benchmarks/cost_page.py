@@ -109,7 +109,8 @@ def frontier() -> str:
         f"models (every kernel, FFN and normalisation with a meaning together, in {len(SPACE.shapes())} shapes), one private token after "
         f"{SPACE.context} tokens, V={SPACE.vocabulary:,}, seconds over {WAN}. Of each kind (everything but the kernel) the best. "
         "Parameters are counted as trained: linear FFNs are, although the private program absorbs them. Size stands in for quality "
-        "here, which a model without nonlinearities does not live up to; where somebody has measured, look at perplexity instead."
+        "here, which a model without nonlinearities, or with the single head that is cheapest, may not live up to (--heads and "
+        "--architectures narrow the search); where somebody has measured, look at perplexity instead."
     )
     parts = [section("What a budget buys", text)]
     parts += [f"{table.title}.\n\n{table.to_markdown()}" for table in report.tables()]

@@ -1,6 +1,6 @@
 """Figures of prices, as PNG: what a budget buys, perplexity against bytes, and growth. A column of a page wide each.
 
-Kinds differ in colour (Okabe and Ito's, told apart by colour-blind readers), marker and line alike.
+Kinds differ in colour (Okabe and Ito's, then two of Tol's, told apart by colour-blind readers), marker and line alike.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ __all__ = ["Cloud", "Curve", "PerplexityPoint", "curves_figure", "frontier_figur
 
 COLUMN_INCHES = 3.6
 RESOLUTION_DPI = 170
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#7F7F7F")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#7F7F7F", "#882255", "#999933")
+GREY = COLOURS[7]
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<")
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (5, 3)))
 SMALL, TEXT = 6.5, 7.5
@@ -96,7 +97,7 @@ def perplexity_figure(panels: Sequence[tuple[str, Sequence[PerplexityPoint]]]) -
     for axis, (title, points) in zip(axes, panels, strict=True):
         front = sorted((point.bytes, point.perplexity) for point in points if point.on_front)
         others = [(point.bytes, point.perplexity) for point in points if not point.on_front]
-        axis.plot(*_columns(others), linestyle="", marker="o", markersize=3.5, color=COLOURS[-1], label="dominated")
+        axis.plot(*_columns(others), linestyle="", marker="o", markersize=3.5, color=GREY, label="dominated")
         axis.plot(*_columns(front), linestyle="-", marker="s", markersize=4.5, linewidth=1.2, color=COLOURS[0], label="Pareto front")
         axis.margins(x=0.2, y=0.16)
         axis.set_title(title, fontsize=SMALL)
