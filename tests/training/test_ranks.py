@@ -144,7 +144,7 @@ def test_a_rank_killed_on_the_way(tiny: Tiny, tmp_path: Path) -> None:
         options = ["--config", str(settings), "--resume", "auto", "--checkpoint_every", "4", "--progress", "none"]
         return torchrun(str(Path(__file__).with_name("mortal.py")), *options)
 
-    whole = trained(tiny, parallel="ddp", steps=10)
+    whole = trained(tiny, parallel="fsdp", steps=10)
     killed = replace(whole, output=tmp_path / "killed")
     assert start(whole, "whole").returncode == 0
     with pytest.MonkeyPatch.context() as patch:

@@ -299,7 +299,8 @@ class _Run:
             ValueError: one sentence, if it could not be written; the checkpoint before it is still there.
         """
         weights = {name: whole(tensor) for name, tensor in self.model.state_dict().items()}
-        optimiser = {name: whole(tensor) for name, tensor in optimiser_tensors(self.optimiser).items()}
+        # In one order on every rank: putting shards together is a joint act, and a restored state's own order differs from rank to rank.
+        optimiser = {name: whole(tensor) for name, tensor in sorted(optimiser_tensors(self.optimiser).items())}
         randoms = self.world.gather(torch.get_rng_state().to(self.world.device)).cpu()
 
         def write() -> None:
