@@ -59,8 +59,9 @@ def gelu(xp: ModuleType, x: Array, built_in_squares: bool) -> Array:
 
 def smooth_relu(xp: ModuleType, x: Array, built_in_squares: bool) -> Array:
     """x where x > 1, 0 where x < -1, (x + 1)^2 / 4 between: the activation of architectures with P, two comparisons and one square."""
-    low = xp.minimum(x, 1.0)
-    return square(xp, xp.maximum(low, -1.0) + 1.0, built_in_squares) * 0.25 + (x - low)
+    # Not minimum and maximum: they would be compiled to a clamp beside another minimum, three comparisons.
+    low = xp.where(x < 1.0, x, 1.0)
+    return square(xp, xp.where(low < -1.0, 0.0, low + 1.0), built_in_squares) * 0.25 + (x - low)
 
 
 RECIPROCAL_DEGREE = 6
