@@ -6,6 +6,7 @@ python benchmarks/cost_page.py
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,7 +29,8 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "cost.md"
 FIGURES = ROOT / "docs" / "figures"
 LATENCY = ROOT / "results" / "latency.json"
-KERNELS = ROOT / "results" / "kernels-micro.json"
+KERNELS = Path("results") / "kernels-micro.json"
+"""Relative, for the page names it: see `main`."""
 GPT2_SMALL = SHAPES["GPT-2 small"]
 NAMES = ("SM+LN+G", "SM+R", "SM2+R", "SM1+R", "SM+ScFuFFN", "SM2+ScFuFFN", "SM1+ScFuFFN")
 GROWN = "SM2+ScFuFFN"
@@ -189,6 +191,7 @@ truncation's bytes, TLS and TCP overhead, the overlap of both directions on the 
 
 
 def main() -> None:
+    os.chdir(ROOT)
     parts = (HOW, totals(), operations(), paper(), frontier(), growth(), latency(), calibration())
     write_atomic(PAGE, "\n".join(part.rstrip("\n") + "\n" for part in parts))
     print(PAGE)
