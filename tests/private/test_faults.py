@@ -26,13 +26,12 @@ import pytest
 pytest.importorskip("spu")
 
 from hushlm.config import ModelShape
-from hushlm.private.certificates import client_context, create_session_certificate, load_keys, server_context
+from hushlm.private.certificates import client_context, load_keys, server_context
 from hushlm.private.client import Client, ClientSettings, Progress
-from hushlm.private.description import PROTOCOL_VERSION, load_description
-from hushlm.private.engine import engine_version
+from hushlm.private.description import PROTOCOL_VERSION
 from hushlm.private.session import MAXIMUM_BODY_BYTES, SessionError, shape_of
 from hushlm.training import Checkpoint
-from tests.private.by_hand import HandMade, hand_made
+from tests.private.by_hand import HandMade, hand_made, valid_request
 from tests.private.faults_seen import FaultsSeen, next_is_served
 from tests.private.pair import run_pair
 from tests.private.service import (
@@ -41,7 +40,6 @@ from tests.private.service import (
     Serving,
     ask_command,
     assert_one_sentence,
-    free_port,
     is_alive,
     run,
     serving,
@@ -314,20 +312,7 @@ def by_hand(key_folder: Path) -> Iterator[httpx.Client]:
 @pytest.fixture
 def request_body(export_folder: Path, tmp_path: Path) -> bytes:
     """A valid request for an engine that never comes."""
-    description = load_description(export_folder / "client")
-    fields = {
-        "protocol_version": PROTOCOL_VERSION,
-        "engine_version": engine_version(),
-        "architecture": description.architecture,
-        "shape": shape_of(description.shape),
-        "fingerprint": description.fingerprint,
-        "prompt_length": 3,
-        "new_tokens": 1,
-        "reveal": {"kind": "token", "top": 1},
-        "engine_address": f"127.0.0.1:{free_port()}",
-        "engine_certificate": create_session_certificate(tmp_path).text,
-    }
-    return json.dumps(fields).encode()
+    return json.dumps(valid_request(export_folder, tmp_path)).encode()
 
 
 def test_a_client_whose_engine_never_connects_is_given_up(

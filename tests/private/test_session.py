@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hushlm.config import ModelShape
-from hushlm.private.description import PROTOCOL_VERSION, ProgramDescription, RevealPolicy, load_description
+from hushlm.private.description import ProgramDescription, RevealPolicy, load_description
 from hushlm.private.engine import engine_version
 from hushlm.private.handshake import check_accepted, check_request
 from hushlm.private.server import PrivateServer, ServerSettings
@@ -38,6 +38,7 @@ from hushlm.private.session import (
     read_request,
     shape_of,
 )
+from tests.private.by_hand import valid_request
 
 PEER = "127.0.0.1"
 LIMITS = Limits(new_tokens=20, session_seconds=60, reveal=RevealPolicy.parse("topk:5"))
@@ -55,17 +56,12 @@ def description(export_folder: Path) -> ProgramDescription:
 
 
 @pytest.fixture(scope="module")
-def request_fields(description: ProgramDescription) -> dict[str, Any]:
+def request_fields(export_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Of a request that the server of `export_folder` accepts."""
-    return {
-        "protocol_version": PROTOCOL_VERSION,
-        "engine_version": engine_version(),
-        "architecture": description.architecture,
-        "shape": shape_of(description.shape),
-        "fingerprint": description.fingerprint,
+    request = valid_request(export_folder, tmp_path_factory.mktemp("request"))
+    return request | {
         "prompt_length": 9,
         "new_tokens": 3,
-        "reveal": {"kind": "token", "top": 1},
         "engine_address": f"{PEER}:40000",
         "engine_certificate": "-----BEGIN CERTIFICATE-----",
     }
