@@ -140,11 +140,16 @@ def check_replaceable(folder: Path) -> None:
     """Refuse to replace what is not ours.
 
     Raises:
-        ValueError: one sentence, if `folder` is a file, or a folder with files but without a manifest.
+        ValueError: one sentence, if `folder` is a file, a folder with files but without a manifest, or nothing that may be looked at.
     """
-    if folder.exists() and not folder.is_dir():
+    try:
+        is_file = folder.exists() and not folder.is_dir()
+        is_foreign = folder.is_dir() and not (folder / MANIFEST).exists() and any(folder.iterdir())
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be looked at ({error.strerror}): choose another folder.") from None
+    if is_file:
         raise ValueError(f"{folder} is a file, and a folder is to be written there: choose another name.")
-    if folder.is_dir() and not (folder / MANIFEST).exists() and any(folder.iterdir()):
+    if is_foreign:
         raise ValueError(f"{folder} holds files that hushlm did not write: choose another folder.")
 
 

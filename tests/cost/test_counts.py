@@ -56,7 +56,7 @@ def test_operations_are_those_of_the_name(architecture):
 @given(
     layers=st.integers(1, 40),
     heads=st.integers(1, 16),
-    head_width=st.integers(1, 64),
+    head_width=st.integers(2, 64),
     tokens=st.integers(1, 512),
     architecture=st.sampled_from([a for a in REGISTRY if not a.removed_ffns]),
 )

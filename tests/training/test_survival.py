@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -215,16 +216,20 @@ def test_no_room_for_a_checkpoint(survivor: Survivor, tiny: Tiny, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_folder_that_cannot_be_written_is_refused_before_training(survivor: Survivor, tiny: Tiny, tmp_path: Path) -> None:
-    config = within(tiny, tmp_path / "closed")
-    config.output.parent.mkdir()
-    config.output.parent.chmod(0o555)
-    begin = time.monotonic()
-    code, _ = survivor.run(replace(config, training=replace(config.training, steps=100_000)), nobody=os.getuid() == 0)
-    assert code == 2
-    assert time.monotonic() - begin < 30
-    config.output.parent.chmod(0o755)
-    assert list(config.output.parent.iterdir()) == []
+@pytest.mark.parametrize("mode", [0o555, 0o600], ids=["closed to writing", "not to be entered"])
+def test_a_folder_that_cannot_be_written_is_refused_before_training(survivor: Survivor, tiny: Tiny, mode: int) -> None:
+    # Not below pytest's own folders, which only their owner may enter: root gives up its rights for this test.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        config = within(tiny, Path(folder) / "closed")
+        config.output.parent.mkdir()
+        config.output.parent.chmod(mode)
+        begin = time.monotonic()
+        code, _ = survivor.run(replace(config, training=replace(config.training, steps=100_000)), nobody=os.getuid() == 0)
+        assert code == 2
+        assert time.monotonic() - begin < 30
+        config.output.parent.chmod(0o755)
+        assert list(config.output.parent.iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
