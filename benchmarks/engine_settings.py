@@ -3,7 +3,7 @@
     python benchmarks/engine_settings.py [--json] [--write]
 
 Every row changes one setting of the private program's own and runs the same small programs with it. Writes
-results/engine-settings.json; --write also regenerates the table in docs/kernels.md. About three minutes on two cores.
+results/engine-settings.json; --write also regenerates the table in docs/kernels.md. About two minutes on two cores.
 """
 
 from __future__ import annotations
