@@ -31,6 +31,7 @@ __all__ = [
     "Norm",
     "Temperature",
     "parse",
+    "slug",
 ]
 
 STATIC_NORM_LAYERS = ("QK", "FFN", "QK+FFN", "QKV+FFN", "QKVO+FFN")
@@ -227,6 +228,11 @@ def parse(name: str) -> Architecture:
         blocks=Blocks.NEOX if neox else Blocks.GPT2,
         final_norm=match["final"] is not None,
     )
+
+
+def slug(architecture: str) -> str:
+    """A name as a folder: "EReg(SM(t)+ScFuFFN)" -> "EReg-SM-t-ScFuFFN"."""
+    return "-".join("".join(c if c.isalnum() else " " for c in architecture).split())
 
 
 _PAPER_NAMES = (

@@ -67,3 +67,11 @@ def faults_seen() -> Iterator[FaultsSeen]:
     seen = FaultsSeen()
     yield seen
     seen.write()
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where every process keeps its session folders."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path

@@ -53,14 +53,6 @@ def light_export(export_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where every process keeps its session folders."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    return tmp_path
-
-
-@pytest.fixture
 def server(light_export: Path, key_folder: Path, scratch: Path) -> Iterator[Serving]:
     options = ("--workers", str(WORKERS), "--queue", str(CONCURRENT), "--silent-seconds", "300", "--connect-seconds", "60")
     with serving(light_export, key_folder, scratch / "server.log", *options) as running:

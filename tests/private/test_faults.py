@@ -59,14 +59,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 @pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where every process of the test keeps its session folders."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    return tmp_path
-
-
-@pytest.fixture
 def server(export_folder: Path, key_folder: Path, scratch: Path) -> Iterator[Serving]:
     options = ("--silent-seconds", str(SILENT_SECONDS), "--connect-seconds", "4")
     with serving(export_folder, key_folder, scratch / "server.log", *options) as running:

@@ -144,7 +144,7 @@ def test_the_tolerance_is_judged_by_ranks(rising: bool, verdict: str) -> None:
 
 def test_a_document_tells_the_whole_outcome(tmp_path: Path) -> None:
     found = outcome("table2", as_published("table2"))
-    path = write_document(found, tmp_path)
+    path = write_document(document_of(found), tmp_path)
     document = read_document(path)
     assert document == document_of(outcome_of(document))
     row = document["rows"][0]
@@ -168,7 +168,7 @@ def test_every_experiment_has_its_page(name: str, tmp_path: Path) -> None:
     experiment = EXPERIMENTS[name]
     keys = [row.label or row.name(MICRO.base.shape.layers) for row in experiment.rows if not row.stress]
     found = outcome(name, {key: [6.0 + index, 6.5 + index, 7.0 + index] for index, key in enumerate(keys)})
-    page = write_page(found, tmp_path)
+    page = write_page(found, document_of(found), tmp_path)
     text = page.read_text()
     assert f"hushlm reproduce {name} --preset micro --seeds 3" in text
     for claim in judge(found):
@@ -181,7 +181,8 @@ def test_every_experiment_has_its_page(name: str, tmp_path: Path) -> None:
 
 
 def test_an_unfinished_experiment_says_so(tmp_path: Path) -> None:
-    page = write_page(outcome("table3", {"SM+LN+G": [6.0, 6.0, 6.0]}), tmp_path)
+    found = outcome("table3", {"SM+LN+G": [6.0, 6.0, 6.0]})
+    page = write_page(found, document_of(found), tmp_path)
     text = page.read_text()
     assert "has not finished" in text
     assert "**not run**" in text
@@ -189,8 +190,8 @@ def test_an_unfinished_experiment_says_so(tmp_path: Path) -> None:
 
 def test_pages_are_drawn_again_from_the_json_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = outcome("table2", as_published("table2"))
-    write_document(found, tmp_path / "results")
-    first = write_page(found, tmp_path / "first")
+    write_document(document_of(found), tmp_path / "results")
+    first = write_page(found, document_of(found), tmp_path / "first")
     folders = ["--results", str(tmp_path / "results"), "--pages", str(tmp_path / "again"), "--runs", str(tmp_path / "runs")]
     assert main(["reproduce", "table2", "--from-results", *folders]) == 0
     for path in first.parent.iterdir():

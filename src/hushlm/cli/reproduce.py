@@ -80,11 +80,11 @@ def reproduce(
         many = parallel or default_parallel(PRESETS[preset].base.training.threads)
         conduct(study, lambda jobs: _make(study, jobs, launcher, many, ray_address))
         outcomes = study.outcomes()
-        for outcome in outcomes:
-            write_document(outcome, results)
     documents = [document_of(outcome) for outcome in outcomes]
     for outcome, document in zip(outcomes, documents, strict=True):
-        page = write_page(outcome, pages)
+        if not from_results:
+            write_document(document, results)
+        page = write_page(outcome, document, pages)
         if not json:
             print_table(outcome_table(document))
             for claim in document["claims"]:
@@ -100,9 +100,9 @@ def _make(study: Study, jobs: list[Job], launcher: Launcher, parallel: int, addr
     from hushlm.report.progress import CountProgress
     from hushlm.reproduce.launch import launch
 
-    with CountProgress("runs", len(jobs), study.remaining()) as progress:
-        for job, record in launch(jobs, launcher, parallel, address):
-            ending = f"stopped before update {record.stopped_at_step}"
-            if record.stopped_at_step is None:
-                ending = f"validation perplexity {record.validation_perplexity or math.inf:.3f}"
-            progress.advance(f"{job.config.architecture}, rate {record.learning_rate:g}, seed {record.seed}: {ending}")
+    progress = CountProgress("runs", len(jobs), study.remaining())
+    for job, record in launch(jobs, launcher, parallel, address):
+        ending = f"stopped before update {record.stopped_at_step}"
+        if record.stopped_at_step is None:
+            ending = f"validation perplexity {record.validation_perplexity or math.inf:.3f}"
+        progress.advance(f"{job.config.architecture}, rate {record.learning_rate:g}, seed {record.seed}: {ending}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hushlm.architectures import slug
 from hushlm.config import DataConfig, ModelShape, RunConfig, TrainingConfig
 
 __all__ = ["COLLAPSE", "REFERENCE", "ROWS", "DemoSettings"]
@@ -102,8 +103,3 @@ class DemoSettings:
             training=self.collapse_training,
             output=self.output / "runs" / "collapse",
         )
-
-
-def slug(architecture: str) -> str:
-    """A name as a folder: "EReg(SM(t)+ScFuFFN)" -> "EReg-SM-t-ScFuFFN"."""
-    return "-".join("".join(c if c.isalnum() else " " for c in architecture).split())

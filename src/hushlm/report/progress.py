@@ -124,7 +124,7 @@ def _clock(seconds: float) -> str:
 
 
 class CountProgress:
-    """Progress of many like things, each a line as it ends, with the time left for all. A context manager.
+    """Progress of many like things, each a line as it ends, with the time left for all.
 
     Args:
         name: what they are, in the plural.
@@ -136,12 +136,6 @@ class CountProgress:
         self._name, self._count, self._total = name, count, max(count, total)
         self._done = 0
         self._begin = time.monotonic()
-
-    def __enter__(self) -> CountProgress:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        pass
 
     def advance(self, note: str) -> None:
         """One more is done.

@@ -97,7 +97,7 @@ def _lower(left: str, right: str, text: str, ours: bool = False) -> Callable[[Ou
             f"{_shown(a)} against {_shown(b)}" + (f" ({c:+.1f}%)" if c is not None else "")
             for (a, b), c in zip(pairs, changes, strict=True)
         )
-        return Claim(text, _verdict([a < b for a, b in pairs], [a > b for a, b in pairs]), f"By seed: {shown}.", ours)
+        return Claim(text, _all_lower(pairs), f"By seed: {shown}.", ours)
 
     return claim
 
@@ -179,9 +179,7 @@ def _fewer_overloaded(outcome: Outcome) -> Claim:
     shares = [[near_uniform_share(run) for run in row.runs] for row in rows if row is not None]
     pairs = list(zip(*shares, strict=True))
     shown = ", ".join(f"{100 * a:.0f}% against {100 * b:.0f}%" for a, b in pairs)
-    return Claim(
-        text, _verdict([a < b for a, b in pairs], [a > b for a, b in pairs]), f"Heads at three quarters of it or above, by seed: {shown}."
-    )
+    return Claim(text, _all_lower(pairs), f"Heads at three quarters of it or above, by seed: {shown}.")
 
 
 def _placement(outcome: Outcome) -> Claim:
@@ -196,7 +194,7 @@ def _placement(outcome: Outcome) -> Claim:
         for a, b in zip(left.perplexity_by_seed, right.perplexity_by_seed, strict=True)
     ]
     shown = ", ".join(f"{_shown(a)} against {_shown(b)}" for a, b in pairs)
-    return Claim(text, _verdict([a < b for a, b in pairs], [a > b for a, b in pairs]), f"WNorm, then SNorm, by seed: {shown}.")
+    return Claim(text, _all_lower(pairs), f"WNorm, then SNorm, by seed: {shown}.")
 
 
 def _thresholds(outcome: Outcome) -> Claim:
@@ -244,6 +242,11 @@ def near_uniform_share(run: RunRecord) -> float:
     """
     report = _report(run)
     return float(np.mean(np.array(report.head_entropy_nats_LH) >= 0.75 * report.attainable_maximum_nats)) if report else 0.0
+
+
+def _all_lower(pairs: Sequence[tuple[float, float]]) -> Verdict:
+    """Of the claim that the first of each pair is below the second."""
+    return _verdict([a < b for a, b in pairs], [a > b for a, b in pairs])
 
 
 def _by_correlation(correlation: float) -> Verdict:

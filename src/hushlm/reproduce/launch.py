@@ -57,21 +57,8 @@ def commands(jobs: Sequence[Job]) -> Iterator[str]:
         write_atomic(settings, yaml.safe_dump(job.config.to_dict(), sort_keys=False))
         every = [] if job.checkpoint_every is None else ["--checkpoint-every", str(job.checkpoint_every)]
         gpus = ["--training.device", "cuda", "--training.parallel", "ddp"]
-        words = [
-            "torchrun",
-            "--nproc-per-node",
-            "gpu",
-            "-m",
-            "hushlm",
-            "train",
-            "--config",
-            str(settings),
-            "--resume",
-            "auto",
-            *every,
-            *gpus,
-        ]
-        yield shlex.join(words)
+        train = ["torchrun", "--nproc-per-node", "gpu", "-m", "hushlm", "train", "--resume", "auto", "--config"]
+        yield shlex.join([*train, str(settings), *every, *gpus])
 
 
 def _local(jobs: Sequence[Job], parallel: int) -> Iterator[tuple[Job, RunRecord]]:

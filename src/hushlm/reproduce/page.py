@@ -14,7 +14,6 @@ from hushlm.report.comparison_figures import perplexity_figure, top_share_figure
 from hushlm.report.figures import LayerCourse, head_entropy_figure, head_share_figure, layer_entropy_figure, save_figure
 from hushlm.report.table import Column, Table
 from hushlm.reproduce.claims import near_uniform_share
-from hushlm.reproduce.results import document_of
 from hushlm.reproduce.study import Outcome, RowOutcome
 
 __all__ = ["outcome_table", "write_index", "write_page"]
@@ -66,9 +65,8 @@ def _note(document: Mapping[str, Any]) -> str:
     )
 
 
-def write_page(outcome: Outcome, folder: Path) -> Path:
-    """Write NAME-PRESET.md, .csv and a PNG for each figure into a folder. Returns: the Markdown's path."""
-    document = document_of(outcome)
+def write_page(outcome: Outcome, document: Mapping[str, Any], folder: Path) -> Path:
+    """Write NAME-PRESET.md, .csv and a PNG for each figure into a folder; `document` is the outcome's. Returns: the Markdown's path."""
     stem = f"{document['name']}-{document['preset']}"
     folder.mkdir(parents=True, exist_ok=True)
     table = outcome_table(document)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +96,11 @@ def _row(row: RowOutcome, base: RunConfig) -> dict[str, Any]:
     }
 
 
-def write_document(outcome: Outcome, folder: Path) -> Path:
-    """Write NAME-PRESET.json into a folder. Returns: its path."""
-    path = folder / f"{outcome.experiment.name}-{outcome.preset.name}.json"
+def write_document(document: Mapping[str, Any], folder: Path) -> Path:
+    """Write a `document_of` an outcome as NAME-PRESET.json into a folder. Returns: its path."""
+    path = folder / f"{document['name']}-{document['preset']}.json"
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, json.dumps(document_of(outcome), indent=1, allow_nan=False) + "\n")
+    write_atomic(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
     return path
 
 
@@ -120,12 +120,10 @@ def outcome_of(document: Mapping[str, Any]) -> Outcome:
     by_name = {(row.name(document["base"]["shape"]["layers"]), row.label): row for row in experiment.rows}
     rows = []
     for values in document["rows"]:
-        row = by_name.get((values["architecture"], values["label"])) or next(
-            row for row in experiment.rows if row.label == values["label"] and "{half}" in row.architecture
-        )
+        row = by_name[values["architecture"], values["label"]]
         rows.append(
             RowOutcome(
-                type(row)(values["architecture"], row.changes, row.label, row.stress),
+                replace(row, architecture=values["architecture"]),
                 values["learning_rate"],
                 {float(rate): perplexity for rate, perplexity in values["learning_rate_sweep"].items()},
                 tuple(RunRecord(**run) for run in values["runs"]),

@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from hushlm.architectures import slug
 from hushlm.config import RunConfig
 from hushlm.data import open_token_store
 from hushlm.files import write_atomic
@@ -94,8 +95,7 @@ class Job:
     @staticmethod
     def of(config: RunConfig, folder: Path, evaluation_batches: int, checkpoint_every: int | None) -> Job:
         """The job of a config, in a folder of its own below `folder`."""
-        name = "-".join("".join(c if c.isalnum() else " " for c in config.architecture).split())
-        place = folder / f"{name}-{run_key(config)}"
+        place = folder / f"{slug(config.architecture)}-{run_key(config)}"
         return Job(replace(config, output=place / "checkpoint"), place / "record.json", evaluation_batches, checkpoint_every)
 
 
