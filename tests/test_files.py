@@ -48,6 +48,21 @@ def test_write_atomic_that_fails_keeps_the_old(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_write_atomic_clears_what_a_killed_writer_left(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, "old")
+    script = "import os, signal, sys, pathlib\nfrom hushlm.files import write_atomic\n"
+    script += "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\nwrite_atomic(pathlib.Path(sys.argv[1]), 'new')"
+    assert subprocess.run([sys.executable, "-c", script, str(path)], check=False).returncode == -signal.SIGKILL
+    assert path.read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 2
+    others = tmp_path / f".file.{os.getppid()}.tmp"  # a writer at work
+    others.write_text("")
+    write_atomic(path, "new")
+    assert path.read_text() == "new"
+    assert set(tmp_path.iterdir()) == {path, others}
+
+
 def test_manifest_round_trip(tmp_path: Path) -> None:
     write_atomic(tmp_path / "a", b"123")
     write_atomic(tmp_path / "inner" / "b", b"")

@@ -34,11 +34,14 @@ _FORMAT = 1
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write a file so that a kill at any moment leaves the old content or the new, never a part of either.
 
+    What a killed writer of the same file left beside it is cleared.
+
     Args:
         path: the file; its folder is made if it is missing.
         data: content; a string is written as UTF-8.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _clear_of_killed(path.parent, f".{path.name}.", ".tmp")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -208,10 +211,20 @@ def _clear_remains(folder: Path) -> None:
         shutil.rmtree(aside)
     elif aside.is_dir():
         aside.rename(folder)
-    for path in folder.parent.glob(f".{folder.name}.new.*"):
-        owner = path.suffix.removeprefix(".")
-        if owner == str(os.getpid()) or (owner.isdigit() and not _is_running(int(owner))):
-            shutil.rmtree(path, ignore_errors=True)
+    _clear_of_killed(folder.parent, f".{folder.name}.new.", "")
+
+
+def _clear_of_killed(parent: Path, prefix: str, suffix: str) -> None:
+    """Remove temporary files and folders named prefix + process + suffix whose process is gone, or is this one."""
+    for path in parent.iterdir():
+        owner = path.name.removeprefix(prefix).removesuffix(suffix)
+        if path.name != f"{prefix}{owner}{suffix}" or not owner.isdigit():
+            continue
+        if int(owner) == os.getpid() or not _is_running(int(owner)):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _aside(folder: Path) -> Path:

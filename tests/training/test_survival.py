@@ -130,6 +130,22 @@ def test_killed_at_twenty_random_moments(survivor: Survivor, tiny: Tiny, tmp_pat
 
 
 @pytest.mark.slow
+def test_killed_before_each_of_the_first_operations(survivor: Survivor, tiny: Tiny, tmp_path: Path, tiny_store: TokenStore) -> None:
+    """Those that try the folder and begin the live rows, of a new run and of one that goes on: no remains of either stay."""
+    whole = within(tiny, tmp_path / "whole", steps=4)
+    train(whole, tiny_store)
+    for begun in (False, True):
+        for number in range(1, 16):
+            config = within(tiny, tmp_path / f"{begun}{number}", steps=4)
+            if begun:
+                assert survivor.run(config, die_at=60)[0] == -signal.SIGKILL
+                assert load_checkpoint(current_folder(config.output)).step == 2
+            assert survivor.run(config, die_at=number)[0] == -signal.SIGKILL
+            assert survivor.run(config)[0] == 0
+            assert everything(config) == everything(whole), (begun, number)
+
+
+@pytest.mark.slow
 def test_killed_again_and_again(survivor: Survivor, tiny: Tiny, tmp_path: Path, tiny_store: TokenStore) -> None:
     """One run, killed before file operation 90 of every attempt: it gets to its end, and a saved step is never lost."""
     whole = within(tiny, tmp_path / "whole", "SM+SNorm(QK)")
