@@ -129,10 +129,14 @@ class TrainingConfig:
         learning_rate: peak of a linear warm-up and cosine decay to `final_learning_rate_fraction`.
         warmup_steps: steps of the warm-up.
         final_learning_rate_fraction: learning rate at the last step over its peak.
-        weight_decay: AdamW's, on matrices only.
+        optimiser: "adamw", or "muon" for the blocks' matrices with AdamW for everything else; its updates have the size of AdamW's, so
+            that learning rate and weight decay mean the same.
+        weight_decay: decoupled, on matrices only.
         betas: AdamW's.
         clip_norm: gradient norm above which the gradient is scaled down; None switches clipping off.
         init_std: standard deviation of the weights at width 64 and above scales as sqrt(768 / D) * init_std.
+        residual_init: factor on the standard deviation of what writes to the stream (attention.output, contract, fused); 0 starts every
+            block as the identity.
         seed: of weights and data order.
         evaluate_every: steps between validations.
         evaluation_batches: batches a validation.
@@ -146,6 +150,11 @@ class TrainingConfig:
         compile: run the model through torch.compile.
         device: "cpu", or "cuda" (one GPU for each process).
         track: also send the numbers of metrics.jsonl to "tensorboard" or "wandb".
+        teacher: folder of a checkpoint with the same tokenizer to learn from as well as from the text: the loss is
+            (1 - w) cross-entropy + w tau^2 KL(teacher || student), the distributions at temperature tau. None for the text alone.
+        teacher_weight: w.
+        teacher_temperature: tau.
+        teacher_fingerprint: sha256 of the teacher's manifest, found there; where it is given, another teacher is refused.
     """
 
     steps: int = Field(default=1200, ge=1)
@@ -153,10 +162,12 @@ class TrainingConfig:
     learning_rate: float = Field(default=5e-3, gt=0)
     warmup_steps: int = Field(default=40, ge=0)
     final_learning_rate_fraction: float = Field(default=0.1, ge=0, le=1)
+    optimiser: Literal["adamw", "muon"] = "adamw"
     weight_decay: float = Field(default=0.1, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
     clip_norm: float | None = Field(default=1.0, gt=0)
     init_std: float = Field(default=0.02, gt=0)
+    residual_init: float = Field(default=1.0, ge=0)
     seed: int = Field(default=0, ge=0)
     evaluate_every: int = Field(default=200, ge=1)
     evaluation_batches: int = Field(default=32, ge=1)
@@ -169,6 +180,14 @@ class TrainingConfig:
     compile: bool = False
     device: Literal["cpu", "cuda"] = "cpu"
     track: Literal["none", "tensorboard", "wandb"] = "none"
+    teacher: Path | None = None
+    teacher_weight: float = Field(default=0.5, gt=0, le=1)
+    teacher_temperature: float = Field(default=1.0, gt=0)
+    teacher_fingerprint: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+
+    def __post_init__(self) -> None:
+        if self.optimiser == "muon" and self.parallel == "fsdp":
+            raise ValueError("Muon needs whole matrices, and fsdp shards them: use --training.parallel ddp, or --training.optimiser adamw.")
 
 
 @dataclass(frozen=True)

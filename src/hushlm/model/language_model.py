@@ -45,8 +45,8 @@ class LanguageModel(nn.Module):
 
     | parameter | value |
     |---|---|
-    | embedding, positions, head, query, key, value, expand | normal, std s |
-    | attention.output, contract, fused (what writes to the stream) | normal, std s / sqrt(2L) |
+    | embedding, positions, head, query, key, value, expand, gate | normal, std s |
+    | attention.output, contract, fused (what writes to the stream) | normal, std residual_init s / sqrt(2L) |
     | biases | 0 |
     | LayerNorm weight, bias | 1, 0 |
     | alpha, beta | 1 |
@@ -59,18 +59,29 @@ class LanguageModel(nn.Module):
         shape: sizes.
         initial_temperature: t at the start, > 0; used only where the architecture has a temperature.
         init_std: see the table.
+        residual_init: see the table; 0 makes every block the identity (ScFFN, ScFuFFN: as alpha and beta are 1).
         seed: of the weights. The global random state is left alone.
 
     Raises:
-        ValueError: if the architecture removes more FFNs than there are layers, or the temperature or std is not positive.
+        ValueError: if the architecture removes more FFNs than there are layers, the temperature or std is not positive, or a matrix to
+            be zero is to be normalised too.
     """
 
     def __init__(
-        self, architecture: Architecture, shape: ModelShape, *, initial_temperature: float = 1.0, init_std: float = 0.02, seed: int = 0
+        self,
+        architecture: Architecture,
+        shape: ModelShape,
+        *,
+        initial_temperature: float = 1.0,
+        init_std: float = 0.02,
+        residual_init: float = 1.0,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         if not initial_temperature > 0 or not init_std > 0:
             raise ValueError(f"The initial temperature and std must be positive, but are {initial_temperature} and {init_std}.")
+        if residual_init == 0 and any(part in architecture.norm_layers for part in ("O", "FFN")):
+            raise ValueError(f"{architecture} divides by the norm of matrices that residual_init = 0 makes zero: use a small one instead.")
         self.architecture = architecture
         self.shape = shape
         with torch.random.fork_rng(devices=[]):
@@ -80,17 +91,17 @@ class LanguageModel(nn.Module):
             self.blocks = nn.ModuleList(Block(architecture, shape, layer, initial_temperature) for layer in range(shape.layers))
             self.final_norm = final_norm(architecture, shape)
             self.head = None if shape.tied_head else nn.Linear(shape.width, shape.vocabulary, bias=False)
-            self._initialise(init_std * math.sqrt(_REFERENCE_WIDTH / shape.width))
+            self._initialise(init_std * math.sqrt(_REFERENCE_WIDTH / shape.width), residual_init)
             for block in self.blocks:
                 assert isinstance(block, Block)
                 block.normalise_weights(architecture)
 
-    def _initialise(self, std: float) -> None:
+    def _initialise(self, std: float, residual: float) -> None:
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
             elif name.endswith(_RESIDUAL_PROJECTIONS):
-                nn.init.normal_(parameter, std=std / math.sqrt(2 * self.shape.layers))
+                nn.init.normal_(parameter, std=residual * (std / math.sqrt(2 * self.shape.layers)))
             elif parameter.ndim == 2 and not name.endswith("temperature"):
                 nn.init.normal_(parameter, std=std)
 

@@ -86,6 +86,7 @@ def build_model(config: RunConfig) -> tuple[LanguageModel, EntropyRegulariser | 
         shape,
         initial_temperature=entropy.initial_temperature,
         init_std=config.training.init_std,
+        residual_init=config.training.residual_init,
         seed=config.training.seed,
     )
     if not architecture.entropy_regularised:
