@@ -8,7 +8,7 @@ import pytest
 
 from hushlm.architectures import REGISTRY, Architecture, parse
 from hushlm.config import ModelShape
-from hushlm.plan import HUSH, PUBLISHED, Activate, Kernel, Normalise, Project, Rotate, ScaleRows, decode_plan, prefill_plan
+from hushlm.plan import HUSH, PUBLISHED, Activate, Gate, Kernel, Normalise, Project, Rotate, ScaleRows, decode_plan, prefill_plan
 
 SHAPE = ModelShape(layers=7, heads=4, width=32, context=64, vocabulary=64)
 
@@ -29,7 +29,7 @@ def test_a_plan_has_the_architectures_nonlinearities_and_no_other(architecture: 
         assert norms == (SHAPE.layers + beside + 1 if architecture.has_layer_norm else int(architecture.final_norm))
         turns = sum(isinstance(operation, Rotate) for operation in operations)
         assert turns == (SHAPE.layers if architecture.is_parallel else 0)
-        activations = sum(isinstance(operation, Activate) for operation in operations)
+        activations = sum(isinstance(operation, Activate | Gate) for operation in operations)
         assert activations == (0 if architecture.feed_forward.is_linear else with_ffn)
         scaled = sum(isinstance(operation, ScaleRows) for operation in operations)
         assert scaled == (SHAPE.layers if "(t)" in str(architecture) else 0)

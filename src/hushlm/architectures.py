@@ -4,7 +4,8 @@ A name lists exactly the nonlinearities present, in the notation of arXiv 2501.0
 
     EReg( NeoX( SM 2 (t) + WNorm(QK) + LNf + ScFuFFN(6 deepest FFNs removed) ) )
     |     |     |  |  |    |           |     |       `- layers whose feed-forward network (FFN) is left out, counted from the deepest
-    |     |     |  |  |    |           |     `- FFN: G (GELU), R (ReLU), P (polynomial), ScFFN, ScFuFFN, or nothing (identity activation)
+    |     |     |  |  |    |           |     `- FFN: G (GELU), R (ReLU), R2 (its square), P (polynomial), Q (square), B (bilinear), ScFFN,
+    |     |     |  |  |    |           |        ScFuFFN, or nothing (identity activation)
     |     |     |  |  |    |           `- one LayerNorm, before the head, where the blocks have none (LN brings it with it)
     |     |     |  |  |    `- normalisation: LN, WNorm(X), SNorm(X), or nothing
     |     |     |  |  `- learnable temperature: (t) per head and query position, (th) per head, or nothing
@@ -71,15 +72,20 @@ class Blocks(Enum):
 class FeedForward(Enum):
     """Feed-forward network of a block, x_sa being the residual stream after attention.
 
-    GELU, RELU, POLYNOMIAL, IDENTITY: x_sa + W_out act(W_in N(x_sa)), POLYNOMIAL being a ReLU with a quadratic joint, (u + 1)^2 / 4 for
-    |u| <= 1, so that the private program computes what was trained; SCALED (ScFFN): beta x_sa + (1/alpha) W_out W_in x_sa;
-    SCALED_FUSED (ScFuFFN): the same with one D x D matrix in place of W_out W_in. In NeoX blocks what is multiplied by W_in (or by the one
-    matrix) is the stream before attention.
+    GELU, RELU, SQUARED_RELU, POLYNOMIAL, QUADRATIC, IDENTITY: x_sa + W_out act(W_in N(x_sa)), with act(u) = max(0, u)^2 for SQUARED_RELU,
+    u^2 for QUADRATIC, and for POLYNOMIAL a ReLU with a quadratic joint, (u + 1)^2 / 4 for |u| <= 1: what the private program computes is
+    what was trained. BILINEAR: x_sa + W_out ((W_in N(x_sa)) (W_gate N(x_sa))), elementwise; W_gate is F x D like W_in, so at the same FFN
+    width F it has 1.5 times the parameters. SCALED (ScFFN): beta x_sa + (1/alpha) W_out W_in x_sa; SCALED_FUSED (ScFuFFN): the same with
+    one D x D matrix in place of W_out W_in. In NeoX blocks what is multiplied by W_in, W_gate or the one matrix is the stream before
+    attention.
     """
 
     GELU = "G"
     RELU = "R"
+    SQUARED_RELU = "R2"
     POLYNOMIAL = "P"
+    QUADRATIC = "Q"
+    BILINEAR = "B"
     IDENTITY = ""
     SCALED = "ScFFN"
     SCALED_FUSED = "ScFuFFN"
@@ -87,7 +93,7 @@ class FeedForward(Enum):
     @property
     def is_linear(self) -> bool:
         """No nonlinearity between the FFN's input and its output."""
-        return self not in (FeedForward.GELU, FeedForward.RELU, FeedForward.POLYNOMIAL)
+        return self is FeedForward.IDENTITY or self.is_scaled
 
     @property
     def is_scaled(self) -> bool:
@@ -194,7 +200,7 @@ EXACT_SOFTMAX_SQUARINGS = 6
 _NAME = re.compile(
     r"SM(?P<order>\d+)?(?P<temperature>\(t\)|\(th\))?"
     r"(?:\+(?P<norm>LN|WNorm|SNorm)(?:\((?P<layers>[QKVOFN+]+)\))?)?(?P<final>\+LNf)?"
-    r"(?:\+(?P<ffn>ScFuFFN|ScFFN|G|R|P))?"
+    r"(?:\+(?P<ffn>ScFuFFN|ScFFN|G|R2|R|P|Q|B))?"
     r"(?:\((?P<removed>\d+) deepest FFNs removed\))?"
 )
 
@@ -258,6 +264,9 @@ _OWN_NAMES = (
     "SM2+LN+G",
     "SM+LN+P",
     "SM2+LN+P",
+    "SM2+R2",
+    "SM2+Q",
+    "SM2+B",
     "SM2(t)+ScFuFFN",
     "EReg(SM2+R)",
     "EReg(SM2+ScFuFFN)",

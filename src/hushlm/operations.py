@@ -14,6 +14,7 @@ __all__ = [
     "Activate",
     "Divide",
     "Embed",
+    "Gate",
     "Kernel",
     "Mix",
     "Normalise",
@@ -163,8 +164,16 @@ class Activate:
 
     rows: int
     width: int
-    kind: Literal["relu", "polynomial", "gelu-quartic", "gelu-tanh"]
+    kind: Literal["relu", "squared-relu", "polynomial", "square", "gelu-quartic", "gelu-tanh"]
     built_in_squares: bool
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Elementwise product of the halves of each row, both shared: (rows, 2 width) -> (rows, width)."""
+
+    rows: int
+    width: int
 
 
 @dataclass(frozen=True)
@@ -179,7 +188,7 @@ class Reveal:
     top: int = 1
 
 
-Operation = Embed | Normalise | Project | ScaleRows | Rotate | Scores | Kernel | Mix | Divide | Activate | Reveal
+Operation = Embed | Normalise | Project | ScaleRows | Rotate | Scores | Kernel | Mix | Divide | Activate | Gate | Reveal
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ Legend: rows = query tokens computed in this pass, keys = tokens attended to (ro
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, assert_never
 
 from hushlm.architectures import Architecture, FeedForward, Temperature
 from hushlm.config import ModelShape
@@ -17,6 +17,7 @@ from hushlm.operations import (
     Activate,
     Divide,
     Embed,
+    Gate,
     Kernel,
     Mix,
     Normalise,
@@ -38,6 +39,7 @@ __all__ = [
     "Activate",
     "Divide",
     "Embed",
+    "Gate",
     "Kernel",
     "Mix",
     "Normalise",
@@ -164,7 +166,8 @@ def exponential_squarings(architecture: Architecture) -> int:
 
     The attention kernel's, so that it is one call; one, where the FFN's activation needs single squares.
     """
-    return 1 if architecture.feed_forward in (FeedForward.GELU, FeedForward.POLYNOMIAL) else architecture.squarings
+    squares = FeedForward.GELU, FeedForward.SQUARED_RELU, FeedForward.POLYNOMIAL, FeedForward.QUADRATIC
+    return 1 if architecture.feed_forward in squares else architecture.squarings
 
 
 def prefill_plan(
@@ -263,16 +266,8 @@ def _ffn_steps(architecture: Architecture, shape: ModelShape, rewrites: Rewrites
     # Side by side, both LayerNorms divide the same stream alike; they differ in gain and bias, which are folded.
     if architecture.has_layer_norm and not (architecture.is_parallel and rewrites.fold_affine):
         named.append(("norm_ffn", _normalise(rewrites, rows, width)))
+    expand, contract = ("ffn_expand", _project(rewrites, rows, width, hidden)), ("ffn_contract", _project(rewrites, rows, hidden, width))
     match architecture.feed_forward:
-        case FeedForward.GELU | FeedForward.POLYNOMIAL:
-            gelu: Literal["gelu-tanh", "gelu-quartic"] = "gelu-tanh" if rewrites.gelu == "tanh" else "gelu-quartic"
-            kind: Literal["gelu-tanh", "gelu-quartic", "polynomial"] = (
-                gelu if architecture.feed_forward is FeedForward.GELU else "polynomial"
-            )
-            built_in_squares = rewrites.exponential == "built-in" and not few_squares(rows * hidden)
-            activate = Activate(rows, hidden, kind, built_in_squares)
-        case FeedForward.RELU:
-            activate = Activate(rows, hidden, "relu", False)
         case FeedForward.IDENTITY | FeedForward.SCALED | FeedForward.SCALED_FUSED:
             if rewrites.absorb_ffns and not architecture.has_layer_norm and layer not in rewrites.explicit_ffns:
                 return []
@@ -280,14 +275,32 @@ def _ffn_steps(architecture: Architecture, shape: ModelShape, rewrites: Rewrites
                 # Nothing nonlinear inside: one D x D product.
                 named.append(("ffn", _project(rewrites, rows, width, width)))
             else:
-                named += [
-                    ("ffn_expand", _project(rewrites, rows, width, hidden)),
-                    ("ffn_contract", _project(rewrites, rows, hidden, width)),
-                ]
-            return [Step(name, layer, operation) for name, operation in named]
-    named += [
-        ("ffn_expand", _project(rewrites, rows, width, hidden)),
-        ("ffn_activation", activate),
-        ("ffn_contract", _project(rewrites, rows, hidden, width)),
-    ]
+                named += [expand, contract]
+        case FeedForward.BILINEAR:
+            # Both maps read the same rows: as one product, these are sent once.
+            named += [("ffn_expand", _project(rewrites, rows, width, 2 * hidden)), ("ffn_activation", Gate(rows, hidden)), contract]
+        case _:
+            named += [expand, ("ffn_activation", _activate(architecture.feed_forward, rewrites, rows, hidden)), contract]
     return [Step(name, layer, operation) for name, operation in named]
+
+
+def _activate(
+    kind: Literal[FeedForward.GELU, FeedForward.RELU, FeedForward.SQUARED_RELU, FeedForward.POLYNOMIAL, FeedForward.QUADRATIC],
+    rewrites: Rewrites,
+    rows: int,
+    hidden: int,
+) -> Activate:
+    built_in_squares = rewrites.exponential == "built-in" and not few_squares(rows * hidden)
+    match kind:
+        case FeedForward.GELU:
+            return Activate(rows, hidden, "gelu-tanh" if rewrites.gelu == "tanh" else "gelu-quartic", built_in_squares)
+        case FeedForward.RELU:
+            return Activate(rows, hidden, "relu", False)
+        case FeedForward.SQUARED_RELU:
+            return Activate(rows, hidden, "squared-relu", built_in_squares)
+        case FeedForward.POLYNOMIAL:
+            return Activate(rows, hidden, "polynomial", built_in_squares)
+        case FeedForward.QUADRATIC:
+            return Activate(rows, hidden, "square", built_in_squares)
+        case _:
+            assert_never(kind)

@@ -36,6 +36,9 @@ def test_the_published_tables_are_all_there():
         ("SM+ScFuFFN", 128, ["SM: 144 x R^128x128"]),
         ("EReg(SM(t)+ScFuFFN)", 512, ["SM: 144 x R^512x512"]),
         ("SM+R", 128, ["SM: 144 x R^128x128", "R: 12 x R^128x3072"]),
+        ("SM2+R2", 128, ["SM: 144 x R^128x128", "R2: 12 x R^128x3072"]),
+        ("SM2+Q", 128, ["SM: 144 x R^128x128", "Q: 12 x R^128x3072"]),
+        ("SM2+B", 128, ["SM: 144 x R^128x128", "B: 12 x R^128x3072"]),
     ],
 )
 def test_operations_are_written_as_the_paper_does(name, context, expected):
@@ -47,9 +50,8 @@ def test_operations_are_those_of_the_name(architecture):
     counts = {operation.name: operation.count for operation in nonlinear_operations(architecture, GPT2_SMALL)}
     assert counts.get("SM") == 144
     assert ("LN" in counts) == (architecture.norm is Norm.LAYER)
-    assert ("G" in counts) == (architecture.feed_forward is FeedForward.GELU)
-    assert ("P" in counts) == (architecture.feed_forward is FeedForward.POLYNOMIAL)
-    assert ("R" in counts) == (architecture.feed_forward is FeedForward.RELU)
+    ffns = {} if architecture.feed_forward.is_linear else {architecture.feed_forward.value: 12 - architecture.removed_ffns}
+    assert {name: count for name, count in counts.items() if name not in ("SM", "LN")} == ffns
 
 
 @settings(deadline=None)
@@ -64,7 +66,8 @@ def test_flops_follow_the_formulas(layers, heads, head_width, tokens, architectu
     width = heads * head_width
     shape = ModelShape(layers=layers, heads=heads, width=width, context=512, vocabulary=1000)
     full = flops(architecture, shape, tokens, "full")
-    ffn = 2 * tokens * width**2 if architecture.feed_forward is FeedForward.SCALED_FUSED else 16 * tokens * width**2
+    products = {FeedForward.SCALED_FUSED: 1, FeedForward.BILINEAR: 12}.get(architecture.feed_forward, 8)
+    ffn = 2 * tokens * width**2 * products
     assert full.ffn == layers * ffn
     assert full.attention == layers * (8 * tokens * width**2 + 4 * tokens**2 * width)
     assert full.head == 2 * tokens * width * 1000

@@ -27,6 +27,9 @@ NAMES = (
     "SM+LNf+ScFuFFN",
     "SM+WNorm(QK)+LNf+R",
     "NeoX(SM2+LNf+R)",
+    "SM+LN+R2",
+    "SM+WNorm(QKVO+FFN)+B",
+    *(f"NeoX(SM2+{ffn})" for ffn in ("R2", "Q", "B")),
 )
 """Beside the registry: NeoX blocks, and a LayerNorm before the head only."""
 every_architecture = pytest.mark.parametrize("architecture", sorted({*REGISTRY, *map(parse, NAMES)}, key=str), ids=str)
@@ -152,9 +155,15 @@ def test_holds_the_nonlinear_modules_of_its_name_and_no_others(architecture: Arc
     ffns = SHAPE.layers - architecture.removed_ffns
     attention = "softmax" if architecture.kernel_order is None else f"power_{architecture.kernel_order}"
     expected = {attention: SHAPE.layers}
-    activations = {FeedForward.GELU: "gelu", FeedForward.RELU: "relu", FeedForward.POLYNOMIAL: "polynomial"}
-    if architecture.feed_forward in activations:
-        expected[activations[architecture.feed_forward]] = ffns
+    activations = {
+        FeedForward.GELU: ["gelu"],
+        FeedForward.RELU: ["relu"],
+        FeedForward.SQUARED_RELU: ["relu", "square"],
+        FeedForward.POLYNOMIAL: ["polynomial"],
+        FeedForward.QUADRATIC: ["square"],
+        FeedForward.BILINEAR: ["product"],
+    }
+    expected |= dict.fromkeys(activations.get(architecture.feed_forward, []), ffns)
     if architecture.has_layer_norm:
         expected["layer_norm"] = SHAPE.layers + ffns
     if architecture.has_final_norm:
@@ -183,6 +192,8 @@ def test_parameters_have_the_agreed_names_and_shapes(architecture: Architecture)
         else:
             expected |= {f"{ffn}.expand.weight": (F, D), f"{ffn}.expand.bias": (F,)}
             expected |= {f"{ffn}.contract.weight": (D, F), f"{ffn}.contract.bias": (D,)}
+        if architecture.feed_forward is FeedForward.BILINEAR:
+            expected |= {f"{ffn}.gate.weight": (F, D), f"{ffn}.gate.bias": (F,)}
         if architecture.feed_forward.is_scaled:
             expected |= {f"{ffn}.alpha": (), f"{ffn}.beta": ()}
     expected |= {f"{norm}.{end}": (D,) for norm in norms for end in ("weight", "bias")}
@@ -248,9 +259,17 @@ def plain_forward(state: dict[str, Tensor], architecture: Architecture, batch: T
             if architecture.feed_forward is FeedForward.SCALED_FUSED:
                 y = linear(n, f"{ffn}.fused")
             else:
-                acts = {FeedForward.GELU: gelu, FeedForward.RELU: lambda u: u.clamp_min(0), FeedForward.POLYNOMIAL: joined}
-                act = acts.get(architecture.feed_forward, lambda u: u)
-                y = linear(act(linear(n, f"{ffn}.expand")), f"{ffn}.contract")
+                acts = {
+                    FeedForward.GELU: gelu,
+                    FeedForward.RELU: lambda u: u.clamp_min(0),
+                    FeedForward.SQUARED_RELU: lambda u: torch.where(u > 0, u * u, 0),
+                    FeedForward.POLYNOMIAL: joined,
+                    FeedForward.QUADRATIC: lambda u: u * u,
+                }
+                hidden = acts.get(architecture.feed_forward, lambda u: u)(linear(n, f"{ffn}.expand"))
+                if architecture.feed_forward is FeedForward.BILINEAR:
+                    hidden = hidden * linear(n, f"{ffn}.gate")
+                y = linear(hidden, f"{ffn}.contract")
             x = state[f"{ffn}.beta"] * x + y / state[f"{ffn}.alpha"] if architecture.feed_forward.is_scaled else x + y
     return norm(x, "final_norm") @ state["embedding.weight"].T
 
@@ -296,14 +315,16 @@ def test_static_norm_acts_on_the_named_layers(name: str) -> None:
 
 
 @pytest.mark.parametrize("layers", ["QK", "FFN", "QK+FFN", "QKV+FFN", "QKVO+FFN"])
-def test_static_norm_leaves_the_other_layers_alone(layers: str) -> None:
-    model = LanguageModel(parse(f"SM+WNorm({layers})"), SHAPE)
+@pytest.mark.parametrize("ffn", ["", "+B"])
+def test_static_norm_leaves_the_other_layers_alone(layers: str, ffn: str) -> None:
+    model = LanguageModel(parse(f"SM+WNorm({layers}){ffn}"), SHAPE)
     parametrised = {
         name.removeprefix("blocks.0.") for name, m in model.named_modules() if hasattr(m, "parametrizations") and "s.0." in name
     }
     letters = {"Q": "query", "K": "key", "V": "value", "O": "output"}
     expected = {f"attention.{letters[c]}" for c in layers.split("+")[0] if layers != "FFN"}
     expected |= {"feed_forward.expand", "feed_forward.contract"} if "FFN" in layers else set()
+    expected |= {"feed_forward.gate"} if "FFN" in layers and ffn else set()
     assert parametrised == expected
 
 

@@ -79,7 +79,10 @@ def describe(architecture: Architecture) -> str:
 _FEED_FORWARD = {
     FeedForward.GELU: "GELU FFN",
     FeedForward.RELU: "ReLU FFN",
+    FeedForward.SQUARED_RELU: "squared-ReLU FFN",
     FeedForward.POLYNOMIAL: "polynomial FFN (trained in)",
+    FeedForward.QUADRATIC: "quadratic FFN, no comparison",
+    FeedForward.BILINEAR: "bilinear FFN, no comparison",
     FeedForward.IDENTITY: "linear FFN",
     FeedForward.SCALED: "scaled linear FFN",
     FeedForward.SCALED_FUSED: "scaled linear FFN fused into one matrix",

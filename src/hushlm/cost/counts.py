@@ -22,6 +22,7 @@ from hushlm.plan import (
     Activate,
     Divide,
     Embed,
+    Gate,
     Kernel,
     Mix,
     Normalise,
@@ -43,7 +44,7 @@ class NonlinearOperation:
     """One kind of nonlinearity: `str` gives it as the paper writes it, e.g. `SM: 144 x R^128x128`.
 
     Attributes:
-        name: the part of the architecture's name that brings it: SM, LN, G or R.
+        name: the part of the architecture's name that brings it: SM, LN, or the FFN's letter.
         count: how many matrices go through it in one pass.
         rows, columns: of each matrix.
     """
@@ -174,7 +175,7 @@ def _weights(operation: Operation, architecture: Architecture, shape: ModelShape
             return 2 * operation.width
         case ScaleRows():
             return shape.heads * operation.rows
-        case Rotate() | Scores() | Mix() | Kernel() | Divide() | Activate() | Reveal():
+        case Rotate() | Scores() | Mix() | Kernel() | Divide() | Activate() | Gate() | Reveal():
             return 0
         case _:
             assert_never(operation)
@@ -188,8 +189,10 @@ def _nonlinearity(operation: Operation) -> tuple[str, int, int, int] | None:
         case Normalise():
             return "LN", 1, operation.rows, operation.width
         case Activate():
-            letter = {"relu": "R", "polynomial": "P"}.get(operation.kind, "G")
+            letter = {"relu": "R", "squared-relu": "R2", "polynomial": "P", "square": "Q"}.get(operation.kind, "G")
             return letter, 1, operation.rows, operation.width
+        case Gate():
+            return "B", 1, operation.rows, operation.width
         case Embed() | Project() | ScaleRows() | Rotate() | Scores() | Mix() | Divide() | Reveal():
             # A division belongs to the softmax, whose matrices the kernel has counted.
             return None
@@ -207,7 +210,7 @@ def _flops(operation: Operation, convention: Literal["paper", "full"]) -> int:
         case Mix():
             full = 2 * operation.heads * operation.rows * operation.keys * operation.head_width
             return full // 2 if convention == "paper" else full
-        case Embed() | Normalise() | ScaleRows() | Rotate() | Kernel() | Divide() | Activate() | Reveal():
+        case Embed() | Normalise() | ScaleRows() | Rotate() | Kernel() | Divide() | Activate() | Gate() | Reveal():
             return 0
         case _:
             assert_never(operation)

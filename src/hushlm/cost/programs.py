@@ -13,6 +13,7 @@ from hushlm.plan import (
     Activate,
     Divide,
     Embed,
+    Gate,
     Kernel,
     Mix,
     Normalise,
@@ -60,7 +61,9 @@ def program_lines(operation: Operation) -> int:
             blocks = -(-operation.heads * operation.rows // operation.block) if operation.block else 0
             return (74 + 16 * _rounds(operation.largest) if operation.polynomial else 12) + 10 * blocks
         case Activate():
-            return 10 if operation.kind == "relu" else 58
+            return {"relu": 10, "squared-relu": 16, "polynomial": 40, "square": 12}.get(operation.kind, 58)
+        case Gate():
+            return 10
         case Reveal():
             return 6 if operation.kind == "logits" else (34 * _rounds(operation.vocabulary) - 16) * operation.top
         case _:

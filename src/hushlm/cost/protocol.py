@@ -15,6 +15,7 @@ from hushlm.plan import (
     Activate,
     Divide,
     Embed,
+    Gate,
     Kernel,
     Mix,
     Normalise,
@@ -125,6 +126,8 @@ def price_operation(operation: Operation, p: Primitives) -> Exchange:
             return inverse + _scaled_rows(p, n, operation.width, operation.block)
         case Activate():
             return _activate(p, operation)
+        case Gate():
+            return _product(p, operation.rows * operation.width)
         case Reveal():
             return _reveal(p, operation)
         case _:
@@ -212,8 +215,12 @@ def _activate(p: Primitives, operation: Activate) -> Exchange:
     match operation.kind:
         case "relu":
             return _larger(p, n)
+        case "squared-relu":
+            return _larger(p, n) + _squares(p, n, operation.built_in_squares)
         case "polynomial":
             return _larger(p, n).times(2) + _squares(p, n, operation.built_in_squares) + p.truncate(n)
+        case "square":
+            return _squares(p, n, operation.built_in_squares)
         case "gelu-quartic":
             return _larger(p, n).times(2) + _squares(p, n, operation.built_in_squares).times(2) + p.truncate(n)
         case "gelu-tanh":

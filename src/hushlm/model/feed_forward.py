@@ -16,7 +16,19 @@ from torch.nn import functional
 from hushlm.architectures import Architecture, Blocks, FeedForward
 from hushlm.config import ModelShape
 
-__all__ = ["FusedScaledFFN", "GeluFFN", "IdentityFFN", "PolynomialFFN", "ReluFFN", "ScaledFFN", "feed_forward", "smooth_relu"]
+__all__ = [
+    "BilinearFFN",
+    "FusedScaledFFN",
+    "GeluFFN",
+    "IdentityFFN",
+    "PolynomialFFN",
+    "QuadraticFFN",
+    "ReluFFN",
+    "ScaledFFN",
+    "SquaredReluFFN",
+    "feed_forward",
+    "smooth_relu",
+]
 
 
 class _TwoLayers(nn.Module):
@@ -53,6 +65,15 @@ class ReluFFN(_TwoLayers):
         return x_BTD + self.contract(functional.relu(self.expand(n_BTD)))
 
 
+class SquaredReluFFN(_TwoLayers):
+    """x + W_out max(0, W_in n + b_in)^2 + b_out."""
+
+    nonlinear_operations: ClassVar[tuple[str, ...]] = ("relu", "square")
+
+    def forward(self, x_BTD: Tensor, n_BTD: Tensor) -> Tensor:
+        return x_BTD + self.contract(functional.relu(self.expand(n_BTD)).square())
+
+
 def smooth_relu(u: Tensor) -> Tensor:
     """u where u > 1, 0 where u < -1, (u + 1)^2 / 4 between, elementwise: a GELU of two comparisons and one square under MPC."""
     low = u.clamp(max=1.0)
@@ -66,6 +87,31 @@ class PolynomialFFN(_TwoLayers):
 
     def forward(self, x_BTD: Tensor, n_BTD: Tensor) -> Tensor:
         return x_BTD + self.contract(smooth_relu(self.expand(n_BTD)))
+
+
+class QuadraticFFN(_TwoLayers):
+    """x + W_out (W_in n + b_in)^2 + b_out: nothing is compared."""
+
+    nonlinear_operations: ClassVar[tuple[str, ...]] = ("square",)
+
+    def forward(self, x_BTD: Tensor, n_BTD: Tensor) -> Tensor:
+        return x_BTD + self.contract(self.expand(n_BTD).square())
+
+
+class BilinearFFN(_TwoLayers):
+    """x + W_out ((W_in n + b_in) (W_gate n + b_gate)) + b_out, elementwise: a gated linear unit without activation.
+
+    `gate` D -> F stands beside `expand`: 1.5 times the parameters of the others at the same FFN width.
+    """
+
+    nonlinear_operations: ClassVar[tuple[str, ...]] = ("product",)
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__(shape)
+        self.gate = nn.Linear(shape.width, shape.ffn_width)
+
+    def forward(self, x_BTD: Tensor, n_BTD: Tensor) -> Tensor:
+        return x_BTD + self.contract(self.expand(n_BTD) * self.gate(n_BTD))
 
 
 class IdentityFFN(_TwoLayers):
@@ -106,17 +152,21 @@ class FusedScaledFFN(nn.Module):
         return self.beta * x_BTD + self.fused(n_BTD) / self.alpha
 
 
-def feed_forward(
-    architecture: Architecture, shape: ModelShape
-) -> GeluFFN | ReluFFN | PolynomialFFN | IdentityFFN | ScaledFFN | FusedScaledFFN:
+def feed_forward(architecture: Architecture, shape: ModelShape) -> _TwoLayers | FusedScaledFFN:
     """The leaf of an architecture."""
     match architecture.feed_forward:
         case FeedForward.GELU:
             return GeluFFN(shape, exact=architecture.blocks is Blocks.NEOX)
         case FeedForward.RELU:
             return ReluFFN(shape)
+        case FeedForward.SQUARED_RELU:
+            return SquaredReluFFN(shape)
         case FeedForward.POLYNOMIAL:
             return PolynomialFFN(shape)
+        case FeedForward.QUADRATIC:
+            return QuadraticFFN(shape)
+        case FeedForward.BILINEAR:
+            return BilinearFFN(shape)
         case FeedForward.IDENTITY:
             return IdentityFFN(shape)
         case FeedForward.SCALED:

@@ -17,7 +17,7 @@ LAYER_NORM_EPSILON = 1e-5
 """GPT-2's."""
 
 _ATTENTION_LAYERS = {"Q": "query", "K": "key", "V": "value", "O": "output"}
-_FFN_LAYERS = ("expand", "contract", "fused")
+_FFN_LAYERS = ("expand", "gate", "contract", "fused")
 
 
 class LayerNorm(nn.LayerNorm):

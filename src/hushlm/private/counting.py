@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
-from hushlm.plan import Plan, Rotate, Step
+from hushlm.plan import Gate, Plan, Rotate, Step
 from hushlm.private.backend import EngineBackend
 from hushlm.private.engine import Channel, Engine, EngineSettings, Party
 from hushlm.private.traffic import Traffic
@@ -80,6 +80,8 @@ def value_shapes(plan: Plan, step: Step) -> dict[str, tuple[int, ...]]:
         shapes["x"] = (rows, shape.width)
     if step.name == "divide" and not late:
         shapes["e"] = (heads, rows, keys)
+    if isinstance(operation, Gate):
+        shapes["f"] = (rows, 2 * width)
     if isinstance(operation, Rotate):
         shapes |= {"q": (heads, operation.queries, head_width), "k": (heads, rows, head_width)}
         shapes |= {"turns_query": (2, operation.queries, operation.width), "turns": (2, rows, operation.width)}

@@ -217,6 +217,9 @@ def _explicit_ffn(state: Weights, architecture: Architecture, layer: int, before
         return {f"{layer}.ffn.weight": weight, f"{layer}.ffn.bias": bias}
     name = f"blocks.{layer}.feed_forward"
     expand, expand_bias = _linear(state, f"{name}.expand")
+    if architecture.feed_forward is FeedForward.BILINEAR:
+        gate, gate_bias = _linear(state, f"{name}.gate")
+        expand, expand_bias = np.concatenate([expand, gate], 1), np.concatenate([expand_bias, gate_bias])
     contract, contract_bias = _linear(state, f"{name}.contract")
     # Without LayerNorm the attention's output bias is in the offset by now, not yet in the basis before the layer; NeoX reads before it.
     added = 0.0 if architecture.is_parallel else state[f"blocks.{layer}.attention.output.bias"]

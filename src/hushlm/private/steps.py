@@ -13,9 +13,9 @@ from typing import Any, assert_never
 
 import numpy as np
 
-from hushlm.plan import Activate, Divide, Embed, Kernel, Mix, Normalise, Operation, Project, Reveal, Rotate, ScaleRows, Scores
+from hushlm.plan import Activate, Divide, Embed, Gate, Kernel, Mix, Normalise, Operation, Project, Reveal, Rotate, ScaleRows, Scores
 from hushlm.private.kernel import MASKED_SCORE, attention_kernel
-from hushlm.private.polynomials import gelu, reciprocal, smooth_relu
+from hushlm.private.polynomials import gelu, reciprocal, smooth_relu, square
 from hushlm.private.rotary import rotate
 from hushlm.tiling import Cut
 
@@ -125,6 +125,12 @@ def _activate(xp: ModuleType, operation: Activate) -> Arithmetic:
     def relu(x: Array) -> Array:
         return xp.maximum(x, 0.0)
 
+    def squared_relu(x: Array) -> Array:
+        return square(xp, xp.maximum(x, 0.0), operation.built_in_squares)
+
+    def squared(x: Array) -> Array:
+        return square(xp, x, operation.built_in_squares)
+
     def gelu_quartic(x: Array) -> Array:
         return gelu(xp, x, operation.built_in_squares)
 
@@ -134,7 +140,21 @@ def _activate(xp: ModuleType, operation: Activate) -> Arithmetic:
     def gelu_tanh(x: Array) -> Array:
         return 0.5 * x * (1 + xp.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * (x * x * x))))
 
-    return {"relu": relu, "polynomial": polynomial, "gelu-quartic": gelu_quartic, "gelu-tanh": gelu_tanh}[operation.kind]
+    match operation.kind:
+        case "relu":
+            return relu
+        case "squared-relu":
+            return squared_relu
+        case "polynomial":
+            return polynomial
+        case "square":
+            return squared
+        case "gelu-quartic":
+            return gelu_quartic
+        case "gelu-tanh":
+            return gelu_tanh
+        case _:
+            assert_never(operation.kind)
 
 
 def _tournament(xp: ModuleType, values: Array, indices: Array) -> tuple[Array, Array]:
@@ -189,6 +209,7 @@ def arithmetic(operation: Operation, xp: ModuleType) -> Arithmetic:
         Mix: (H, T, S), (H, S, E) -> (H, T, E)
         Divide: (H, T, N), (H, T) -> (H, T, N)
         Activate: (T, F) -> (T, F)
+        Gate: (T, 2F) -> (T, F)
         Reveal: (1, V) -> (V,), or ids (1,), or ids (k,) and logits (k,)
     """
     match operation:
@@ -214,6 +235,8 @@ def arithmetic(operation: Operation, xp: ModuleType) -> Arithmetic:
             return _divide(xp, operation)
         case Activate():
             return _activate(xp, operation)
+        case Gate(_, width):
+            return lambda x_TN: x_TN[:, :width] * x_TN[:, width:]
         case Reveal():
             return _reveal(xp, operation)
         case _:
