@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import hushlm.training.loop as loop
 from hushlm.config import RunConfig
@@ -25,9 +26,12 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("architecture", [PAPER, "SM+LN+G", "SM2+R", "SM+SNorm(QK)"])
-def test_training_lowers_the_loss(tiny: Tiny, tiny_store: TokenStore, architecture: str) -> None:
-    config = tiny(architecture, training={"steps": 60, "learning_rate": 1e-2})
+@pytest.mark.parametrize(
+    ("architecture", "optimiser"),
+    [*((name, "adamw") for name in (PAPER, "SM+LN+G", "SM2+R", "SM+SNorm(QK)")), ("SM2+R", "muon"), ("SM+WNorm(QKV+FFN)", "muon")],
+)
+def test_training_lowers_the_loss(tiny: Tiny, tiny_store: TokenStore, architecture: str, optimiser: str) -> None:
+    config = tiny(architecture, training={"steps": 60, "learning_rate": 1e-2, "optimiser": optimiser})
     result = train(config, tiny_store)
     untrained, _ = build_model(replace(config, shape=result.config.shape))
     settings = config.training
@@ -122,11 +126,7 @@ def interrupt_at(step: int) -> Callable[[StepRecord], None]:
     return on_step
 
 
-@pytest.mark.parametrize("architecture", [PAPER, "SM+SNorm(QK)", "SM+LN+G", "SM+WNorm(QKV+FFN)"])
-@pytest.mark.parametrize("interrupted", [5, 9, 11])
-def test_resumed_equals_uninterrupted(tiny: Tiny, tiny_store: TokenStore, architecture: str, interrupted: int) -> None:
-    """Step 9 of 12 lies after the end of EReg's weight, where its threshold has no gradient any more."""
-    config = tiny(architecture)
+def resumed_equals_uninterrupted(config: RunConfig, tiny_store: TokenStore, interrupted: int) -> None:
     train(config, tiny_store)
     whole = bytes_of(config.output)
     other = replace(config, output=config.output.with_name("resumed"))
@@ -138,6 +138,24 @@ def test_resumed_equals_uninterrupted(tiny: Tiny, tiny_store: TokenStore, archit
     train(other, tiny_store, on_step=records.append, resume_from=other.output)
     assert records[0].step == checkpoint.step + 1
     assert bytes_of(other.output) == whole
+
+
+@pytest.mark.parametrize("architecture", [PAPER, "SM+SNorm(QK)", "SM+LN+G", "SM+WNorm(QKV+FFN)"])
+@pytest.mark.parametrize("interrupted", [5, 9, 11])
+def test_resumed_equals_uninterrupted(tiny: Tiny, tiny_store: TokenStore, architecture: str, interrupted: int) -> None:
+    """Step 9 of 12 lies after the end of EReg's weight, where its threshold has no gradient any more."""
+    resumed_equals_uninterrupted(tiny(architecture), tiny_store, interrupted)
+
+
+@pytest.mark.parametrize("architecture", [PAPER, "SM+WNorm(QKV+FFN)"])
+def test_resumed_equals_uninterrupted_with_muon(tiny: Tiny, tiny_store: TokenStore, architecture: str) -> None:
+    config = tiny(architecture, training={"optimiser": "muon", "clip_norm": 0.5})
+    resumed_equals_uninterrupted(config, tiny_store, 9)
+    state = load_file(config.output / "state/optimiser.safetensors")
+    assert {name.split("/")[0] for name in state if ".attention.value." in name and "weight" in name} >= {"momentum_buffer"}
+    assert "exp_avg/model.embedding.weight" in state
+    with pytest.raises(ValueError, match=r"training\.optimiser = muon, not adamw"):
+        train(tiny(architecture, training={"clip_norm": 0.5}), tiny_store, resume_from=config.output)
 
 
 def test_resume_at_the_end_changes_nothing(tiny: Tiny, tiny_store: TokenStore) -> None:

@@ -13,21 +13,22 @@ from hypothesis import strategies as st
 from hushlm.architectures import REGISTRY, Architecture
 from hushlm.config import EntropyConfig, ModelShape, RunConfig, TrainingConfig
 from hushlm.training import build_model, learning_rate, make_optimiser, optimiser_tensors, regulariser_weight, restore_optimiser
+from hushlm.training.optimiser import Optimiser
 
 SHAPE = ModelShape(layers=2, heads=2, width=8, context=16, vocabulary=11)
 
 
-def optimiser_of(name: str) -> torch.optim.AdamW:
+def optimiser_of(name: str, config: TrainingConfig = TrainingConfig()) -> Optimiser:
     # A removal of six FFNs needs six layers.
     shape = replace(SHAPE, layers=6 if "removed" in name else 2)
     model, regulariser = build_model(RunConfig(architecture=name, shape=shape))
     modules: dict[str, torch.nn.Module] = {"model": model}
     if regulariser is not None:
         modules["regulariser"] = regulariser
-    return make_optimiser(modules, TrainingConfig())
+    return make_optimiser(modules, config)
 
 
-def group_names(optimiser: torch.optim.AdamW) -> tuple[set[str], set[str]]:
+def group_names(optimiser: Optimiser) -> tuple[set[str], set[str]]:
     decay, plain = optimiser.param_groups
     assert decay["weight_decay"] == TrainingConfig().weight_decay
     assert plain["weight_decay"] == 0
@@ -62,6 +63,50 @@ def test_norms_gains_do_not_decay() -> None:
     assert "model.blocks.0.attention.key.parametrizations.weight.original" in decay
 
 
+MUON = TrainingConfig(optimiser="muon", learning_rate=0.5, weight_decay=0.1)
+
+
+def test_muon_takes_the_blocks_matrices_and_leaves_the_rest_to_adamw() -> None:
+    optimiser = optimiser_of("EReg(SM(t)+ScFuFFN)", MUON)
+    adamw, muon = optimiser.parts
+    assert isinstance(adamw, torch.optim.AdamW)
+    assert isinstance(muon, torch.optim.Muon)
+    linear = [f"attention.{name}" for name in ("query", "key", "value", "output")] + ["feed_forward.fused"]
+    (group,) = muon.param_groups
+    assert set(group["param_names"]) == {f"model.blocks.{i}.{name}.weight" for i in range(2) for name in linear}
+    assert group["weight_decay"] == 0.1
+    decay, plain = adamw.param_groups
+    assert set(decay["param_names"]) == {"model.embedding.weight", "model.positions.weight"}
+    assert set(plain["param_names"]) == group_names(optimiser_of("EReg(SM(t)+ScFuFFN)"))[1]
+    assert (decay["weight_decay"], plain["weight_decay"]) == (0.1, 0)
+    names = optimiser_of("SM+WNorm(QKV+FFN)", MUON).parts[1].param_groups[0]["param_names"]
+    assert "model.blocks.0.attention.query.parametrizations.weight.original1" in names
+    assert not [name for name in names if name.endswith("original0")]
+    names = optimiser_of("SM+SNorm(QK)", MUON).parts[1].param_groups[0]["param_names"]
+    assert "model.blocks.1.attention.key.parametrizations.weight.original" in names
+    assert "model.blocks.1.feed_forward.expand.weight" in names
+
+
+@pytest.mark.parametrize("architecture", REGISTRY, ids=str)
+def test_muon_and_adamw_share_every_parameter_out(architecture: Architecture) -> None:
+    every = [name for group in optimiser_of(str(architecture), MUON).param_groups for name in group["param_names"]]
+    assert len(every) == len(set(every))
+    assert set(every) == {name for group in optimiser_of(str(architecture)).param_groups for name in group["param_names"]}
+
+
+def test_an_update_of_muon_has_the_size_of_adamws() -> None:
+    """A first update of AdamW moves every number by the learning rate; Muon's by 0.2 of it, what AdamW's later ones come down to."""
+    model, _ = build_model(RunConfig(architecture="SM+R", shape=replace(SHAPE, width=64)))
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    make_optimiser({"model": model}, replace(MUON, weight_decay=0.0)).step()
+    for name, parameter in model.named_parameters():
+        moved = (parameter.detach() - before[name]).square().mean().sqrt().item()
+        by_muon = name.startswith("blocks.") and parameter.ndim == 2
+        assert moved == pytest.approx(0.2 * 0.5, rel=0.3) if by_muon else moved == pytest.approx(0.5, rel=1e-3), name
+
+
 @pytest.mark.parametrize("architecture", REGISTRY, ids=str)
 def test_every_parameter_is_in_one_group(architecture: Architecture) -> None:
     decay, plain = group_names(optimiser_of(str(architecture)))
@@ -75,10 +120,10 @@ def test_every_parameter_is_in_one_group(architecture: Architecture) -> None:
     assert not [name for name in decay if any(word in name for word in ("bias", "temperature", "threshold", "alpha", "beta", "norm_"))]
 
 
-def test_decay_moves_only_matrices() -> None:
-    """With zero gradients AdamW only decays: matrices shrink by 1 - lr * decay, the rest stays to the bit."""
+@pytest.mark.parametrize("config", [MUON, replace(MUON, optimiser="adamw")], ids=lambda config: config.optimiser)
+def test_decay_moves_only_matrices(config: TrainingConfig) -> None:
+    """With zero gradients an update only decays: matrices shrink by 1 - lr * decay, the rest stays to the bit."""
     model, _ = build_model(RunConfig(architecture="SM(t)+ScFuFFN", shape=SHAPE))
-    config = TrainingConfig(learning_rate=0.5, weight_decay=0.1)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -88,12 +133,13 @@ def test_decay_moves_only_matrices() -> None:
         torch.testing.assert_close(parameter.detach(), before[name] * factor, rtol=1e-6, atol=0)
 
 
-def test_state_round_trip() -> None:
+@pytest.mark.parametrize("config", [TrainingConfig(), MUON], ids=lambda config: config.optimiser)
+def test_state_round_trip(config: TrainingConfig) -> None:
     model, _ = build_model(RunConfig(architecture="SM+R", shape=SHAPE))
     other, _ = build_model(RunConfig(architecture="SM+R", shape=SHAPE))
-    first, second = make_optimiser({"model": model}, TrainingConfig()), make_optimiser({"model": other}, TrainingConfig())
+    first, second = make_optimiser({"model": model}, config), make_optimiser({"model": other}, config)
 
-    def step(which: torch.nn.Module, optimiser: torch.optim.AdamW, seed: int) -> None:
+    def step(which: torch.nn.Module, optimiser: Optimiser, seed: int) -> None:
         torch.manual_seed(seed)
         for parameter in which.parameters():
             parameter.grad = torch.randn_like(parameter)
@@ -109,8 +155,14 @@ def test_state_round_trip() -> None:
     assert all(torch.equal(optimiser_tensors(second)[name], tensor) for name, tensor in optimiser_tensors(first).items())
 
 
-def test_foreign_state_is_refused() -> None:
-    optimiser = optimiser_of("SM+R")
+def test_fsdp_does_not_go_with_muon() -> None:
+    with pytest.raises(ValueError, match="Muon needs whole matrices"):
+        TrainingConfig(optimiser="muon", parallel="fsdp")
+
+
+@pytest.mark.parametrize("config", [TrainingConfig(), MUON], ids=lambda config: config.optimiser)
+def test_foreign_state_is_refused(config: TrainingConfig) -> None:
+    optimiser = optimiser_of("SM+R", config)
     with pytest.raises(ValueError, match="does not fit"):
         restore_optimiser(optimiser, {"exp_avg/model.nothing": torch.zeros(3)})
     with pytest.raises(ValueError, match="does not fit"):
