@@ -188,6 +188,8 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.optimiser == "muon" and self.parallel == "fsdp":
             raise ValueError("Muon needs whole matrices, and fsdp shards them: use --training.parallel ddp, or --training.optimiser adamw.")
+        if self.teacher_fingerprint is not None and self.teacher is None:
+            raise ValueError("training.teacher_fingerprint says which teacher, but not where it is: add --training.teacher FOLDER.")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from hushlm.config import RunConfig
 from hushlm.data import TokenStore, open_token_store
-from hushlm.training import open_world, train
+from hushlm.training import load_checkpoint, open_world, train
 from hushlm.training.checkpoint import build_model
 from hushlm.training.gradient import backpropagate
 from hushlm.training.team import Team, whole
@@ -22,7 +22,9 @@ def gradients(config: RunConfig, window_BT: torch.Tensor) -> dict[str, Any]:
     """Loss, penalty, head entropies and the whole gradient of one batch."""
     with open_world(config.training) as world:
         model, regulariser = build_model(config)
-        team = Team(model.train(), regulariser, config.training, world)
+        folder = config.training.teacher
+        teacher = load_checkpoint(folder).model.requires_grad_(False) if folder is not None else None
+        team = Team(model.train(), regulariser, config.training, world, teacher)
         batch = config.training.batch
         found = backpropagate(team, window_BT[world.share(batch)], batch, 0.3, config.training, with_entropy=True)
         named = dict(model.named_parameters()) | ({f"regulariser.{n}": p for n, p in regulariser.named_parameters()} if regulariser else {})
@@ -31,6 +33,7 @@ def gradients(config: RunConfig, window_BT: torch.Tensor) -> dict[str, Any]:
         return result | {
             "loss": torch.tensor([found.loss, found.total]),
             "penalty": torch.tensor([found.penalty or 0.0]),
+            "teacher_loss": torch.tensor([found.teacher_loss or 0.0]),
             "entropy": found.entropy_nats_LH.float(),
         }
 

@@ -18,7 +18,7 @@ from tests.training.test_split import PAPER, assert_same, case, window
 
 from hushlm.cli.main import main
 from hushlm.config import RunConfig
-from hushlm.data import TokenStore
+from hushlm.data import TokenStore, open_token_store
 from hushlm.training import load_checkpoint, train
 
 Tiny = Callable[..., RunConfig]
@@ -67,6 +67,11 @@ def ran(tmp_path_factory: pytest.TempPathFactory, text_folder: Path) -> Path:
         for architecture, reduction in CASES
         for split, training in SPLITS.items()
     }
+    lesson = at("teacher", tiny("SM+LN+G", {"steps": 2}, {}))
+    train(RunConfig.from_dict(lesson), open_token_store(RunConfig.from_dict(lesson).data))
+    taught = {"teacher": lesson["output"], "teacher_weight": 0.4, "teacher_temperature": 2.0}
+    cases |= {f"taught {split}": at("-", case(tiny, PAPER, "algorithm", **taught, **training)) for split, training in SPLITS.items()}
+    cases["train muon"] = at("train-muon", trained(tiny, parallel="ddp", optimiser="muon", **taught))
     cases |= {f"train {kind}": at(f"train-{kind}", trained(tiny, parallel=kind)) for kind in ("ddp", "fsdp")}
     (folder / "cases.json").write_text(json.dumps(cases))
     torch.save(window(), folder / "window.pt")
@@ -81,6 +86,28 @@ def ran(tmp_path_factory: pytest.TempPathFactory, text_folder: Path) -> Path:
 def test_two_ranks_give_the_gradient_of_one(ran: Path, tiny: Tiny, architecture: str, reduction: str, split: str) -> None:
     expected = gradients(case(tiny, architecture, reduction), window())
     assert_same(torch.load(ran / f"{architecture} {reduction} {split}.pt"), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split", SPLITS)
+def test_two_ranks_learn_from_a_teacher_as_one_does(ran: Path, tiny: Tiny, split: str) -> None:
+    taught = {"teacher": str(ran / "teacher"), "teacher_weight": 0.4, "teacher_temperature": 2.0}
+    expected = gradients(case(tiny, PAPER, "algorithm", **taught), window())
+    assert expected["teacher_loss"] > 0
+    assert_same(torch.load(ran / f"taught {split}.pt"), expected)
+
+
+@pytest.mark.slow
+def test_two_ranks_with_muon_and_a_teacher_train_the_model_of_one(ran: Path, tiny: Tiny, tiny_store: TokenStore) -> None:
+    """Muon's iteration rounds to bfloat16, so what rounds differently in the gradients' sums is carried on a little more."""
+    taught = {"teacher": str(ran / "teacher"), "teacher_weight": 0.4, "teacher_temperature": 2.0}
+    alone = train(trained(tiny, optimiser="muon", **taught), tiny_store)
+    together = load_checkpoint(ran / "train-muon")
+    for row, expected in zip(together.metrics, alone.metrics, strict=True):
+        assert row.keys() == expected.keys()
+        assert row["loss"] == pytest.approx(expected["loss"], rel=1e-3)
+        assert row["teacher_loss"] == pytest.approx(expected["teacher_loss"], rel=1e-3)
+    assert together.metrics[-1]["validation_loss"] == pytest.approx(alone.evaluation.loss_nats, abs=1e-3)
 
 
 @pytest.mark.slow

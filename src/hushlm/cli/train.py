@@ -69,12 +69,12 @@ def train(
 def _train(config: RunConfig, world: World, resume: str | None, checkpoint_every: int | None, progress: _Progress, json: bool) -> int:
     from hushlm.data import open_token_store
     from hushlm.files import check_replaceable, write_atomic
-    from hushlm.training import Divergence, Preempted
+    from hushlm.training import Divergence, Preempted, with_teacher_fingerprint
     from hushlm.training import train as run_training
 
     def prepare() -> None:
         check_replaceable(config.output)
-        values = config.to_dict()
+        values = with_teacher_fingerprint(config).to_dict()
         values["shape"]["vocabulary"] = open_token_store(config.data).vocabulary
         if resume is None or not run_file(config.output).exists():  # a refused resume must not change another run's settings
             write_atomic(run_file(config.output), yaml.safe_dump(values, sort_keys=False))

@@ -19,7 +19,7 @@ from hushlm.architectures import slug
 from hushlm.config import RunConfig
 from hushlm.data import open_token_store
 from hushlm.files import write_atomic
-from hushlm.training import Divergence, evaluate, train
+from hushlm.training import Divergence, evaluate, train, with_teacher_fingerprint
 from hushlm.training.resume import MAY_DIFFER
 
 __all__ = ["Job", "RunRecord", "read_record", "run", "run_key"]
@@ -94,14 +94,18 @@ class Job:
 
     @staticmethod
     def of(config: RunConfig, folder: Path, evaluation_batches: int, checkpoint_every: int | None) -> Job:
-        """The job of a config, in a folder of its own below `folder`."""
+        """The job of a config, in a folder of its own below `folder`; a teacher has to be there."""
+        config = with_teacher_fingerprint(config)
         place = folder / f"{slug(config.architecture)}-{run_key(config)}"
         return Job(replace(config, output=place / "checkpoint"), place / "record.json", evaluation_batches, checkpoint_every)
 
 
 def run_key(config: RunConfig) -> str:
-    """Ten hexadecimal digits that stand for the settings. Settings at their default count for nothing: a new one leaves old keys alone."""
-    changed = sorted(_changed(config.to_dict(), RunConfig().to_dict(), ()))
+    """Ten hexadecimal digits that stand for the settings. Settings at their default count for nothing: a new one leaves old keys alone.
+
+    Of a teacher its fingerprint counts, read from its folder where the config does not have it.
+    """
+    changed = sorted(_changed(with_teacher_fingerprint(config).to_dict(), RunConfig().to_dict(), ()))
     return hashlib.sha256(json.dumps([config.architecture, changed]).encode()).hexdigest()[:10]
 
 

@@ -2,7 +2,7 @@
 
 from hushlm.training.checkpoint import Checkpoint, TrainingState, build_model, load_checkpoint, load_training_state, save_checkpoint
 from hushlm.training.evaluation import Evaluation, evaluate
-from hushlm.training.loop import StepRecord, TrainingResult, train
+from hushlm.training.loop import train
 from hushlm.training.optimiser import (
     learning_rate,
     make_optimiser,
@@ -12,6 +12,8 @@ from hushlm.training.optimiser import (
     weight_decays,
 )
 from hushlm.training.preemption import Preempted
+from hushlm.training.results import StepRecord, TrainingResult
+from hushlm.training.teacher import with_teacher_fingerprint
 from hushlm.training.watch import Divergence, EntropyWatch
 from hushlm.training.world import World, linear_algebra_threads, open_world
 
@@ -39,4 +41,5 @@ __all__ = [
     "save_checkpoint",
     "train",
     "weight_decays",
+    "with_teacher_fingerprint",
 ]

@@ -1,6 +1,7 @@
 """Loss and gradient of one batch, exactly the same however it is split over ranks and micro-batches.
 
-Cross-entropy is a mean over the batch's tokens and the "listing" penalty a plain sum over its rows: both add up over parts. The
+Cross-entropy and the divergence from a teacher are means over the batch's tokens and the "listing" penalty a plain sum over its rows: they
+add up over parts. The
 "algorithm" penalty does not: it is P(E), with E[l,h] a head's entropy averaged over the WHOLE batch inside P. Its gradient is
 
     dP/dw = sum_lh c[l,h] dE[l,h]/dw,    c = dP/dE at the whole batch's E,
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from hushlm.config import TrainingConfig
 from hushlm.model import ModelOutput
-from hushlm.training.cross_entropy import overwriting_cross_entropy
+from hushlm.training.cross_entropy import distilling_cross_entropy, overwriting_cross_entropy
 from hushlm.training.team import Team
 
 __all__ = ["BatchLoss", "backpropagate", "head_entropies"]
@@ -33,13 +34,15 @@ class BatchLoss:
 
     Attributes:
         loss: cross-entropy, nats a token.
+        teacher_loss: KL(teacher || student), nats a token; None without a teacher.
         penalty: of the regulariser, without its weight; None if it was not computed.
-        total: loss + weight x penalty.
+        total: what is minimised: loss, or its mixture with teacher_loss, + weight x penalty.
         entropy_nats_LH: batch means; None if nobody asked.
         nonfinite_entropies_L: rows of each layer whose entropy is not finite; None if nobody asked.
     """
 
     loss: float
+    teacher_loss: float | None
     penalty: float | None
     total: float
     entropy_nats_LH: Tensor | None
@@ -68,17 +71,18 @@ def _in_one_pass(team: Team, window_BT: Tensor, weight: float, settings: Trainin
     team.begin_step(1)
     with team.adding_up(last=True):
         output = _forward(team.forward, window_BT, settings, with_entropy or weight > 0)
-        targets_N = window_BT[:, 1:].flatten()
-        loss = overwriting_cross_entropy(output.logits_BTV.flatten(0, 1).float(), targets_N, len(targets_N))
+        loss, cross_entropy, divergence = _token_loss(team, output, window_BT, window_BT[:, 1:].numel(), settings)
         penalty = None
         if team.regulariser is not None and output.entropy_nats_LBHT is not None:
             penalty = team.regulariser(output.entropy_nats_LBHT)
         total = loss + weight * penalty if penalty is not None and weight > 0 else loss
         total.backward()
     entropy_nats_LBHT = output.entropy_nats_LBHT
-    loss_value, total_value = torch.stack((loss.detach(), total.detach())).tolist()
+    told = [cross_entropy, total.detach()] + ([] if divergence is None else [divergence])
+    loss_value, total_value, *teacher_loss = torch.stack(told).tolist()
     return BatchLoss(
         loss_value,
+        teacher_loss[0] if teacher_loss else None,
         penalty.item() if penalty is not None else None,
         total_value,
         entropy_nats_LBHT.detach().mean(dim=(1, 3)) if entropy_nats_LBHT is not None else None,
@@ -99,13 +103,15 @@ def _in_parts(team: Team, parts: tuple[Tensor, ...], batch: int, weight: float, 
     if measured is not None:
         penalty, slope_LH = _penalty_of_means(team, measured[0] / rows, weight)
 
-    loss_sum, penalty_sum = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    loss_sum, penalty_sum, divergence_sum = (torch.zeros((), dtype=torch.float64) for _ in range(3))
     entropy_sum: list[tuple[Tensor, Tensor]] = []
     for index, window_BT in enumerate(parts):
         with team.adding_up(last=index == len(parts) - 1):
             output = _forward(team.forward, window_BT, settings, with_entropy or weight > 0)
-            loss = overwriting_cross_entropy(output.logits_BTV.flatten(0, 1).float(), window_BT[:, 1:].flatten(), rows)
-            loss_sum += loss.detach().double().cpu()
+            loss, cross_entropy, divergence = _token_loss(team, output, window_BT, rows, settings)
+            loss_sum += cross_entropy.double().cpu()
+            if divergence is not None:
+                divergence_sum += divergence.double().cpu()
             total = loss
             if output.entropy_nats_LBHT is not None:
                 entropy_LBHT = output.entropy_nats_LBHT
@@ -122,8 +128,7 @@ def _in_parts(team: Team, parts: tuple[Tensor, ...], batch: int, weight: float, 
             (total * team.scale).backward()
     team.add_up_the_rest()
 
-    sums = [loss_sum, penalty_sum]
-    told = world.sum(torch.stack(sums).to(world.device)).tolist()
+    told = world.sum(torch.stack([loss_sum, penalty_sum, divergence_sum]).to(world.device)).tolist()
     entropy_nats_LH = nonfinite = None
     if entropy_sum:
         entropy_nats_LH = world.sum(torch.stack([s for s, _ in entropy_sum]).sum(dim=0).to(world.device)).cpu() / rows
@@ -132,8 +137,14 @@ def _in_parts(team: Team, parts: tuple[Tensor, ...], batch: int, weight: float, 
             with torch.no_grad():
                 penalty = regulariser.penalty_of_means(entropy_nats_LH.float().to(world.device))
     value = penalty.item() if penalty is not None else told[1] if regulariser is not None and entropy_sum else None
-    whole_loss = told[0] + weight * value if value is not None and weight > 0 else told[0]
-    return BatchLoss(told[0], value, whole_loss, entropy_nats_LH, nonfinite if with_entropy else None)
+    teacher_loss = told[2] if team.teacher is not None else None
+    whole_loss = told[0]
+    if teacher_loss is not None:
+        w = settings.teacher_weight
+        whole_loss = (1 - w) * told[0] + w * settings.teacher_temperature**2 * teacher_loss
+    if value is not None and weight > 0:
+        whole_loss += weight * value
+    return BatchLoss(told[0], teacher_loss, value, whole_loss, entropy_nats_LH, nonfinite if with_entropy else None)
 
 
 def head_entropies(team: Team, window_BT: Tensor, batch: int, settings: TrainingConfig) -> tuple[Tensor, list[int]]:
@@ -169,6 +180,23 @@ def _penalty_of_means(team: Team, entropy_nats_LH: Tensor, weight: float) -> tup
     for parameter, gradient in zip(thresholds, of_thresholds, strict=True):
         parameter.grad = gradient * team.scale if team.world.rank == 0 else torch.zeros_like(gradient)
     return penalty.detach(), slope_LH
+
+
+def _token_loss(
+    team: Team, output: ModelOutput, window_BT: Tensor, rows: int, settings: TrainingConfig
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What a part's tokens give: the loss to be back-propagated, the cross-entropy in it, and the divergence from the teacher, if any.
+
+    Sums over the part's tokens divided by `rows`; the logits are not to be read afterwards.
+    """
+    logits_NV, targets_N = output.logits_BTV.flatten(0, 1).float(), window_BT[:, 1:].flatten()
+    if team.teacher is None:
+        loss = overwriting_cross_entropy(logits_NV, targets_N, rows)
+        return loss, loss.detach(), None
+    with torch.no_grad():
+        teacher_NV = _forward(team.teacher, window_BT, settings, False).logits_BTV.flatten(0, 1).float()
+    weight, temperature = settings.teacher_weight, settings.teacher_temperature
+    return distilling_cross_entropy(logits_NV, teacher_NV, targets_N, rows, weight=weight, temperature=temperature)
 
 
 def _forward(forward: object, window_BT: Tensor, settings: TrainingConfig, with_entropy: bool) -> ModelOutput:

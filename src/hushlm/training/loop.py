@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,63 +26,15 @@ from hushlm.training.gradient import BatchLoss, backpropagate, head_entropies
 from hushlm.training.optimiser import learning_rate, make_optimiser, optimiser_tensors, regulariser_weight, restore_optimiser
 from hushlm.training.preemption import Preempted, Termination, termination
 from hushlm.training.records import LiveRows, entropy_verdict, layer_gradients, lines, statistics
+from hushlm.training.results import StepRecord, TrainingResult
 from hushlm.training.resume import checkpoint_of
+from hushlm.training.teacher import load_teacher, with_teacher_fingerprint
 from hushlm.training.team import Team, clip, total_norm, whole
 from hushlm.training.track import Tracker, open_tracker
 from hushlm.training.watch import Divergence, EntropyWatch
 from hushlm.training.world import World, linear_algebra_threads, open_world
 
-__all__ = ["StepRecord", "TrainingResult", "train"]
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """One update, as reported to `on_step`.
-
-    Attributes:
-        step: counted from 1.
-        steps: of the whole run.
-        loss: cross-entropy before the update, nats a token.
-        learning_rate: of the update.
-        gradient_norm: over all parameters, before clipping.
-        tokens_per_second: over this call of `train`, validations included.
-        seconds: since this call of `train` began.
-        row: the row added to metrics.jsonl, None on steps without one.
-    """
-
-    step: int
-    steps: int
-    loss: float
-    learning_rate: float
-    gradient_norm: float
-    tokens_per_second: float
-    seconds: float
-    row: dict[str, Any] | None
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """A finished run.
-
-    Attributes:
-        config: resolved: `shape.vocabulary` is the tokenizer's.
-        model: trained, in evaluation mode.
-        regulariser: with its learned thresholds, or None.
-        metrics: the rows of metrics.jsonl.
-        evaluation: on the validation split, after the last update.
-        seconds: of this call.
-        cpu_seconds: of this call, over all threads.
-        folder: the checkpoint.
-    """
-
-    config: RunConfig
-    model: LanguageModel
-    regulariser: EntropyRegulariser | None
-    metrics: list[dict[str, Any]]
-    evaluation: Evaluation
-    seconds: float
-    cpu_seconds: float
-    folder: Path
+__all__ = ["train"]
 
 
 def train(
@@ -102,7 +54,7 @@ def train(
     While the run goes on they are in `<output>.metrics.jsonl`.
 
     Args:
-        config: the run; `shape.vocabulary` is replaced by the tokenizer's.
+        config: the run; `shape.vocabulary` is replaced by the tokenizer's, and a teacher's fingerprint is filled in.
         store: from `open_token_store(config.data)`.
         on_step: called after every update; with several processes, at the first one.
         resume_from: a checkpoint of the same run to go on from; "auto" for the last whole one at `config.output`, if there is any.
@@ -110,12 +62,13 @@ def train(
 
     Raises:
         ValueError: one sentence, if `config.output` is not ours to replace or can't be written, a split is too short, `resume_from` is
-            another run's, or the processes don't go with `training.parallel`. What was saved before stays as it was.
+            another run's, the teacher does not fit, or the processes don't go with `training.parallel`. What was saved before stays as
+            it was.
         Divergence: before an update that would spoil the weights. The rows so far are in its `metrics` and in
             `<output>.diverged.jsonl`; an earlier checkpoint stays as it was.
         Preempted: after SIGTERM, with a checkpoint of the updates made.
     """
-    config = replace(config, shape=replace(config.shape, vocabulary=store.vocabulary))
+    config = with_teacher_fingerprint(replace(config, shape=replace(config.shape, vocabulary=store.vocabulary)))
     check_replaceable(config.output)
     with open_world(config.training) as world, linear_algebra_threads(config), torch.random.fork_rng(devices=[]), termination() as noted:
         torch.manual_seed(config.training.seed + world.rank)
@@ -142,6 +95,7 @@ class _Run:
         self.step = 0
         self.saved_step: int | None = None
         checkpoint = checkpoint_of(config, store.fingerprint, resume_from)
+        self.teacher = load_teacher(config, store)
         self.use(*((checkpoint.model, checkpoint.regulariser) if checkpoint else build_model(config)))
         if checkpoint is not None:
             self.restore(checkpoint)
@@ -149,7 +103,7 @@ class _Run:
         self.live = LiveRows(config.output, self.metrics) if world.rank == 0 else None
 
     def use(self, model: LanguageModel, regulariser: EntropyRegulariser | None) -> None:
-        self.team = Team(model.train(), regulariser, self.settings, self.world)
+        self.team = Team(model.train(), regulariser, self.settings, self.world, self.teacher)
         self.model, self.regulariser = self.team.model, regulariser
         modules: dict[str, nn.Module] = {"model": model} if regulariser is None else {"model": model, "regulariser": regulariser}
         self.optimiser = make_optimiser(modules, self.settings)
@@ -253,6 +207,7 @@ class _Run:
         row: dict[str, Any] = {
             "step": number,
             "loss": found.loss,
+            **({} if found.teacher_loss is None else {"teacher_loss": found.teacher_loss}),
             "penalty": found.penalty,
             "regulariser_weight": weight,
             "learning_rate": rate,

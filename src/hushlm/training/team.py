@@ -37,10 +37,19 @@ class Team:
         regulariser: the same on every rank, or None; it stays whole.
         settings: parallel, activation_checkpointing, compile.
         world: the ranks.
+        teacher: a model without gradients that every rank holds whole, or None.
     """
 
-    def __init__(self, model: LanguageModel, regulariser: EntropyRegulariser | None, settings: TrainingConfig, world: World) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        regulariser: EntropyRegulariser | None,
+        settings: TrainingConfig,
+        world: World,
+        teacher: LanguageModel | None = None,
+    ) -> None:
         self.model, self.regulariser, self.world = model.to(world.device), regulariser, world
+        self.teacher = teacher.to(world.device) if teacher is not None else None
         self._by_hand: list[nn.Parameter] = []
         if regulariser is not None:
             self._by_hand += regulariser.to(world.device).parameters()
