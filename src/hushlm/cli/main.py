@@ -30,6 +30,7 @@ COMMANDS = {
     "entropy": "hushlm.cli.entropy:entropy",
     "cost": "hushlm.cli.cost:cost",
     "cost frontier": "hushlm.cli.frontier:frontier",
+    "frontier run": "hushlm.cli.contest:contest",
     "export": "hushlm.cli.export:export",
     "keys": "hushlm.cli.keys:keys",
     "serve": "hushlm.cli.serve:serve",

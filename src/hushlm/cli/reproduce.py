@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from hushlm.reproduce.runs import Job
     from hushlm.reproduce.study import Study
 
-__all__ = ["reproduce"]
+__all__ = ["make_pending", "reproduce"]
 
 
 def reproduce(
@@ -78,7 +78,7 @@ def reproduce(
             print(*command_lines(study.pending()), sep="\n")
             return 0
         many = parallel or default_parallel(PRESETS[preset].base.training.threads)
-        conduct(study, lambda jobs: _make(study, jobs, launcher, many, ray_address))
+        conduct(study, lambda jobs: make_pending(study, jobs, launcher, many, ray_address))
         outcomes = study.outcomes()
     documents = [document_of(outcome) for outcome in outcomes]
     for outcome, document in zip(outcomes, documents, strict=True):
@@ -96,7 +96,8 @@ def reproduce(
     return 0
 
 
-def _make(study: Study, jobs: list[Job], launcher: Launcher, parallel: int, address: str | None) -> None:
+def make_pending(study: Study, jobs: list[Job], launcher: Launcher, parallel: int, address: str | None) -> None:
+    """Make a study's pending jobs, a line for each that ends."""
     from hushlm.report.progress import CountProgress
     from hushlm.reproduce.launch import launch
 

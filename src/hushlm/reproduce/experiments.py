@@ -27,12 +27,18 @@ class Row:
         label: says so, "" for a plain row.
         stress: run at the preset's divergence setting (deep, fast, unclipped unless changed) instead of being tuned; such a row has an
             outcome and no perplexity.
+        retuned: its changes make it another model: its learning rate is swept with them, not taken over from the row without.
+        rate: learning rate, where it is given and not swept.
+        seeds: instead of the study's.
     """
 
     architecture: str
     changes: tuple[tuple[str, Any], ...] = ()
     label: str = ""
     stress: bool = False
+    retuned: bool = False
+    rate: float | None = None
+    seeds: int | None = None
 
     def name(self, layers: int) -> str:
         """The architecture at a depth."""

@@ -10,8 +10,9 @@ import os
 import shlex
 import signal
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from itertools import islice
 from typing import Literal
 
 import yaml
@@ -30,13 +31,14 @@ def default_parallel(threads: int) -> int:
     return max(1, cores // threads) if threads else 1
 
 
-def launch(jobs: Sequence[Job], launcher: Launcher, parallel: int, address: str | None = None) -> Iterator[tuple[Job, RunRecord]]:
+def launch(jobs: Iterable[Job], launcher: Launcher, parallel: int, address: str | None = None) -> Iterator[tuple[Job, RunRecord]]:
     """Make the runs, `parallel` at once, and yield each as it ends.
 
     Args:
-        jobs: to be made.
+        jobs: to be made; the next one is asked for when a place is free and the last record was yielded, so that what it is may depend
+            on records.
         launcher: "local" processes, or "ray": needs the extra `cluster`, and the folder of runs on a file system that every machine sees.
-        parallel: runs at once; on Ray, the cluster's cores decide.
+        parallel: runs at once; on a Ray cluster, its cores decide.
         address: of a Ray cluster; None starts Ray on this machine.
 
     Raises:
@@ -61,14 +63,19 @@ def commands(jobs: Sequence[Job]) -> Iterator[str]:
         yield shlex.join([*train, str(settings), *every, *gpus])
 
 
-def _local(jobs: Sequence[Job], parallel: int) -> Iterator[tuple[Job, RunRecord]]:
+def _local(jobs: Iterable[Job], parallel: int) -> Iterator[tuple[Job, RunRecord]]:
     # Spawned: a fork would take over this process's threads' locks.
     others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(parallel, mp_context=multiprocessing.get_context("spawn"), initializer=_prepare) as pool:
-        futures = {pool.submit(run, job): job for job in jobs}
+        coming = iter(jobs)
+        futures: dict[Future[RunRecord], Job] = {}
         try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
+            while True:
+                futures |= {pool.submit(run, job): job for job in islice(coming, parallel - len(futures))}
+                if not futures:
+                    break
+                future = next(iter(wait(futures, return_when=FIRST_COMPLETED).done))
+                yield futures.pop(future), future.result()
         except BaseException:
             # Runs that have not begun are given up, and those at work ended: they may have hours to go.
             pool.shutdown(wait=False, cancel_futures=True)
@@ -94,7 +101,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _ray(jobs: Sequence[Job], parallel: int, address: str | None) -> Iterator[tuple[Job, RunRecord]]:
+def _ray(jobs: Iterable[Job], parallel: int, address: str | None) -> Iterator[tuple[Job, RunRecord]]:
     try:
         import ray
     except ModuleNotFoundError as error:
@@ -109,8 +116,14 @@ def _ray(jobs: Sequence[Job], parallel: int, address: str | None) -> Iterator[tu
     )
     try:
         remote = ray.remote(run)
-        waiting = {remote.options(num_cpus=max(1, job.config.training.threads)).remote(job): job for job in jobs}
-        while waiting:
+        places = int(ray.cluster_resources().get("CPU", parallel)) if address else parallel
+        coming = iter(jobs)
+        waiting: dict[ray.ObjectRef[RunRecord], Job] = {}
+        while True:
+            for job in islice(coming, places - len(waiting)):
+                waiting[remote.options(num_cpus=max(1, job.config.training.threads)).remote(job)] = job
+            if not waiting:
+                break
             [done], _ = ray.wait(list(waiting), num_returns=1)
             job = waiting.pop(done)
             try:

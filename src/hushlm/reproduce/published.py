@@ -6,7 +6,7 @@ import csv
 from dataclasses import dataclass
 from importlib.resources import files
 
-__all__ = ["PublishedFigures", "published_figures"]
+__all__ = ["PublishedFigures", "published_figures", "published_relative"]
 
 _PRUNED = "6 deepest FFNs removed"
 _TABLES = {"aero4": ("3", "aero4")}
@@ -70,3 +70,10 @@ def _shares() -> dict[str, PublishedFigures]:
 def _read(name: str) -> list[dict[str, str]]:
     text = (files("hushlm") / "reproduce" / "published" / name).read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
+
+
+def published_relative() -> list[tuple[str, float, float]]:
+    """GPT-2 small at T=128 as published: (architecture, GB of a private token, perplexity over SM+LN+G's of the same table)."""
+    rows = [row for row in _read("pi_cost.csv") if (row["table"], row["dataset"]) in (("3", "codeparrot"), ("aero4", "codeparrot"))]
+    baseline = next(float(row["eval_ppl"]) for row in rows if row["architecture"] == "SM+LN+G")
+    return [(row["architecture"], float(row["comm_gb"]), float(row["eval_ppl"]) / baseline) for row in rows]

@@ -21,6 +21,7 @@ from hushlm.data import open_token_store
 from hushlm.files import write_atomic
 from hushlm.training import Divergence, evaluate, train, with_teacher_fingerprint
 from hushlm.training.resume import MAY_DIFFER
+from hushlm.training.world import linear_algebra_threads
 
 __all__ = ["Job", "RunRecord", "read_record", "run", "run_key"]
 
@@ -159,7 +160,9 @@ def run(job: Job) -> RunRecord:
         metrics = divergence.metrics
     else:
         metrics = result.metrics
-        test = evaluate(result.model, store.tokens["test"], config.training.batch, config.shape.context, job.evaluation_batches)
+        # One run, one core: several are made at once.
+        with linear_algebra_threads(config):
+            test = evaluate(result.model, store.tokens["test"], config.training.batch, config.shape.context, job.evaluation_batches)
         values |= {
             "validation_perplexity": _finite(result.evaluation.perplexity),
             "test_perplexity": _finite(test.perplexity),

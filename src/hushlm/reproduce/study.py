@@ -147,7 +147,7 @@ class Study:
         )
 
     def _seeds(self, row: Row) -> range:
-        return range(1 if row.stress else self.seeds)
+        return range(row.seeds or (1 if row.stress else self.seeds))
 
     def _config(self, experiment: Experiment, row: Row) -> RunConfig:
         if row.stress:
@@ -162,15 +162,17 @@ class Study:
         return Job.of(config, self.folder, self.preset.evaluation_batches, self.preset.checkpoint_every)
 
     def _sweep(self, experiment: Experiment, row: Row) -> list[Job]:
-        if row.stress:
+        if row.stress or row.rate is not None:
             return []
-        plain = replace(row, changes=(), label="")
+        plain = row if row.retuned else replace(row, changes=(), label="")
         return [self._job(experiment, plain, rate, 0) for rate in self.preset.learning_rates]
 
     def _chosen(self, experiment: Experiment, row: Row) -> float | None:
         """The learning rate of a row; None while its sweep is not finished. Where every rate diverged, the lowest."""
         if row.stress:
             return self.preset.stress.training.learning_rate
+        if row.rate is not None:
+            return row.rate
         found = []
         for job in self._sweep(experiment, row):
             record = read_record(job)

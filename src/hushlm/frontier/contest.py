@@ -1,0 +1,156 @@
+"""The contest from the search to the named points, and its document.
+
+    search       many short trials, two objectives
+    finals       the best trial below each cap of bytes, and the baseline, tuned alike and at full length, over seeds
+    why          the recommended point with each ingredient put back, every kernel with and without the regulariser, learning rate against
+                 depth, and the point distilled from the baseline
+
+Everything is chosen on the validation split; what is reported is measured on the test split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hushlm.config import RunConfig
+from hushlm.cost.frontier import pareto_front
+from hushlm.entropy.diagnostics import summarise
+from hushlm.frontier.points import name_points, validation_perplexity
+from hushlm.frontier.presets import BASELINE, Scale, equivalent
+from hushlm.frontier.rows import (
+    ablation_rows,
+    baseline_rows,
+    distilled_row,
+    experiment,
+    finalist_rows,
+    preset_of,
+    regulariser_rows,
+    stability_rows,
+)
+from hushlm.frontier.search import Search, Trial
+from hushlm.reproduce.experiments import Row
+from hushlm.reproduce.runs import Job
+from hushlm.reproduce.study import Outcome, RowOutcome, Study, conduct
+
+__all__ = ["Contest"]
+
+Make = Callable[[Study, list[Job]], None]
+
+
+class Contest:
+    """Everything that is run at one scale.
+
+    Args:
+        scale: which one.
+        folder: of the runs; finished ones in it are used.
+        seeds: instead of the scale's.
+        make: makes a study's pending jobs.
+    """
+
+    def __init__(self, scale: Scale, folder: Path, seeds: int | None, make: Make) -> None:
+        self.scale, self.folder, self.seeds, self.make = scale, folder, seeds or scale.seeds, make
+        self.search = Search(scale, folder)
+
+    def finals(self) -> list[RowOutcome]:
+        """The baselines and the finalists, tuned and measured: the best baseline first."""
+        trials = self.search.trials()
+        if not trials:
+            raise ValueError("The search has not a single trial: run it first, with --trials of at least 1.")
+        finalists = finalist_rows(trials, self.scale)
+        outcome = self._conduct("finals", [*baseline_rows(finalists, trials), *finalists])
+        baselines = [row for row in outcome.rows if row.row.architecture == BASELINE]
+        others = [row for row in outcome.rows if row.row.architecture != BASELINE]
+        return [*sorted(baselines, key=validation_perplexity), *others]
+
+    def why(self, finals: Sequence[RowOutcome], names: dict[str, RowOutcome]) -> dict[str, Outcome]:
+        """The runs that explain the point recommended: the cheapest at the baseline's perplexity, or the best one where there is none."""
+        point = names.get("Hush-M") or names["Hush-L"]
+        rate = point.learning_rate
+        assert rate is not None
+        teacher = Job.of(RunConfig.from_dict(finals[0].runs[0].settings), self.folder, 1, None).config.output
+        rows = {
+            "ablation": [Row(point.row.architecture, point.row.changes, "whole", rate=rate), *ablation_rows(point.row, rate, self.scale)],
+            "regulariser": regulariser_rows(self.scale),
+            "stability": stability_rows(point.row, self.scale),
+            "distillation": [
+                Row(point.row.architecture, point.row.changes, "from the text alone", rate=rate),
+                distilled_row(point.row, rate, str(teacher)),
+            ],
+        }
+        return {name: self._conduct(name, some) for name, some in rows.items()}
+
+    def document(self, finals: Sequence[RowOutcome], why: dict[str, Outcome]) -> dict[str, Any]:
+        """What results/frontier-SCALE.json holds: `points` by bytes, the search's front, and every table behind the page."""
+        baseline, names = finals[0], name_points(finals, self.scale)
+        points = [
+            {"name": " and ".join(name for name, chosen in names.items() if chosen is row), **self._values(row, baseline)} for row in finals
+        ]
+        trials = self.search.trials()
+        front = pareto_front(trials, lambda trial: trial.bytes, lambda trial: -trial.loss_nats)
+        records = [run for row in finals for run in row.runs]
+        return {
+            "preset": self.scale.name,
+            "command": f"hushlm frontier run --preset {self.scale.name} --seeds {self.seeds} --trials {len(trials)}",
+            "seeds": self.seeds,
+            "corpus": records[0].corpus,
+            "versions": records[0].versions,
+            "base": self.scale.base.to_dict(),
+            "search": {
+                "trials": len(trials),
+                "steps": self.scale.search_steps,
+                "front": [{**_trial(trial), "parameters": trial.parameters} for trial in front],
+                "all": [_trial(trial) for trial in trials],
+            },
+            "points": sorted(points, key=lambda point: point["bytes_gpt2_small"]),
+            **{name: [self._values(row, baseline) for row in outcome.rows] for name, outcome in why.items()},
+        }
+
+    def _conduct(self, name: str, rows: Sequence[Row]) -> Outcome:
+        study = Study([experiment(name, name, rows)], preset_of(self.scale), self.folder, self.seeds)
+        conduct(study, lambda jobs: self.make(study, jobs))
+        return study.outcomes()[0]
+
+    def _values(self, outcome: RowOutcome, baseline: RowOutcome) -> dict[str, Any]:
+        """One row as plain JSON values, held against the baseline seed by seed."""
+        config = RunConfig.from_dict(outcome.runs[0].settings)
+        model = equivalent(config, self.scale)
+        reports = [summarise(run.head_entropy_nats, config.shape.context) if run.head_entropy_nats else None for run in outcome.runs]
+        found, base = outcome.perplexity_by_seed, baseline.perplexity_by_seed
+        mean, base_mean = outcome.mean_perplexity, baseline.mean_perplexity
+        return {
+            "architecture": outcome.row.architecture,
+            "label": outcome.row.label,
+            "changes": {name: value for name, value in outcome.row.changes if name != "training.teacher"},
+            "learning_rate": outcome.learning_rate,
+            "learning_rate_sweep": {f"{rate:g}": perplexity for rate, perplexity in sorted(outcome.sweep.items())},
+            "shape": asdict(config.shape),
+            "perplexity_by_seed": found,
+            "validation_perplexity_by_seed": [run.validation_perplexity for run in outcome.runs],
+            "perplexity_mean": mean,
+            "relative_to_baseline": mean / base_mean if mean and base_mean else None,
+            "relative_by_seed": [a / b if a and b else None for a, b in zip(found, base, strict=False)],
+            "stopped_at_step": [run.stopped_at_step for run in outcome.runs],
+            "collapsed_layers": [run.collapsed_layers for run in outcome.runs],
+            "head_share_by_seed": [list(report.share_per_range) if report else None for report in reports],
+            "overload_by_seed": [report.overload if report else None for report in reports],
+            "collapse_by_seed": [report.collapse if report else None for report in reports],
+            "thresholds": [run.thresholds for run in outcome.runs],
+            "head_entropy_nats": outcome.runs[0].head_entropy_nats,
+            "gpt2_small": asdict(model.shape),
+            "bytes_gpt2_small": model.bytes,
+            "rounds_gpt2_small": model.rounds,
+            "parameters_gpt2_small": model.parameters,
+            "flops_gpt2_small": model.flops,
+        }
+
+
+def _trial(trial: Trial) -> dict[str, Any]:
+    return {
+        "number": trial.number,
+        "architecture": trial.config.architecture,
+        "loss_nats": trial.loss_nats,
+        "bytes_gpt2_small": trial.bytes,
+    }

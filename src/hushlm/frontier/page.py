@@ -1,0 +1,233 @@
+"""The contest's document for readers: tables and pictures from results/frontier-SCALE.json alone, nothing is trained."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hushlm.files import write_atomic
+from hushlm.frontier.presets import BASELINE
+from hushlm.report.contest_figures import ContestPoint, StabilityMap, contest_figure, stability_figure
+from hushlm.report.figures import save_figure
+from hushlm.report.table import Column, Table
+from hushlm.reproduce.published import published_relative
+
+__all__ = ["points_table", "read_document", "write_document", "write_page"]
+
+TARGETS = ((1.6, 1.00), (1.0, 1.10))
+"""GB of a private token at GPT-2 small's scale, and perplexity over the baseline's: what the contest is for."""
+
+
+def write_document(document: Mapping[str, Any], folder: Path) -> Path:
+    """Write frontier-SCALE.json into a folder. Returns: its path."""
+    path = folder / f"frontier-{document['preset']}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    return path
+
+
+def read_document(path: Path) -> Mapping[str, Any]:
+    """Raises: ValueError: one sentence, if it is not such a document."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        points_table(document)
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} does not hold a contest: give a file that `hushlm frontier run` wrote.") from error
+    return document
+
+
+def points_table(document: Mapping[str, Any]) -> Table:
+    """The baseline and the finalists, cheapest first."""
+    columns = (
+        Column("named", "name"),
+        Column("model", "model"),
+        Column("sizes", "L/H/D/F\nat GPT-2 small"),
+        Column("gigabytes", "GB a\ntoken", ".2f", "right"),
+        Column("rounds", "round\ntrips", ".0f", "right"),
+        Column("perplexity", "test\nperplexity", align="right"),
+        Column("relative", "to the\nbaseline", ".3f", "right"),
+        Column("by_seed", "by seed", align="right"),
+        Column("learning_rate", "learning\nrate", "g", "right"),
+        Column("parameters", "million\nparameters", ".0f", "right"),
+        Column("gflops", "GFLOP", ".1f", "right"),
+    )
+    base = document["base"]
+    note = (
+        f"Corpus {document['corpus']['name']}, {base['training']['steps']} steps of {base['training']['batch']} sequences for every row; "
+        f"mean over {document['seeds']} seeds ± half the spread, test split; learning rate and names chosen on the validation split. "
+        "Bytes are the cost model's, at the shape that stands to GPT-2 small as the trained one to the baseline's."
+    )
+    return Table(f"The contest ({document['preset']})", columns, [_cells(point) for point in document["points"]], note)
+
+
+def _cells(point: Mapping[str, Any]) -> dict[str, Any]:
+    shape = point["gpt2_small"]
+    found = [value for value in point["perplexity_by_seed"] if value is not None]
+    return {
+        "named": point.get("name") or None,
+        "model": _model(point),
+        "sizes": f"{shape['layers']}/{shape['heads']}/{shape['width']}/{shape['width'] * shape['ffn_multiple']}",
+        "gigabytes": point["bytes_gpt2_small"] / 1e9,
+        "rounds": point["rounds_gpt2_small"],
+        "perplexity": f"{statistics.mean(found):.3f} ± {(max(found) - min(found)) / 2:.3f}" if found else "stopped",
+        "relative": point["relative_to_baseline"],
+        "by_seed": " / ".join("-" if value is None else f"{value:.3f}" for value in point["relative_by_seed"]),
+        "learning_rate": point["learning_rate"],
+        "parameters": point["parameters_gpt2_small"] / 1e6,
+        "gflops": point["flops_gpt2_small"] / 1e9,
+    }
+
+
+def _model(point: Mapping[str, Any]) -> str:
+    training = ", ".join(
+        f"{name.split('.')[1]} {value:.3g}" if isinstance(value, float) else f"{name.split('.')[1]} {value}"
+        for name, value in point["changes"].items()
+        if not name.startswith("shape.")
+    )
+    return f"{point['architecture']} ({training})" if training else point["architecture"]
+
+
+def write_page(document: Mapping[str, Any], folder: Path) -> Path:
+    """Write frontier-SCALE.md and its pictures into a folder. Returns: the Markdown's path."""
+    stem = f"frontier-{document['preset']}"
+    folder.mkdir(parents=True, exist_ok=True)
+    points = points_table(document)
+    lines = [f"# {points.title}", "", f"Made by `{document['command']}`.", "", points.to_markdown(), points.note, ""]
+    save_figure(_contest_picture(document), folder / f"{stem}.png")
+    lines += [f"![perplexity against bytes]({stem}.png)", ""]
+    lines += ["## The search", "", *_search(document["search"]), ""]
+    for key, title, table in (
+        ("ablation", "Each ingredient put back", _rows_table),
+        ("regulariser", "Every kernel with and without EReg", _regulariser_table),
+        ("distillation", "Learning from the baseline as well", _rows_table),
+    ):
+        if document.get(key):
+            lines += [f"## {title}", "", table(document[key]).to_markdown(), table(document[key]).note, ""]
+    if document.get("stability"):
+        save_figure(stability_figure(_stability(document["stability"])), folder / f"{stem}-stability.png")
+        lines += [
+            "## Learning rate against depth",
+            "",
+            "Validation perplexity after a short run, gradients not clipped, one seed; x: stopped by the entropy watch or not finite.",
+            "",
+            f"![learning rate against depth]({stem}-stability.png)",
+            "",
+        ]
+    path = folder / f"{stem}.md"
+    write_atomic(path, "\n".join(lines))
+    return path
+
+
+def _search(search: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{search['trials']} trials of {search['steps']} updates. The front, validation loss in nats against GB:",
+        "",
+        "| trial | GB | nats | architecture | chosen |",
+        "|---:|---:|---:|---|---|",
+        *(
+            f"| {trial['number']} | {trial['bytes_gpt2_small'] / 1e9:.2f} | {trial['loss_nats']:.3f} | {trial['architecture']} | "
+            + ", ".join(
+                f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+                for name, value in trial["parameters"].items()
+                if name not in ("kernel", "feed_forward", "norm", "temperature", "regularised")
+            )
+            + " |"
+            for trial in search["front"]
+        ),
+    ]
+
+
+def _rows_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    columns = (
+        Column("label", ""),
+        Column("architecture", "architecture"),
+        Column("gigabytes", "GB a token", ".2f", "right"),
+        Column("perplexity", "test perplexity", align="right"),
+        Column("relative", "to the first row", "+.1%", "right"),
+        Column("shares", "heads (%) by entropy range", align="right"),
+        Column("collapse", "collapse", align="right"),
+    )
+    first = rows[0]["perplexity_mean"]
+    cells = [
+        {
+            **_cells(row),
+            "label": row["label"],
+            "architecture": row["architecture"],
+            "relative": row["perplexity_mean"] / first - 1 if row["perplexity_mean"] and first else None,
+            "shares": _shares(row),
+            "collapse": f"{sum(map(bool, row['collapse_by_seed']))} of {len(row['collapse_by_seed'])}",
+        }
+        for row in rows
+    ]
+    return Table("", columns, cells, "The learning rate is the first row's; mean over seeds ± half the spread, test split.")
+
+
+def _regulariser_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    columns = (
+        Column("architecture", "architecture"),
+        Column("without", "without EReg", align="right"),
+        Column("with", "with EReg", align="right"),
+        Column("by_seed", "change by seed", align="right"),
+        Column("shares_without", "heads (%) without", align="right"),
+        Column("shares_with", "with", align="right"),
+        Column("thresholds", "thresholds with", align="right"),
+        Column("verdict", "verdict"),
+    )
+    by_name = {row["architecture"]: row for row in rows}
+    cells = []
+    for name, plain in by_name.items():
+        regularised = by_name.get(f"EReg({name})")
+        if regularised is None:
+            continue
+        pairs = list(zip(plain["perplexity_by_seed"], regularised["perplexity_by_seed"], strict=False))
+        changes = [b / a - 1 for a, b in pairs if a and b]
+        found = [share for run in regularised["thresholds"] if run for layer in run for share in layer]
+        better = [change < 0 for change in changes]
+        cells.append(
+            {
+                "architecture": name,
+                "without": _cells(plain)["perplexity"],
+                "with": _cells(regularised)["perplexity"],
+                "by_seed": " / ".join(f"{change:+.1%}" for change in changes),
+                "shares_without": _shares(plain),
+                "shares_with": _shares(regularised),
+                "thresholds": f"{min(found):.2f} to {max(found):.2f}" if found else None,
+                "verdict": "helps on every seed" if all(better) else "hurts on every seed" if not any(better) else "no clear effect",
+            }
+        )
+    return Table("", columns, cells, "At the baseline's shape and one learning rate; thresholds as shares of log T.")
+
+
+def _shares(row: Mapping[str, Any]) -> str | None:
+    found = [shares for shares in row["head_share_by_seed"] if shares]
+    return "/".join(f"{100 * statistics.mean(shares[i] for shares in found):.0f}" for i in range(4)) if found else None
+
+
+def _stability(rows: Sequence[Mapping[str, Any]]) -> list[StabilityMap]:
+    maps = []
+    for name in dict.fromkeys(row["architecture"] for row in rows):
+        own = {
+            (row["shape"]["layers"], row["learning_rate"]): row["validation_perplexity_by_seed"][0]
+            for row in rows
+            if row["architecture"] == name
+        }
+        layers, rates = sorted({key[0] for key in own}), sorted({key[1] for key in own})
+        maps.append(StabilityMap(name, layers, rates, [[own[depth, rate] or float("nan") for rate in rates] for depth in layers]))
+    return maps
+
+
+def _contest_picture(document: Mapping[str, Any]) -> Any:
+    ours = [
+        ContestPoint(
+            point["name"] or (point["architecture"] if point["architecture"] == BASELINE and not point["label"] else ""),
+            point["bytes_gpt2_small"] / 1e9,
+            [value for value in point["relative_by_seed"] if value is not None],
+        )
+        for point in document["points"]
+        if any(point["relative_by_seed"])
+    ]
+    published = [ContestPoint(name, gigabytes, [relative]) for name, gigabytes, relative in published_relative()]
+    return contest_figure(ours, published, TARGETS, f"test perplexity over {BASELINE}'s")

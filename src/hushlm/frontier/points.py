@@ -1,0 +1,49 @@
+"""Which finalists get a name: chosen by validation perplexity and predicted bytes, reported on the test split."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from hushlm.config import RunConfig
+from hushlm.frontier.presets import BASELINE, Scale, equivalent
+from hushlm.reproduce.study import RowOutcome
+
+__all__ = ["PAPERS_BEST_BYTES", "name_points", "validation_perplexity"]
+
+PAPERS_BEST_BYTES = 6_430_000_000
+"""Of the paper's EReg(SM(t)+ScFuFFN), one GPT-2 small token at T=128 (arXiv 2501.03489, Table 3)."""
+
+SMALL_RATIO, MEDIUM_RATIO = 1.10, 1.00
+
+
+def name_points(finals: Sequence[RowOutcome], scale: Scale) -> dict[str, RowOutcome]:
+    """Hush-S, Hush-M and Hush-L, as far as there are such.
+
+    Hush-S: the cheapest within 1.10 times the baseline's perplexity; Hush-M: the cheapest within 1.00 times; Hush-L: the best perplexity
+    below the paper's best bytes.
+
+    Args:
+        finals: the baseline first.
+    """
+    limit = validation_perplexity(finals[0])
+    models = [row for row in finals if row.row.architecture != BASELINE]
+    found: dict[str, RowOutcome] = {}
+    for name, ratio in (("Hush-S", SMALL_RATIO), ("Hush-M", MEDIUM_RATIO)):
+        allowed = [row for row in models if validation_perplexity(row) <= ratio * limit]
+        if allowed:
+            found[name] = min(allowed, key=lambda row: _bytes(row, scale))
+    allowed = [row for row in models if _bytes(row, scale) <= PAPERS_BEST_BYTES]
+    if allowed:
+        found["Hush-L"] = min(allowed, key=validation_perplexity)
+    return found
+
+
+def validation_perplexity(outcome: RowOutcome) -> float:
+    """Mean over seeds; infinite where a run was stopped."""
+    found = [run.validation_perplexity for run in outcome.runs]
+    return statistics.mean(value for value in found if value is not None) if found and all(found) else float("inf")
+
+
+def _bytes(outcome: RowOutcome, scale: Scale) -> int:
+    return equivalent(RunConfig.from_dict(outcome.runs[0].settings), scale).bytes

@@ -1,0 +1,135 @@
+"""What is run after the search, as rows of a `reproduce` study: every row is tuned and measured by the same rules as the paper's.
+
+A row is the baseline's run with changes; "training" below is what a search may choose of optimisation and initialisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from hushlm.architectures import FeedForward, Norm, Temperature, parse
+from hushlm.config import RunConfig
+from hushlm.frontier.presets import BASELINE, Scale
+from hushlm.frontier.search import Trial
+from hushlm.reproduce.experiments import Experiment, Row
+from hushlm.reproduce.presets import Preset
+
+__all__ = [
+    "ablation_rows",
+    "baseline_rows",
+    "changes_of",
+    "distilled_row",
+    "experiment",
+    "finalist_rows",
+    "preset_of",
+    "regulariser_rows",
+    "stability_rows",
+]
+
+CAPS_BYTES = (800_000_000, 1_000_000_000, 1_200_000_000, 1_600_000_000, 6_430_000_000)
+"""Bytes at GPT-2 small's scale below which a finalist is sought: moonshot and target at 1.10 times the baseline's perplexity, moonshot and
+target at 1.00 times, and the paper's best system."""
+
+_TRAINING = ("optimiser", "weight_decay", "init_std", "residual_init")
+_CHOSEN_ELSEWHERE = {"training.steps", "training.evaluate_every", "training.learning_rate", "training.seed"}
+_REGULARISED_FEED_FORWARDS = {"R": ("SM", "SM1", "SM2", "SM3"), "ScFuFFN": ("SM", "SM2")}
+
+
+def preset_of(scale: Scale) -> Preset:
+    """The scale as a preset of `reproduce`."""
+    return Preset(scale.name, scale.base, scale.learning_rates, scale.seeds, scale.base, scale.evaluation_batches, scale.checkpoint_every)
+
+
+def experiment(name: str, title: str, rows: Iterable[Row]) -> Experiment:
+    """Rows, each once."""
+    return Experiment(name, title, tuple(dict.fromkeys(rows)))
+
+
+def changes_of(config: RunConfig, base: RunConfig) -> tuple[tuple[str, Any], ...]:
+    """Settings of shape, training and regulariser in which a run differs from the base, learning rate and length left out."""
+    found = []
+    for section in ("shape", "training", "entropy"):
+        before, after = base.to_dict()[section], config.to_dict()[section]
+        found += [(f"{section}.{name}", value) for name, value in after.items() if value != before[name]]
+    return tuple((name, value) for name, value in found if name not in _CHOSEN_ELSEWHERE)
+
+
+def finalist_rows(trials: Sequence[Trial], scale: Scale) -> list[Row]:
+    """The best trial below each of `CAPS_BYTES`, by validation loss."""
+    rows = []
+    for cap in CAPS_BYTES:
+        allowed = [trial for trial in trials if trial.bytes <= cap and parse(trial.config.architecture).norm is not Norm.LAYER]
+        if allowed:
+            best = min(allowed, key=lambda trial: trial.loss_nats)
+            rows.append(Row(best.config.architecture, changes_of(best.config, scale.base), f"trial {best.number}", retuned=True))
+    return list(dict.fromkeys(rows))
+
+
+def baseline_rows(finalists: Sequence[Row], trials: Sequence[Trial]) -> list[Row]:
+    """The baseline as the paper trains it, and with the training of the best finalist of the search: it gets what that one got."""
+    loss = {f"trial {trial.number}": trial.loss_nats for trial in trials}
+    best = min(finalists, key=lambda row: loss[row.label])
+    training = tuple((name, value) for name, value in best.changes if name.removeprefix("training.") in _TRAINING)
+    rows = [Row(BASELINE)]
+    if training:
+        rows.append(Row(BASELINE, training, f"training of {best.label}", retuned=True))
+    return rows
+
+
+def ablation_rows(row: Row, rate: float, scale: Scale) -> list[Row]:
+    """A row with one ingredient at a time put back to the baseline's, at the row's own learning rate."""
+    architecture = parse(row.architecture)
+    baseline = parse(BASELINE)
+    variants: dict[str, tuple[str, tuple[tuple[str, Any], ...]]] = {}
+    if architecture.kernel_order is not None:
+        variants["exact softmax"] = (str(replace(architecture, kernel_order=None)), row.changes)
+    if architecture.feed_forward is not baseline.feed_forward:
+        variants["GELU"] = (str(replace(architecture, feed_forward=FeedForward.GELU)), row.changes)
+    if not architecture.feed_forward.is_scaled:
+        variants["with LayerNorm"] = (
+            str(replace(architecture, norm=Norm.LAYER, norm_layers="", final_norm=False)),
+            row.changes,
+        )
+    if architecture.norm in (Norm.WEIGHT, Norm.SPECTRAL):
+        variants["no static norm"] = (str(replace(architecture, norm=Norm.NONE, norm_layers="")), row.changes)
+    if architecture.temperature is not Temperature.NONE:
+        variants["no temperature"] = (str(replace(architecture, temperature=Temperature.NONE)), row.changes)
+    if architecture.entropy_regularised:
+        variants["no EReg"] = (str(architecture.without_regulariser()), row.changes)
+    for name, value in row.changes:
+        if name.startswith("entropy."):
+            continue
+        section, setting = name.split(".")
+        before = scale.base.to_dict()[section][setting]
+        variants[f"{setting} {before} instead of {value:g}" if isinstance(value, float) else f"{setting} {before} instead of {value}"] = (
+            row.architecture,
+            tuple(change for change in row.changes if change[0] != name),
+        )
+    return [Row(name, changes, label, rate=rate) for label, (name, changes) in variants.items()]
+
+
+def regulariser_rows(scale: Scale) -> list[Row]:
+    """Every kernel with and without the regulariser, at the base's shape, learning rate and regulariser."""
+    rate = scale.base.training.learning_rate
+    names = [f"{kernel}+{ffn}" for ffn, kernels in _REGULARISED_FEED_FORWARDS.items() for kernel in kernels]
+    return [Row(shown, rate=rate) for name in names for shown in (name, f"EReg({name})")]
+
+
+def stability_rows(row: Row, scale: Scale) -> list[Row]:
+    """Learning rate against depth, gradients not clipped, one seed: a row, SM+R and the baseline."""
+    short = (("training.steps", scale.stability_steps), ("training.evaluate_every", scale.stability_steps), ("training.clip_norm", None))
+    kept = tuple(change for change in row.changes if change[0] != "shape.layers")
+    models = {row.architecture: kept, "SM+R": (), BASELINE: ()}
+    return [
+        Row(name, (*changes, ("shape.layers", layers), *short), f"{layers} layers, rate {rate:g}", rate=rate, seeds=1)
+        for name, changes in models.items()
+        for layers in scale.stability_layers
+        for rate in scale.stability_rates
+    ]
+
+
+def distilled_row(row: Row, rate: float, teacher: str) -> Row:
+    """A row that also learns from the baseline's model."""
+    return Row(row.architecture, (*row.changes, ("training.teacher", teacher)), "distilled from the baseline", rate=rate)

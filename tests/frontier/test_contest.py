@@ -1,0 +1,239 @@
+"""The contest: what a trial may be, what it is compared at, that it goes on where it was, and that names follow the validation split."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from hushlm.cli import reproduce
+from hushlm.cli.main import main
+from hushlm.config import RunConfig
+from hushlm.cost import price
+from hushlm.files import write_atomic
+from hushlm.frontier import contest as contest_module
+from hushlm.frontier import presets
+from hushlm.frontier.contest import Contest
+from hushlm.frontier.page import read_document
+from hushlm.frontier.points import name_points
+from hushlm.frontier.presets import BASELINE, GPT2_SMALL, SCALES, Scale, equivalent
+from hushlm.frontier.rows import ablation_rows, baseline_rows, changes_of, finalist_rows, stability_rows
+from hushlm.frontier.search import Search, Trial
+from hushlm.frontier.space import STARTS, start, suggest
+from hushlm.plan import prefill_plan
+from hushlm.reproduce.experiments import Row
+from hushlm.reproduce.runs import RunRecord, run
+from hushlm.reproduce.study import RowOutcome, with_changes
+
+Tiny = Callable[..., RunConfig]
+
+
+@pytest.fixture
+def scale(tiny: Tiny) -> Scale:
+    base = tiny(BASELINE, shape={"layers": 2, "heads": 2, "width": 16}, training={"steps": 8, "warmup_steps": 2})
+    return replace(
+        SCALES["micro"],
+        base=base,
+        search_steps=4,
+        trials=3,
+        layers=(2, 4),
+        heads=(1, 2),
+        widths=(16,),
+        ffn_multiples=(1, 4),
+        learning_rates=(1e-2, 2e-2),
+        seeds=2,
+        evaluation_batches=2,
+        stability_layers=(2, 3),
+        stability_rates=(1e-2,),
+        stability_steps=3,
+    )
+
+
+def trial(number: int, architecture: str, loss: float, amount: int, base: RunConfig, **changes: Any) -> Trial:
+    config = with_changes(replace(base, architecture=architecture), [(name.replace("__", "."), value) for name, value in changes.items()])
+    return Trial(number, config, loss, amount, {})
+
+
+@pytest.mark.parametrize("name", ["micro", "small"])
+def test_every_start_and_many_draws_are_models_with_a_price(name: str) -> None:
+    scale = SCALES[name]
+    study = optuna.create_study(directions=["minimize", "minimize"], sampler=optuna.samplers.RandomSampler(seed=0))
+    for values in STARTS:
+        study.enqueue_trial(start(values, scale))
+    kernels = set()
+    for _ in range(len(STARTS) + 60):
+        asked = study.ask()
+        config = suggest(asked, scale)
+        assert RunConfig.from_dict(config.to_dict()) == config
+        assert config.training.steps == scale.search_steps
+        kernels.add(config.parsed_architecture.kernel_order)
+        model = equivalent(config, scale)
+        assert model.shape.head_width * model.shape.heads == model.shape.width
+        assert model.bytes == price(prefill_plan(config.parsed_architecture, model.shape, 128)).total.bytes
+        study.tell(asked, [0.0, 0.0])
+    assert kernels == {None, 1, 2, 3}
+
+
+def test_the_first_start_is_the_baseline_and_stands_for_gpt2_small() -> None:
+    scale = SCALES["micro"]
+    config = suggest(optuna.trial.FixedTrial(start(STARTS[0], scale)), scale)  # type: ignore[arg-type]
+    assert config == replace(scale.base, training=replace(scale.base.training, steps=scale.search_steps, evaluate_every=scale.search_steps))
+    assert equivalent(config, scale).shape == GPT2_SMALL
+    assert equivalent(config, scale).parameters == pytest.approx(124.4e6, rel=0.01)
+    half = replace(config, shape=replace(config.shape, heads=2, layers=8))
+    assert (equivalent(half, scale).shape.heads, equivalent(half, scale).shape.layers) == (6, 16)
+    odd = replace(scale, base=replace(config, shape=replace(config.shape, layers=7)))
+    with pytest.raises(ValueError, match=r"6 layers of 7 correspond to 10\.2857 of GPT-2 small's 12"):
+        equivalent(config, odd)
+
+
+def test_finalists_are_the_best_below_each_cap_and_no_layer_norm(scale: Scale) -> None:
+    base = scale.base
+    trials = [
+        trial(0, BASELINE, 1.0, 4_270_000_000, base),
+        trial(1, "SM2+R", 1.3, 1_500_000_000, base, shape__heads=1, training__optimiser="muon"),
+        trial(2, "SM1+ScFuFFN", 1.6, 700_000_000, base),
+        trial(3, "SM1+R", 1.4, 900_000_000, base, training__learning_rate=0.3),
+    ]
+    rows = finalist_rows(trials, scale)
+    assert [row.architecture for row in rows] == ["SM1+ScFuFFN", "SM1+R", "SM2+R"]
+    assert rows[1].changes == ()  # learning rates are swept for all alike
+    assert dict(rows[2].changes) == {"shape.heads": 1, "training.optimiser": "muon"}
+    assert [(row.architecture, dict(row.changes)) for row in baseline_rows(rows, trials)] == [
+        (BASELINE, {}),
+        (BASELINE, {"training.optimiser": "muon"}),
+    ]
+
+
+def test_an_ablation_puts_one_thing_back(scale: Scale) -> None:
+    row = Row("EReg(SM1(th)+R)", (("shape.heads", 1), ("training.init_std", 0.028), ("entropy.weight", 0.3)), retuned=True)
+    rows = ablation_rows(row, 0.01, scale)
+    assert {each.architecture for each in rows} == {
+        "EReg(SM(th)+R)",
+        "EReg(SM1(th)+G)",
+        "EReg(SM1(th)+LN+R)",
+        "EReg(SM1+R)",
+        "SM1(th)+R",
+        "EReg(SM1(th)+R)",
+    }
+    for each in rows:
+        config = with_changes(replace(scale.base, architecture=each.architecture), each.changes)
+        missing = {name for name, _ in row.changes} - {name for name, _ in changes_of(config, scale.base)}
+        assert len(missing) + (each.architecture != row.architecture) == 1
+        assert each.rate == 0.01
+
+
+def test_the_map_has_every_depth_and_rate_once(scale: Scale) -> None:
+    rows = stability_rows(Row("SM2+R", (("shape.heads", 1), ("shape.layers", 4))), scale)
+    assert len({(row.architecture, row.changes, row.rate) for row in rows}) == len(rows) == 2 * 0 + 3 * 2
+    for row in rows:
+        config = with_changes(replace(scale.base, architecture=row.architecture), row.changes)
+        assert config.training.clip_norm is None
+        assert config.training.steps == scale.stability_steps
+
+
+@pytest.mark.slow
+def test_a_search_that_was_cut_off_ends_as_one_that_was_not(scale: Scale, tmp_path: Path) -> None:
+    whole = Search(scale, tmp_path / "whole")
+    assert [count for count, _ in whole.run(3, "local", 1)] == [1, 2, 3]
+
+    cut = Search(scale, tmp_path / "cut")
+    first = cut.run(3, "local", 1)
+    assert next(first)[0] == 1
+    first.close()
+    # A process that died while two trials were under way.
+    for _ in range(2):
+        suggest(cut._study.ask(), scale)
+    again = Search(scale, tmp_path / "cut")
+    assert len(again.trials()) == 1
+    list(again.run(3, "local", 1))
+
+    def found(search: Search) -> list[tuple[str, float, int]]:
+        return sorted((each.config.architecture, each.loss_nats, each.bytes) for each in search.trials())
+
+    assert found(again) == found(whole)
+    assert list(again.run(3, "local", 1)) == []  # nothing is left to do
+
+
+@pytest.mark.slow
+def test_from_the_search_to_the_page(
+    scale: Scale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(presets.SCALES, "micro", scale)
+    # In this process: a new one for every stage would take longer than the runs.
+    monkeypatch.setattr(reproduce, "make_pending", lambda study, jobs, *_: [run(job) for job in jobs])
+    monkeypatch.setattr(contest_module, "stability_rows", lambda row, scale: stability_rows(row, scale)[:3])
+    monkeypatch.setattr(contest_module, "regulariser_rows", lambda scale: [Row(name, rate=1e-2) for name in ("SM2+R", "EReg(SM2+R)")])
+    options = ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path), "--pages", str(tmp_path / "pages"), "--parallel", "1"]
+    assert main(["frontier", "run", "--trials", "3", *options]) == 0
+    printed = capsys.readouterr()
+    assert "3/3 trials" in printed.err
+    document = json.loads((tmp_path / "frontier-micro.json").read_text())
+    assert document["search"]["trials"] == 3
+    baseline = next(point for point in document["points"] if point["architecture"] == BASELINE and not point["label"])
+    for point in document["points"]:
+        assert len(point["perplexity_by_seed"]) == len(point["relative_by_seed"]) == 2
+        assert point["relative_to_baseline"] == pytest.approx(
+            sum(point["perplexity_by_seed"]) / sum(baseline["perplexity_by_seed"]), rel=1e-9
+        )
+    assert any("Hush-L" in point["name"] for point in document["points"])
+    teacher = [row for row in document["distillation"] if row["label"]]
+    assert teacher[-1]["perplexity_by_seed"] != document["distillation"][0]["perplexity_by_seed"]
+    assert str(tmp_path / "runs") not in (tmp_path / "frontier-micro.json").read_text()
+    page = (tmp_path / "pages" / "frontier-micro.md").read_text()
+    for picture in ("frontier-micro.png", "frontier-micro-stability.png"):
+        assert picture in page
+        assert (tmp_path / "pages" / picture).read_bytes()[:4] == b"\x89PNG"
+
+    # From the JSON alone, the same page; a search of no further trial, and no run.
+    assert main(["frontier", "run", "--from-results", *options[2:4], "--pages", str(tmp_path / "again")]) == 0
+    assert (tmp_path / "again" / "frontier-micro.md").read_text() == page
+    finals = Contest(scale, tmp_path / "runs" / "micro", None, lambda study, jobs: pytest.fail(f"{len(jobs)} runs made again")).finals()
+    assert set(name_points(finals, scale)) >= {"Hush-L"}
+    document["points"][0]["bytes_gpt2_small"] = "many"
+    write_atomic(tmp_path / "frontier-micro.json", json.dumps(document))
+    with pytest.raises(ValueError, match="does not hold a contest"):
+        read_document(tmp_path / "frontier-micro.json")
+
+
+def outcome(architecture: str, validation: float | None, base: RunConfig, **shape: int) -> RowOutcome:
+    """A finished row with one seed; its test perplexity would choose otherwise."""
+    config = replace(base, architecture=architecture, shape=replace(base.shape, **shape))
+    record = RunRecord(
+        architecture=architecture,
+        settings=config.to_dict(),
+        corpus={},
+        stopped_at_step=None,
+        collapsed_layers=[],
+        reason="",
+        validation_perplexity=validation,
+        test_perplexity=1 / validation if validation else None,
+        head_entropy_nats=None,
+        course={},
+        thresholds=None,
+        cpu_seconds=None,
+        versions={},
+    )
+    return RowOutcome(Row(architecture), 1e-2, {}, (record,), 1)
+
+
+def test_names_go_by_validation_and_bytes(scale: Scale) -> None:
+    base = scale.base
+    baseline = outcome(BASELINE, 6.0, base)
+    fused, narrow = outcome("SM1+ScFuFFN", 6.5, base), outcome("SM1+R", 6.0, base, heads=1)
+    wide, stopped = outcome("SM2+R", 5.5, base), outcome("SM1+ScFuFFN", None, base, heads=1)
+    named = name_points([baseline, stopped, wide, narrow, fused], scale)
+    assert named == {"Hush-S": fused, "Hush-M": narrow, "Hush-L": wide}
+    assert name_points([baseline, fused], scale) == {"Hush-S": fused, "Hush-L": fused}
+
+
+def test_no_optuna_is_one_sentence(scale: Scale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'hushlm\[frontier\]'"):
+        Search(scale, tmp_path)
