@@ -48,7 +48,7 @@ def refused(run: Run, *words: str) -> str:
     ("words", "parts"),
     [
         (["trian"], ["no command 'trian'", "train"]),
-        (["train", "--architecture", "SM+LN+Q"], ["Unknown architecture 'SM+LN+Q'", "SM+LN+G", "hushlm architectures"]),
+        (["train", "--architecture", "SM+LN+X"], ["Unknown architecture 'SM+LN+X'", "SM+LN+G", "hushlm architectures"]),
         (["train", "--shape.heads", "5"], ["5 heads do not divide a width of 64"]),
         (["train", "--shape.heads", "3", "--shape.width", "64"], ["3 heads do not divide"]),
         (["train", "--shape.layers", "0"], ["layers", "0", "greater than or equal to 1"]),
