@@ -22,11 +22,12 @@ from hushlm.frontier import presets
 from hushlm.frontier.contest import Contest
 from hushlm.frontier.page import read_document
 from hushlm.frontier.points import name_points
-from hushlm.frontier.presets import BASELINE, GPT2_SMALL, SCALES, Scale, equivalent
+from hushlm.frontier.presets import BASELINE, SCALES, Scale, equivalent
 from hushlm.frontier.rows import ablation_rows, baseline_rows, changes_of, finalist_rows, stability_rows
 from hushlm.frontier.search import Search, Trial
 from hushlm.frontier.space import STARTS, start, suggest
 from hushlm.plan import prefill_plan
+from hushlm.recommended import GPT2_SMALL, RECOMMENDED, proportional
 from hushlm.reproduce.experiments import Row
 from hushlm.reproduce.runs import RunRecord, run
 from hushlm.reproduce.study import RowOutcome, with_changes
@@ -89,8 +90,17 @@ def test_the_first_start_is_the_baseline_and_stands_for_gpt2_small() -> None:
     half = replace(config, shape=replace(config.shape, heads=2, layers=8))
     assert (equivalent(half, scale).shape.heads, equivalent(half, scale).shape.layers) == (6, 16)
     odd = replace(scale, base=replace(config, shape=replace(config.shape, layers=7)))
-    with pytest.raises(ValueError, match=r"6 layers of 7 correspond to 10\.2857 of GPT-2 small's 12"):
+    with pytest.raises(ValueError, match=r"6 layers of 7 correspond to 10\.2857 of 12"):
         equivalent(config, odd)
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_a_named_point_is_itself_at_every_scale(name: str) -> None:
+    scale = SCALES[name]
+    for point in RECOMMENDED.values():
+        config = with_changes(replace(scale.base, architecture=point.architecture), point.changes(scale.base.shape))
+        assert equivalent(config, scale).shape == point.shape
+    assert proportional(6, 12, 4, "heads") == 2
 
 
 def test_finalists_are_the_best_below_each_cap_and_no_layer_norm(scale: Scale) -> None:
@@ -196,6 +206,21 @@ def test_from_the_search_to_the_page(
     assert (tmp_path / "again" / "frontier-micro.md").read_text() == page
     finals = Contest(scale, tmp_path / "runs" / "micro", None, lambda study, jobs: pytest.fail(f"{len(jobs)} runs made again")).finals()
     assert set(name_points(finals, scale)) >= {"Hush-L"}
+
+    # The named points, and the commands that would train them elsewhere.
+    monkeypatch.setattr(contest_module, "RECOMMENDED", {"Hush-X": replace(next(iter(RECOMMENDED.values())), name="Hush-X")})
+    points = ["frontier", "run", "--stage", "points", "--seeds", "1", *options[:2], "--results", str(tmp_path / "points")]
+    capsys.readouterr()
+    assert main([*points, "--commands"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2  # the baseline's are done
+    assert all(line.startswith("torchrun ") for line in lines)
+    assert main(points) == 0
+    named = json.loads((tmp_path / "points" / "frontier-micro.json").read_text())
+    assert {point["name"] for point in named["points"]} == {"", "Hush-X"}
+    assert main(["frontier", "run", "--commands"]) == 2
+    assert main(["frontier", "run", "--preset", "paper"]) == 2
+    assert "at least 1, or --stage points" in capsys.readouterr().err
     document["points"][0]["bytes_gpt2_small"] = "many"
     write_atomic(tmp_path / "frontier-micro.json", json.dumps(document))
     with pytest.raises(ValueError, match="does not hold a contest"):

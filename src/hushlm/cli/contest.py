@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from hushlm.frontier.contest import Contest
+    from hushlm.reproduce.launch import Launcher
 
 __all__ = ["contest"]
 
 
 def contest(
     *,
-    preset: Literal["micro", "small"] = "micro",
-    stage: Literal["search", "finals", "why", "all"] = "all",
+    preset: Literal["micro", "small", "paper"] = "micro",
+    stage: Literal["search", "finals", "why", "points"] = "why",
     trials: int | None = None,
     seeds: int | None = None,
     launcher: Literal["local", "ray"] = "local",
@@ -21,6 +25,7 @@ def contest(
     results: Path | None = None,
     pages: Path | None = None,
     from_results: bool = False,
+    commands: bool = False,
     json: bool = False,
 ) -> None:
     """Search architectures, shapes and trainings for the best perplexity at the fewest private bytes.
@@ -29,8 +34,9 @@ def contest(
     against SM+LN+G, and runs that say why. Finished runs are never made again, so an interrupted command goes on where it was.
 
     Args:
-        preset: micro (a minute a run on a core) or small (three million parameters, half an hour a run on two cores).
-        stage: stop after the search or the finals, or go on to the runs that say why; all is the same as why.
+        preset: micro (a minute a run on a core), small (three million parameters, half an hour a run on two cores), or paper (GPT-2 small,
+            for GPUs; stage points only).
+        stage: how far to go: search; finals after it; then why; or only points: the named ones and the baseline, at another scale.
         trials: of the search in all, instead of the preset's.
         seeds: of the figures, instead of the preset's.
         launcher: processes of this machine, or Ray.
@@ -40,34 +46,46 @@ def contest(
         results: folder for frontier-PRESET.json; by default beside the runs.
         pages: folder for the Markdown and the pictures; by default beside the runs.
         from_results: draw the page again from the JSON in --results, without any run.
+        commands: with --stage points, only print a torchrun command for each run that can be made now; afterwards the same command without
+            this goes on from their checkpoints.
         json: print the results as one JSON document.
     """
-    from hushlm.cli.reproduce import make_pending
     from hushlm.frontier.page import points_table, read_document, write_document, write_page
-    from hushlm.frontier.presets import SCALES
-    from hushlm.report.progress import CountProgress
+    from hushlm.frontier.presets import BASELINE, SCALES
     from hushlm.report.table import print_json, print_table
-    from hushlm.reproduce.launch import default_parallel
 
     results, pages = results or runs / preset, pages or runs / preset / "pages"
+    scale = SCALES[preset]
+    wanted = scale.trials if trials is None else trials
     if from_results:
         document = read_document(results / f"frontier-{preset}.json")
+    elif commands and stage != "points":
+        raise ValueError("--commands goes with --stage points: what a search runs next depends on what came out of the runs before.")
+    elif stage != "points" and wanted < 1:
+        raise ValueError(f"The search at {preset} has {wanted} trials: give --trials of at least 1, or --stage points.")
     else:
+        from hushlm.cli.reproduce import make_pending
         from hushlm.frontier.contest import Contest
         from hushlm.frontier.points import name_points
+        from hushlm.reproduce.launch import commands as command_lines
+        from hushlm.reproduce.launch import default_parallel
 
-        scale = SCALES[preset]
         many = parallel or default_parallel(scale.base.training.threads)
         contest = Contest(scale, runs / preset, seeds, lambda study, jobs: make_pending(study, jobs, launcher, many, ray_address))
-        wanted = scale.trials if trials is None else trials
-        progress = CountProgress("trials", wanted, wanted)
-        for _, trial in contest.search.run(wanted, launcher, many, ray_address):
-            progress.advance(f"trial {trial.number}, {trial.config.architecture}: {trial.loss_nats:.3f} nats, {trial.bytes / 1e9:.2f} GB")
-        if stage == "search":
+        if commands:
+            print(*command_lines(contest.study("points", contest.point_rows()).pending()), sep="\n")
             return
-        finals = contest.finals()
-        why = contest.why(finals, name_points(finals, scale)) if stage != "finals" else {}
-        document = contest.document(finals, why)
+        if stage == "points":
+            finals = contest.points()
+            document = contest.document(stage, finals, {row.row.label: row for row in finals if row.row.architecture != BASELINE}, {}, [])
+        else:
+            _search(contest, wanted, launcher, many, ray_address)
+            if stage == "search":
+                return
+            finals = contest.finals()
+            names = name_points(finals, scale)
+            why = contest.why(finals, names) if stage == "why" else {}
+            document = contest.document(stage, finals, names, why, contest.search.trials())
         write_document(document, results)
     page = write_page(document, pages)
     if json:
@@ -75,3 +93,11 @@ def contest(
     else:
         print_table(points_table(document))
         print(page)
+
+
+def _search(contest: Contest, trials: int, launcher: Launcher, parallel: int, address: str | None) -> None:
+    from hushlm.report.progress import CountProgress
+
+    progress = CountProgress("trials", trials, trials)
+    for _, trial in contest.search.run(trials, launcher, parallel, address):
+        progress.advance(f"trial {trial.number}, {trial.config.architecture}: {trial.loss_nats:.3f} nats, {trial.bytes / 1e9:.2f} GB")

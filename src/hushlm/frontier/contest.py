@@ -2,6 +2,7 @@
 
     search       many short trials, two objectives
     finals       the best trial below each cap of bytes, and the baseline, tuned alike and at full length, over seeds
+    points       the named points (recommended.py) in place of the finalists: at another scale than the one they were found at
     why          the recommended point with each ingredient put back, every kernel with and without the regulariser, learning rate against
                  depth, and the point distilled from the baseline
 
@@ -12,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from hushlm.config import RunConfig
 from hushlm.cost.frontier import pareto_front
 from hushlm.entropy.diagnostics import summarise
-from hushlm.frontier.points import name_points, validation_perplexity
+from hushlm.frontier.points import validation_perplexity
 from hushlm.frontier.presets import BASELINE, Scale, equivalent
 from hushlm.frontier.rows import (
     ablation_rows,
@@ -31,6 +33,7 @@ from hushlm.frontier.rows import (
     stability_rows,
 )
 from hushlm.frontier.search import Search, Trial
+from hushlm.recommended import RECOMMENDED
 from hushlm.reproduce.experiments import Row
 from hushlm.reproduce.runs import Job
 from hushlm.reproduce.study import Outcome, RowOutcome, Study, conduct
@@ -52,7 +55,11 @@ class Contest:
 
     def __init__(self, scale: Scale, folder: Path, seeds: int | None, make: Make) -> None:
         self.scale, self.folder, self.seeds, self.make = scale, folder, seeds or scale.seeds, make
-        self.search = Search(scale, folder)
+
+    @cached_property
+    def search(self) -> Search:
+        """Raises: ModuleNotFoundError: without Optuna."""
+        return Search(self.scale, self.folder)
 
     def finals(self) -> list[RowOutcome]:
         """The baselines and the finalists, tuned and measured: the best baseline first."""
@@ -60,7 +67,27 @@ class Contest:
         if not trials:
             raise ValueError("The search has not a single trial: run it first, with --trials of at least 1.")
         finalists = finalist_rows(trials, self.scale)
-        outcome = self._conduct("finals", [*baseline_rows(finalists, trials), *finalists])
+        return self._best_baseline_first([*baseline_rows(finalists, trials), *finalists])
+
+    def points(self) -> list[RowOutcome]:
+        """The baseline and the named points at this scale, tuned and measured: the best baseline first."""
+        return self._best_baseline_first(self.point_rows())
+
+    def point_rows(self) -> list[Row]:
+        """The baseline as the paper trains it and with each point's training, and the points."""
+        rows = [Row(BASELINE)]
+        for point in RECOMMENDED.values():
+            if point.training:
+                rows.append(Row(BASELINE, point.training, f"training of {point.name}", retuned=True))
+        rows += [Row(point.architecture, point.changes(self.scale.base.shape), point.name, retuned=True) for point in RECOMMENDED.values()]
+        return rows
+
+    def study(self, name: str, rows: Sequence[Row]) -> Study:
+        """Rows at this scale."""
+        return Study([experiment(name, name, rows)], preset_of(self.scale), self.folder, self.seeds)
+
+    def _best_baseline_first(self, rows: Sequence[Row]) -> list[RowOutcome]:
+        outcome = self._conduct("finals", rows)
         baselines = [row for row in outcome.rows if row.row.architecture == BASELINE]
         others = [row for row in outcome.rows if row.row.architecture != BASELINE]
         return [*sorted(baselines, key=validation_perplexity), *others]
@@ -82,18 +109,28 @@ class Contest:
         }
         return {name: self._conduct(name, some) for name, some in rows.items()}
 
-    def document(self, finals: Sequence[RowOutcome], why: dict[str, Outcome]) -> dict[str, Any]:
-        """What results/frontier-SCALE.json holds: `points` by bytes, the search's front, and every table behind the page."""
-        baseline, names = finals[0], name_points(finals, self.scale)
+    def document(
+        self, stage: str, finals: Sequence[RowOutcome], names: dict[str, RowOutcome], why: dict[str, Outcome], trials: Sequence[Trial]
+    ) -> dict[str, Any]:
+        """What results/frontier-SCALE.json holds: `points` by bytes, the search's front, and every table behind the page.
+
+        Args:
+            stage: as on the command line.
+            finals: the baseline first.
+            names: of some of them.
+            why: tables by name.
+            trials: of the search the finals came out of; none for the named points.
+        """
+        baseline = finals[0]
         points = [
             {"name": " and ".join(name for name, chosen in names.items() if chosen is row), **self._values(row, baseline)} for row in finals
         ]
-        trials = self.search.trials()
         front = pareto_front(trials, lambda trial: trial.bytes, lambda trial: -trial.loss_nats)
         records = [run for row in finals for run in row.runs]
+        length = f" --trials {len(trials)}" if trials else ""
         return {
             "preset": self.scale.name,
-            "command": f"hushlm frontier run --preset {self.scale.name} --seeds {self.seeds} --trials {len(trials)}",
+            "command": f"hushlm frontier run --preset {self.scale.name} --stage {stage} --seeds {self.seeds}{length}",
             "seeds": self.seeds,
             "corpus": records[0].corpus,
             "versions": records[0].versions,
@@ -109,7 +146,7 @@ class Contest:
         }
 
     def _conduct(self, name: str, rows: Sequence[Row]) -> Outcome:
-        study = Study([experiment(name, name, rows)], preset_of(self.scale), self.folder, self.seeds)
+        study = self.study(name, rows)
         conduct(study, lambda jobs: self.make(study, jobs))
         return study.outcomes()[0]
 

@@ -98,7 +98,8 @@ def write_page(document: Mapping[str, Any], folder: Path) -> Path:
     lines = [f"# {points.title}", "", f"Made by `{document['command']}`.", "", points.to_markdown(), points.note, ""]
     save_figure(_contest_picture(document), folder / f"{stem}.png")
     lines += [f"![perplexity against bytes]({stem}.png)", ""]
-    lines += ["## The search", "", *_search(document["search"]), ""]
+    if document["search"]["trials"]:
+        lines += ["## The search", "", *_search(document["search"]), ""]
     for key, title, table in (
         ("ablation", "Each ingredient put back", _rows_table),
         ("regulariser", "Every kernel with and without EReg", _regulariser_table),

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from fractions import Fraction
 
 from hushlm.config import DataConfig, ModelShape, RunConfig, TrainingConfig
 from hushlm.cost import flops, parameters, price
 from hushlm.plan import prefill_plan
+from hushlm.recommended import GPT2_SMALL, proportional
 from hushlm.reproduce.presets import PRESETS as REPRODUCE_PRESETS
 
-__all__ = ["BASELINE", "GPT2_SMALL", "SCALES", "Equivalent", "Scale", "equivalent"]
+__all__ = ["BASELINE", "SCALES", "Equivalent", "Scale", "equivalent"]
 
 BASELINE = "SM+LN+G"
 """Whose perplexity everything is held against."""
-
-GPT2_SMALL = ModelShape(layers=12, heads=12, width=768, context=128, vocabulary=50_257)
 
 
 @dataclass(frozen=True)
@@ -159,9 +157,9 @@ def equivalent(config: RunConfig, scale: Scale) -> Equivalent:
     base, shape = scale.base.shape, config.shape
     scaled = replace(
         GPT2_SMALL,
-        layers=_proportional(shape.layers, base.layers, GPT2_SMALL.layers, "layers"),
-        heads=_proportional(shape.heads, base.heads, GPT2_SMALL.heads, "heads"),
-        width=_proportional(shape.width, base.width, GPT2_SMALL.width, "width"),
+        layers=proportional(shape.layers, base.layers, GPT2_SMALL.layers, "layers"),
+        heads=proportional(shape.heads, base.heads, GPT2_SMALL.heads, "heads"),
+        width=proportional(shape.width, base.width, GPT2_SMALL.width, "width"),
         ffn_multiple=shape.ffn_multiple,
     )
     architecture = config.parsed_architecture
@@ -169,10 +167,3 @@ def equivalent(config: RunConfig, scale: Scale) -> Equivalent:
     return Equivalent(
         scaled, int(total.bytes), total.rounds, parameters(architecture, scaled), int(flops(architecture, scaled, convention="full").total)
     )
-
-
-def _proportional(value: int, of: int, to: int, name: str) -> int:
-    scaled = Fraction(value * to, of)
-    if scaled.denominator != 1:
-        raise ValueError(f"{value} {name} of {of} correspond to {float(scaled):g} of GPT-2 small's {to}: choose a whole share.")
-    return int(scaled)

@@ -106,7 +106,8 @@ def suggest(trial: optuna.Trial, scale: Scale) -> RunConfig:
         learning_rate=trial.suggest_float("learning_rate", min(rates) / 2, 2 * max(rates), log=True),
         weight_decay=trial.suggest_categorical("weight_decay", (0.03, 0.1, 0.3)),
         init_std=trial.suggest_categorical("init_std", (0.014, 0.02, 0.028)),
-        residual_init=trial.suggest_categorical("residual_init", (0.0, 0.5, 1.0)),
+        # A normalised matrix cannot start at zero.
+        residual_init=base.training.residual_init if norm is Norm.SPECTRAL else trial.suggest_categorical("residual_init", (0.0, 0.5, 1.0)),
     )
     entropy = base.entropy
     if regularised:

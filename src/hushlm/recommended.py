@@ -1,0 +1,70 @@
+"""Which model should I use? The named points of the contest (docs/frontier), as sizes in proportion to GPT-2 small's.
+
+Each was the outcome of `hushlm frontier run --preset micro` (results/frontier-micro.json): chosen on the validation split, measured on the
+test split.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+from hushlm.config import ModelShape
+
+__all__ = ["GPT2_SMALL", "RECOMMENDED", "Recommendation", "proportional"]
+
+GPT2_SMALL = ModelShape(layers=12, heads=12, width=768, context=128, vocabulary=50_257)
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """A named point.
+
+    Attributes:
+        name: Hush-S, -M or -L.
+        purpose: one phrase.
+        architecture: its name.
+        shape: at GPT-2 small's scale.
+        training: settings that differ from the defaults and came out of the contest, as (dotted name, value).
+    """
+
+    name: str
+    purpose: str
+    architecture: str
+    shape: ModelShape
+    training: tuple[tuple[str, Any], ...] = ()
+
+    def changes(self, base: ModelShape) -> tuple[tuple[str, Any], ...]:
+        """Settings of this point beside a baseline of another size, as (dotted name, value): layers, heads and width in proportion.
+
+        Raises:
+            ValueError: if a size has no whole counterpart there.
+        """
+        sizes = {
+            name: proportional(getattr(self.shape, name), getattr(GPT2_SMALL, name), getattr(base, name), name)
+            for name in ("layers", "heads", "width")
+        }
+        sizes["ffn_multiple"] = self.shape.ffn_multiple
+        return (*((f"shape.{name}", size) for name, size in sizes.items() if size != getattr(base, name)), *self.training)
+
+
+def proportional(value: int, of: int, to: int, name: str) -> int:
+    """What `value` of `of` is of `to`.
+
+    Raises:
+        ValueError: if that is not whole.
+    """
+    scaled = Fraction(value * to, of)
+    if scaled.denominator != 1:
+        raise ValueError(f"{value} {name} of {of} correspond to {float(scaled):g} of {to}: choose a whole share.")
+    return int(scaled)
+
+
+RECOMMENDED: dict[str, Recommendation] = {
+    point.name: point
+    for point in (
+        Recommendation("Hush-M", "no dearer in perplexity than SM+LN+G", "SM2+R", replace(GPT2_SMALL, heads=6, ffn_multiple=3)),
+    )
+}
+"""By name, cheapest first."""
