@@ -91,8 +91,8 @@ def plan_of(name: str, shape: ModelShape, context: int, rewrites: Rewrites, deco
 
 
 def has_plain_form(name: str) -> bool:
-    """The engine's examples have no activation like P, which is made for its squares."""
-    return parse(name).feed_forward is not FeedForward.POLYNOMIAL
+    """The engine's examples have no activations like those that are made for its squares and products."""
+    return parse(name).feed_forward not in (FeedForward.POLYNOMIAL, FeedForward.SQUARED_RELU, FeedForward.QUADRATIC, FeedForward.BILINEAR)
 
 
 def report(names: list[str], shape: ModelShape, counts: dict[str, dict], published_forms: bool) -> list[dict]:

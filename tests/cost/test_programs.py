@@ -22,7 +22,7 @@ from hushlm.private.wiring import step_program
 
 pytestmark = pytest.mark.two_party
 
-NAMES = ("SM2+ScFuFFN", "SM1+R", "SM+LN+G", "SM(t)+ScFFN")
+NAMES = ("SM2+ScFuFFN", "SM1+R", "SM+LN+G", "SM(t)+ScFFN", "SM2+R2", "SM2+Q", "SM2+B")
 
 
 def lines_of(plan: Plan, step: Step) -> int:

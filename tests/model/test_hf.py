@@ -44,7 +44,7 @@ def loss(logits_BTV: Tensor) -> Tensor:
     return functional.cross_entropy(logits_BTV[:, :-1].flatten(0, 1), tokens()[:, 1:].flatten())
 
 
-@pytest.mark.parametrize(("activation", "name"), [("gelu_new", "SM+LN+G"), ("relu", "SM+LN+R"), ("linear", "SM+LN")])
+@pytest.mark.parametrize(("activation", "name"), [("gelu_new", "SM+LN+G"), ("relu", "SM+LN+R"), ("relu2", "SM+LN+R2"), ("linear", "SM+LN")])
 def test_logits_and_gradients_equal_gpt2(activation: str, name: str) -> None:
     hf_model = hf_gpt2(activation_function=activation)
     model = from_hf_gpt2(hf_model)
@@ -81,7 +81,7 @@ def test_entropies_equal_those_of_gpt2s_attention_weights() -> None:
     torch.testing.assert_close(entropy_nats_LBHT.double(), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["SM+LN+G", "SM+LN+R", "SM+LN"])
+@pytest.mark.parametrize("name", ["SM+LN+G", "SM+LN+R", "SM+LN+R2", "SM+LN"])
 def test_round_trip_through_the_files_of_transformers(name: str, tmp_path: Path) -> None:
     model = LanguageModel(parse(name), SHAPE, seed=5)
     with torch.no_grad():
@@ -127,7 +127,9 @@ def test_an_untied_head_goes_there_and_back() -> None:
     torch.testing.assert_close(to_hf_gpt2(model)(tokens()).logits, hf_model(tokens()).logits, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["NeoX(SM+LN+G)", "SM+G", "SM+ScFuFFN", "SM2+LN+G", "SM(t)+LN+G", "SM+WNorm(QK)"])
+@pytest.mark.parametrize(
+    "name", ["NeoX(SM+LN+G)", "SM+G", "SM+ScFuFFN", "SM2+LN+G", "SM(t)+LN+G", "SM+WNorm(QK)", "SM+LN+P", "SM+LN+Q", "SM+LN+B"]
+)
 def test_what_is_no_gpt2_is_not_written_as_one(name: str) -> None:
     with pytest.raises(ValueError, match="is no GPT-2"):
         to_hf_gpt2(LanguageModel(parse(name), SHAPE))

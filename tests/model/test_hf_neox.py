@@ -62,6 +62,7 @@ ROPE = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.
     [
         ({}, "NeoX(SM+LN+G)"),
         ({"hidden_act": "relu"}, "NeoX(SM+LN+R)"),
+        ({"hidden_act": "relu2"}, "NeoX(SM+LN+R2)"),
         ({"hidden_act": "linear"}, "NeoX(SM+LN)"),
         ({"tie_word_embeddings": True, "rope_parameters": ROPE}, "NeoX(SM+LN+G)"),
     ],
@@ -109,7 +110,7 @@ def test_greedy_answers_are_those_of_gpt_neox() -> None:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("name", ["NeoX(SM+LN+G)", "NeoX(SM+LN+R)", "NeoX(SM+LN)"])
+@pytest.mark.parametrize("name", ["NeoX(SM+LN+G)", "NeoX(SM+LN+R)", "NeoX(SM+LN+R2)", "NeoX(SM+LN)"])
 def test_round_trip_through_the_files_of_transformers(name: str, tied: bool, tmp_path: Path) -> None:
     model = LanguageModel(parse(name), dataclasses.replace(SHAPE, tied_head=tied), seed=5)
     with torch.no_grad():
@@ -150,7 +151,7 @@ def test_a_gpt_neox_without_an_equal_here_is_refused(settings: dict[str, Any], s
         from_hf_gpt_neox(hf_neox(**settings))
 
 
-@pytest.mark.parametrize("name", ["SM+LN+G", "NeoX(SM+G)", "NeoX(SM+ScFuFFN)", "NeoX(SM2+LN+G)", "NeoX(SM(t)+LN+G)"])
+@pytest.mark.parametrize("name", ["SM+LN+G", "NeoX(SM+G)", "NeoX(SM+ScFuFFN)", "NeoX(SM2+LN+G)", "NeoX(SM(t)+LN+G)", "NeoX(SM+LN+B)"])
 def test_what_is_no_gpt_neox_is_not_written_as_one(name: str) -> None:
     with pytest.raises(ValueError, match="is no GPT-NeoX"):
         to_hf_gpt_neox(LanguageModel(parse(name), SHAPE))

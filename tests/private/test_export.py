@@ -99,6 +99,16 @@ def test_ill_conditioned_ffns_fall_back_to_explicit_products() -> None:
     assert error == rounded_error(state, architecture, SHAPE, replace(HUSH, explicit_ffns=rewrites.explicit_ffns), 18)
 
 
+def test_activations_beyond_fixed_point_are_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    model = random_model(parse("SM2+Q"))
+    export_model(replace(checkpoint, model=model), tmp_path / "healthy")
+    # No weight is large, but squares of squares are.
+    model.blocks[0].feed_forward.expand.bias.data += 1000
+    with pytest.raises(ValueError, match=r"too large for 18 fraction bits, with which products must stay below 2\^26"):
+        export_model(replace(checkpoint, model=model), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_weights_beyond_fixed_point_are_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
     checkpoint.model.embedding.weight.data *= 1e6
     with pytest.raises(ValueError, match="too large for 18 fraction bits"):

@@ -54,6 +54,8 @@ OTHERS = (
     "SM2(th)+LNf+ScFuFFN",
     "SM+LNf(2 deepest FFNs removed)",
     "SM+LNf+R",
+    "SM+LN+B",
+    *(f"NeoX({row})" for row in ("SM2+R2", "SM+LN+Q", "SM2+B", "SM+LN+B")),
 )
 """NeoX blocks, whose attention and FFN stand side by side, and a LayerNorm before the head only."""
 

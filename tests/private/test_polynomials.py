@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hushlm.model.feed_forward import smooth_relu as trained_smooth_relu
-from hushlm.plan import Activate, Divide, Kernel, Normalise
+from hushlm.plan import Activate, Divide, Gate, Kernel, Normalise
 from hushlm.private.backend import EngineBackend
 from hushlm.private.engine import Engine, EngineSettings, Party
 from hushlm.private.polynomials import GELU_BOUND, gelu, reciprocal, smooth_relu
@@ -85,6 +85,26 @@ def test_the_polynomial_in_fixed_point(built_in: bool) -> None:
     x = np.linspace(-8, 8, 4001)
     found = in_fixed_point(lambda xp: arithmetic(Activate(1, len(x), "polynomial", built_in), xp), x)
     assert np.abs(found - smooth_relu(np, x, built_in)).max() < 4 * LAST_PLACE
+
+
+@pytest.mark.parametrize("built_in", [True, False])
+@pytest.mark.parametrize(("kind", "formula"), [("square", lambda u: u * u), ("squared-relu", lambda u: np.where(u > 0, u * u, 0.0))])
+def test_squares_in_fixed_point(kind: Any, formula: Callable[[np.ndarray], np.ndarray], built_in: bool) -> None:
+    # Small numbers, and up to the largest whose squares the engine truncates right; rounded, so that nothing is lost on the way in.
+    x = np.concatenate([np.round(np.linspace(-4, 4, 4001) / LAST_PLACE) * LAST_PLACE, [-8000.0, -500.0, 500.0, 8000.0]])
+    np.testing.assert_array_equal(arithmetic(Activate(1, len(x), kind, built_in), np)(x), formula(x))
+    found = in_fixed_point(lambda xp: arithmetic(Activate(1, len(x), kind, built_in), xp), x)
+    # Answers are opened as float32.
+    assert (np.abs(found - formula(x)) < 3 * LAST_PLACE + 1e-7 * formula(x)).all()
+
+
+def test_a_gate_in_fixed_point() -> None:
+    random = np.random.default_rng(4)
+    a, b = (np.round(random.uniform(-30, 30, (7, 90)) / LAST_PLACE) * LAST_PLACE for _ in range(2))
+    joined = np.concatenate([a, b], 1)
+    np.testing.assert_array_equal(arithmetic(Gate(7, 90), np)(joined), a * b)
+    found = in_fixed_point(lambda xp: arithmetic(Gate(7, 90), xp), joined)
+    assert (np.abs(found - a * b) < 3 * LAST_PLACE + 1e-7 * np.abs(a * b)).all()
 
 
 @pytest.mark.parametrize(("exponentials", "written_out"), [(1, 0), (1, 50), (2, 0), (2, 50), (1, 110)])

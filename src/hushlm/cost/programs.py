@@ -61,7 +61,7 @@ def program_lines(operation: Operation) -> int:
             blocks = -(-operation.heads * operation.rows // operation.block) if operation.block else 0
             return (74 + 16 * _rounds(operation.largest) if operation.polynomial else 12) + 10 * blocks
         case Activate():
-            return {"relu": 10, "squared-relu": 16, "polynomial": 40, "square": 12}.get(operation.kind, 58)
+            return {"relu": 10, "squared-relu": 18, "polynomial": 36, "square": 12}.get(operation.kind, 58)
         case Gate():
             return 10
         case Reveal():

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["from_hf_gpt2", "to_hf_gpt2"]
 
-_ACTIVATIONS = {FeedForward.GELU: "gelu_new", FeedForward.RELU: "relu", FeedForward.IDENTITY: "linear"}
+_ACTIVATIONS = {FeedForward.GELU: "gelu_new", FeedForward.RELU: "relu", FeedForward.SQUARED_RELU: "relu2", FeedForward.IDENTITY: "linear"}
 
 # Ours -> theirs, per block. Theirs are Conv1D, so matrices are transposed; query, key and value are one matrix there.
 _BLOCK_NAMES = {
@@ -33,7 +33,7 @@ _BLOCK_NAMES = {
 
 
 def from_hf_gpt2(hf_model: GPT2LMHeadModel) -> LanguageModel:
-    """A `LanguageModel` computing what the GPT-2 computes (SM+LN+G; with activation "relu" SM+LN+R, with "linear" SM+LN).
+    """A `LanguageModel` computing what the GPT-2 computes (SM+LN+G; with "relu", "relu2", "linear" SM+LN+R, SM+LN+R2, SM+LN).
 
     Args:
         hf_model: a `GPT2LMHeadModel`, its head tied to the embedding or not. Dropout, which only acts in training, is not carried over.
@@ -80,15 +80,14 @@ def to_hf_gpt2(model: LanguageModel) -> GPT2LMHeadModel:
     """A `GPT2LMHeadModel` with copies of the weights, without dropout, computing what the model computes.
 
     Raises:
-        ValueError: if transformers is missing, or the architecture is not exact softmax with LayerNorm and G, R or the identity FFN.
+        ValueError: if transformers is missing, or the architecture is not exact softmax with LayerNorm and G, R, R2 or the identity FFN.
     """
     gpt2_class, config_class = _transformers()
     shape, architecture = model.shape, model.architecture
-    same_as_gpt2 = (
-        Architecture(norm=Norm.LAYER, feed_forward=architecture.feed_forward) if not architecture.feed_forward.is_scaled else None
-    )
+    activation = _ACTIVATIONS.get(architecture.feed_forward)
+    same_as_gpt2 = Architecture(norm=Norm.LAYER, feed_forward=architecture.feed_forward) if activation else None
     if architecture.without_regulariser() != same_as_gpt2:
-        raise ValueError(f"{architecture} is no GPT-2: only SM+LN+G, SM+LN+R and SM+LN can be written as one.")
+        raise ValueError(f"{architecture} is no GPT-2: only SM+LN+G, SM+LN+R, SM+LN+R2 and SM+LN can be written as one.")
     hf_model = gpt2_class(
         config_class(
             vocab_size=shape.vocabulary,
@@ -97,7 +96,7 @@ def to_hf_gpt2(model: LanguageModel) -> GPT2LMHeadModel:
             n_layer=shape.layers,
             n_head=shape.heads,
             n_inner=shape.ffn_width,
-            activation_function=_ACTIVATIONS[architecture.feed_forward],
+            activation_function=activation,
             layer_norm_epsilon=LAYER_NORM_EPSILON,
             resid_pdrop=0.0,
             embd_pdrop=0.0,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["from_hf_gpt_neox", "to_hf_gpt_neox"]
 
-_ACTIVATIONS = {FeedForward.GELU: "gelu", FeedForward.RELU: "relu", FeedForward.IDENTITY: "linear"}
+_ACTIVATIONS = {FeedForward.GELU: "gelu", FeedForward.RELU: "relu", FeedForward.SQUARED_RELU: "relu2", FeedForward.IDENTITY: "linear"}
 
 # Ours -> theirs, per block. Query, key and value are one matrix there, head by head.
 _BLOCK_NAMES = {
@@ -34,7 +34,7 @@ _PARTS = ("query", "key", "value")
 
 
 def from_hf_gpt_neox(hf_model: GPTNeoXForCausalLM) -> LanguageModel:
-    """A `LanguageModel` computing what the GPT-NeoX computes: NeoX(SM+LN+G), or with another activation NeoX(SM+LN+R) or NeoX(SM+LN).
+    """A `LanguageModel` computing what the GPT-NeoX computes: NeoX(SM+LN+G), or the same with another activation: R, R2 or none.
 
     Args:
         hf_model: a `GPTNeoXForCausalLM` with parallel residuals and plain rotary positions, its head tied or not. Dropout, which only
@@ -90,14 +90,14 @@ def to_hf_gpt_neox(model: LanguageModel) -> GPTNeoXForCausalLM:
     """A `GPTNeoXForCausalLM` with copies of the weights, without dropout, computing what the model computes.
 
     Raises:
-        ValueError: if transformers is missing, or the architecture is not NeoX(SM+LN+G), NeoX(SM+LN+R) or NeoX(SM+LN).
+        ValueError: if transformers is missing, or the architecture is not NeoX(SM+LN) with G, R, R2 or no activation.
     """
     neox_class, config_class = _transformers()
     shape, architecture = model.shape, model.architecture
     activation = _ACTIVATIONS.get(architecture.feed_forward)
     same_as_neox = Architecture(norm=Norm.LAYER, feed_forward=architecture.feed_forward, blocks=Blocks.NEOX) if activation else None
     if architecture.without_regulariser() != same_as_neox:
-        raise ValueError(f"{architecture} is no GPT-NeoX: only NeoX(SM+LN+G), NeoX(SM+LN+R) and NeoX(SM+LN) can be written as one.")
+        raise ValueError(f"{architecture} is no GPT-NeoX: only NeoX(SM+LN) with G, R, R2 or no activation can be written as one.")
     hf_model = neox_class(
         config_class(
             vocab_size=shape.vocabulary,

@@ -93,6 +93,9 @@ class ReferenceBackend:
 
     Args:
         fraction_bits: round every input and every step's result to this many, to see what fixed point will do; None for exact.
+
+    Attributes:
+        largest: size of the largest number that a step has resulted in; NaN once there is one.
     """
 
     knows_client = True
@@ -101,6 +104,7 @@ class ReferenceBackend:
     def __init__(self, fraction_bits: int | None = None) -> None:
         self._values: dict[str, np.ndarray] = {}
         self._scale = None if fraction_bits is None else 2.0**fraction_bits
+        self.largest = 0.0
 
     def _rounded(self, value: np.ndarray) -> np.ndarray:
         value = np.asarray(value, np.float64)
@@ -120,6 +124,7 @@ class ReferenceBackend:
         results = build(np)(*(self._values[name] for name in inputs))
         results = results if isinstance(results, tuple) else (results,)
         self._values |= {name: self._rounded(result) for name, result in zip(outputs, results, strict=True)}
+        self.largest = float(np.max([self.largest, *(np.abs(result).max() for result in results)]))
         return Traffic()
 
     def reveal(self, name: str, to: Party) -> tuple[np.ndarray | None, Traffic]:
