@@ -33,6 +33,7 @@ KERNELS = Path("results") / "kernels-micro.json"
 """Relative, for the page names it: see `main`."""
 GPT2_SMALL = SHAPES["GPT-2 small"]
 NAMES = ("SM+LN+G", "SM+R", "SM2+R", "SM1+R", "SM+ScFuFFN", "SM2+ScFuFFN", "SM1+ScFuFFN")
+FFNS = {"R": "max(0, u)", "Q": "u^2", "B": "u g", "R2": "max(0, u)^2", "P": "ReLU with a quadratic joint", "G": "GELU"}
 GROWN = "SM2+ScFuFFN"
 BUDGETS = (500_000_000, 2_000_000_000)
 AT_LEAST = 100_000_000
@@ -97,6 +98,40 @@ def operations() -> str:
     ]
     columns = (Column("architecture", "architecture"), *(Column(kind, kind, megabytes, "right") for kind in kinds))
     return section("Where the bytes go", "MB by kind of operation, the same pass.", Table("", columns, rows))
+
+
+def feed_forwards() -> str:
+    rows = []
+    for letter, formula in FFNS.items():
+        report = price(prefill_plan(parse(f"SM2+{letter}"), GPT2_SMALL, 128))
+        first = [step for step in report.steps if step.step.layer == 0]
+        (activation,) = (step.amount for step in first if step.step.name == "ffn_activation")
+        elements = 128 * GPT2_SMALL.ffn_width
+        rows.append(
+            {
+                "architecture": f"SM2+{letter}",
+                "formula": formula,
+                "activation": activation.bytes / elements,
+                "whole": sum(step.amount.bytes for step in first if step.step.name.startswith("ffn")) / elements,
+                "rounds": activation.rounds,
+                "bytes": report.total.bytes,
+                "cpu": report.total.cpu_seconds,
+            }
+        )
+    columns = (
+        Column("architecture", "architecture"),
+        Column("formula", "activation"),
+        Column("activation", "B an element", ".1f", "right"),
+        Column("whole", "B an element, both products included", ".1f", "right"),
+        Column("rounds", "round trips of an activation", ".1f", "right"),
+        Column("bytes", "GB", gigabytes, "right"),
+        Column("cpu", "CPU s", ",.0f", "right"),
+    )
+    text = (
+        "The same pass by kind of FFN: bytes of the activation for each of a layer's 128 x 3072 entries, u = W_in n + b, g = W_gate n + b. "
+        "R2, P, Q and B are trained as they are served, G is served as a quartic in |u|. B has 1.5 times the parameters of the others."
+    )
+    return section("FFNs", text, Table("", columns, rows))
 
 
 def paper() -> str:
@@ -192,7 +227,7 @@ truncation's bytes, TLS and TCP overhead, the overlap of both directions on the 
 
 def main() -> None:
     os.chdir(ROOT)
-    parts = (HOW, totals(), operations(), paper(), frontier(), growth(), latency(), calibration())
+    parts = (HOW, totals(), operations(), feed_forwards(), paper(), frontier(), growth(), latency(), calibration())
     write_atomic(PAGE, "\n".join(part.rstrip("\n") + "\n" for part in parts))
     print(PAGE)
 
