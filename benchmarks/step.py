@@ -3,8 +3,8 @@
     python benchmarks/step.py [--contexts 128,512] [--rounds 3] [--json] [--write]
 
 The same architecture (SM+LN+G, 124M parameters), the same starting weights, the same 1024 tokens a step, float32, fused AdamW, gradients
-clipped at norm 1, in one process, interleaved: every round runs every contestant and a matrix product once, and the best round of each
-counts. All three must find the same loss on the first batch.
+clipped at norm 1, each contestant in a process of its own as its users would start it, interleaved: every round runs one step of each and
+a matrix product, one after another, and the best round of each counts. All three must find the same loss on the first batch.
 
     ours      `LanguageModel` with the compiled attention, `EntropyRegulariser`, the training loop's own passes
     hf        transformers' GPT2LMHeadModel, eager attention, output_attentions=True, regulariser by the paper's listing: layer by layer,
@@ -25,9 +25,11 @@ import argparse
 import gc
 import json
 import math
+import multiprocessing
 import os
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -43,11 +45,16 @@ from hushlm.model import LanguageModel
 from hushlm.model.hf import to_hf_gpt2
 from hushlm.report.table import Column, Table, print_table
 from hushlm.training.gradient import backpropagate
+from hushlm.training.memory import keep_freed_memory
 from hushlm.training.optimiser import make_optimiser
 from hushlm.training.team import Team, clip, total_norm
 from hushlm.training.world import World
 
+CONTESTANTS = ("ours", "hf", "plain")
 TOKENS = 1024
+WARM_UP = 2
+"""Rounds that do not count."""
+
 ENTROPY_WEIGHT, TOLERANCE, THRESHOLD = 1e-5, 0.2, 0.5
 PRODUCTS = ((1024, 1024, 1024), (2048, 2048, 2048), (1024, 768, 3072), (1024, 768, 50257))
 
@@ -137,11 +144,25 @@ def peer(model: nn.Module, losses: Callable[[Tensor], tuple[Tensor, Tensor]], mo
     return step
 
 
-def contestants(context: int, layers: int, vocabulary: int) -> tuple[ModelShape, dict[str, Callable[[Tensor], float]]]:
-    shape = ModelShape(layers=layers, heads=12, width=768, context=context, vocabulary=vocabulary)
+def shape_of(context: int, layers: int, vocabulary: int) -> ModelShape:
+    return ModelShape(layers=layers, heads=12, width=768, context=context, vocabulary=vocabulary)
+
+
+def contestant(name: str, shape: ModelShape) -> Callable[[Tensor], float]:
+    """One step of a contestant; every one starts from the same weights."""
     model = LanguageModel(parse("EReg(SM+LN+G)"), shape)
-    plain = PlainGPT(shape)
-    plain.load_state_dict(model.state_dict())
+    if name == "ours":
+        keep_freed_memory()  # as `train` does
+        return ours(model, TrainingConfig(batch=TOKENS // shape.context, learning_rate=1e-4))
+    if name == "plain":
+        plain = PlainGPT(shape)
+        plain.load_state_dict(model.state_dict())
+
+        def plain_losses(window_BT: Tensor) -> tuple[Tensor, Tensor]:
+            loss = F.cross_entropy(plain(window_BT[:, :-1]).flatten(0, 1), window_BT[:, 1:].flatten())
+            return loss, torch.zeros(())
+
+        return peer(plain, plain_losses, [])
     hf = to_hf_gpt2(model)
     hf.set_attn_implementation("eager")
     hf.train()
@@ -150,15 +171,21 @@ def contestants(context: int, layers: int, vocabulary: int) -> tuple[ModelShape,
     def hf_losses(window_BT: Tensor) -> tuple[Tensor, Tensor]:
         output = hf(window_BT[:, :-1], output_attentions=True, use_cache=False)
         loss = F.cross_entropy(output.logits.flatten(0, 1), window_BT[:, 1:].flatten())
-        return loss, ENTROPY_WEIGHT * listing_penalty(output.attentions, threshold, context)
+        return loss, ENTROPY_WEIGHT * listing_penalty(output.attentions, threshold, shape.context)
 
-    def plain_losses(window_BT: Tensor) -> tuple[Tensor, Tensor]:
-        loss = F.cross_entropy(plain(window_BT[:, :-1]).flatten(0, 1), window_BT[:, 1:].flatten())
-        return loss, torch.zeros(())
+    return peer(hf, hf_losses, [threshold])
 
-    settings = TrainingConfig(batch=TOKENS // context, learning_rate=1e-4)
-    runs = {"ours": ours(model, settings), "hf": peer(hf, hf_losses, [threshold]), "plain": peer(plain, plain_losses, [])}
-    return shape, runs
+
+def serve(name: str, shape: ModelShape, threads: int, pipe: Connection) -> None:
+    """Run a step for every batch that comes: loss, seconds and CPU seconds go back."""
+    if threads:
+        torch.set_num_threads(threads)
+    step = contestant(name, shape)
+    gc.collect()
+    while (window_BT := pipe.recv()) is not None:
+        start, cpu_start = time.perf_counter(), time.process_time()
+        loss = step(window_BT)
+        pipe.send((loss, time.perf_counter() - start, time.process_time() - cpu_start))
 
 
 def flops_a_token(shape: ModelShape) -> float:
@@ -183,22 +210,28 @@ def product_rate() -> tuple[float, float]:
 
 
 def measure(context: int, rounds: int, layers: int, vocabulary: int) -> dict:
-    shape, runs = contestants(context, layers, vocabulary)
+    shape = shape_of(context, layers, vocabulary)
     generator = torch.Generator().manual_seed(0)
-    best, best_cpu, peak, cpu_peak = dict.fromkeys(runs, math.inf), dict.fromkeys(runs, math.inf), 0.0, 0.0
-    for number in range(rounds + 1):
+    spawn = multiprocessing.get_context("spawn")
+    pipes: dict[str, Connection] = {}
+    for name in CONTESTANTS:
+        pipes[name], theirs = spawn.Pipe()
+        spawn.Process(target=serve, args=(name, shape, torch.get_num_threads(), theirs), daemon=True).start()
+    best, best_cpu, peak, cpu_peak = dict.fromkeys(CONTESTANTS, math.inf), dict.fromkeys(CONTESTANTS, math.inf), 0.0, 0.0
+    for number in range(rounds + WARM_UP):
         window_BT = torch.randint(shape.vocabulary, (TOKENS // context, context + 1), generator=generator)
         losses = {}
-        for name, run in runs.items():
-            start, cpu_start = time.perf_counter(), time.process_time()
-            losses[name] = run(window_BT)
-            if number:  # the first round warms up
-                best[name] = min(best[name], time.perf_counter() - start)
-                best_cpu[name] = min(best_cpu[name], time.process_time() - cpu_start)
+        for name, pipe in pipes.items():
+            pipe.send(window_BT)
+            losses[name], seconds, cpu_seconds = pipe.recv()
+            if number >= WARM_UP:
+                best[name], best_cpu[name] = min(best[name], seconds), min(best_cpu[name], cpu_seconds)
         if number == 0:
             assert max(losses.values()) - min(losses.values()) < 1e-3, f"the contestants compute different functions: {losses}"
         rate_now, cpu_rate_now = product_rate()
         peak, cpu_peak = max(peak, rate_now), max(cpu_peak, cpu_rate_now)
+    for pipe in pipes.values():
+        pipe.send(None)
     rate = {name: TOKENS / seconds for name, seconds in best.items()}
     cpu_rate = {name: TOKENS / seconds for name, seconds in best_cpu.items()}
     return {

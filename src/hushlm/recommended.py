@@ -63,8 +63,6 @@ def proportional(value: int, of: int, to: int, name: str) -> int:
 
 RECOMMENDED: dict[str, Recommendation] = {
     point.name: point
-    for point in (
-        Recommendation("Hush-M", "no dearer in perplexity than SM+LN+G", "SM2+R", replace(GPT2_SMALL, heads=6, ffn_multiple=3)),
-    )
+    for point in (Recommendation("Hush-M", "no dearer in perplexity than SM+LN+G", "SM2+R", replace(GPT2_SMALL, heads=6, ffn_multiple=3)),)
 }
 """By name, cheapest first."""

@@ -23,6 +23,7 @@ from hushlm.model import LanguageModel
 from hushlm.training.checkpoint import Checkpoint, TrainingState, build_model, load_checkpoint, load_training_state, save_checkpoint
 from hushlm.training.evaluation import Evaluation, evaluate
 from hushlm.training.gradient import BatchLoss, backpropagate, head_entropies
+from hushlm.training.memory import keep_freed_memory
 from hushlm.training.optimiser import learning_rate, make_optimiser, optimiser_tensors, regulariser_weight, restore_optimiser
 from hushlm.training.preemption import Preempted, Termination, termination
 from hushlm.training.records import LiveRows, entropy_verdict, layer_gradients, lines, statistics
@@ -32,7 +33,7 @@ from hushlm.training.teacher import load_teacher, with_teacher_fingerprint
 from hushlm.training.team import Team, clip, total_norm, whole
 from hushlm.training.track import Tracker, open_tracker
 from hushlm.training.watch import Divergence, EntropyWatch
-from hushlm.training.world import World, linear_algebra_threads, open_world
+from hushlm.training.world import ONE_THREAD_BELOW_WIDTH, World, linear_algebra_threads, open_world
 
 __all__ = ["train"]
 
@@ -70,6 +71,8 @@ def train(
     """
     config = with_teacher_fingerprint(replace(config, shape=replace(config.shape, vocabulary=store.vocabulary)))
     check_replaceable(config.output)
+    if config.training.device == "cpu" and config.shape.width >= ONE_THREAD_BELOW_WIDTH:
+        keep_freed_memory()
     with open_world(config.training) as world, linear_algebra_threads(config), torch.random.fork_rng(devices=[]), termination() as noted:
         torch.manual_seed(config.training.seed + world.rank)
         world.first(lambda: check_writable(config.output))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hushlm.config import RunConfig, TrainingConfig
 
-__all__ = ["World", "linear_algebra_threads", "open_world"]
+__all__ = ["ONE_THREAD_BELOW_WIDTH", "World", "linear_algebra_threads", "open_world"]
 
 T = TypeVar("T")
 
