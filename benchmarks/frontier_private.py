@@ -17,7 +17,7 @@ from hushlm.data import open_token_store
 from hushlm.demo.private_answer import answer_privately
 from hushlm.demo.settings import DemoSettings
 from hushlm.files import write_atomic
-from hushlm.frontier.page import read_document
+from hushlm.frontier.page import read_results
 from hushlm.frontier.presets import SCALES
 from hushlm.reproduce.runs import Job
 from hushlm.reproduce.study import with_changes
@@ -32,7 +32,7 @@ def main() -> None:
     chosen = options.parse_args()
     scale = SCALES[chosen.preset]
     rows = []
-    for point in read_document(chosen.results / f"frontier-{chosen.preset}.json")["points"]:
+    for point in read_results(chosen.results / f"frontier-{chosen.preset}.json")["points"]:
         if not point["name"]:
             continue
         changes = [*point["changes"].items(), ("training.learning_rate", point["learning_rate"])]

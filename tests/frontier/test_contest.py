@@ -20,7 +20,7 @@ from hushlm.files import write_atomic
 from hushlm.frontier import contest as contest_module
 from hushlm.frontier import presets
 from hushlm.frontier.contest import Contest
-from hushlm.frontier.page import read_document
+from hushlm.frontier.page import read_results
 from hushlm.frontier.points import name_points
 from hushlm.frontier.presets import BASELINE, SCALES, Scale, equivalent
 from hushlm.frontier.rows import ablation_rows, baseline_rows, changes_of, finalist_rows, stability_rows
@@ -224,7 +224,7 @@ def test_from_the_search_to_the_page(
     document["points"][0]["bytes_gpt2_small"] = "many"
     write_atomic(tmp_path / "frontier-micro.json", json.dumps(document))
     with pytest.raises(ValueError, match="does not hold a contest"):
-        read_document(tmp_path / "frontier-micro.json")
+        read_results(tmp_path / "frontier-micro.json")
 
 
 def outcome(architecture: str, validation: float | None, base: RunConfig, **shape: int) -> RowOutcome:

@@ -19,7 +19,7 @@ from hushlm.reproduce.experiments import EREG, EXPERIMENTS, GAMMAS
 from hushlm.reproduce.page import write_page
 from hushlm.reproduce.presets import PRESETS
 from hushlm.reproduce.published import published_figures
-from hushlm.reproduce.results import document_of, outcome_of, read_document, write_document
+from hushlm.reproduce.results import document_of, outcome_of, read_results, write_results
 from hushlm.reproduce.runs import RunRecord
 from hushlm.reproduce.study import Outcome, RowOutcome, with_changes
 
@@ -144,8 +144,8 @@ def test_the_tolerance_is_judged_by_ranks(rising: bool, verdict: str) -> None:
 
 def test_a_document_tells_the_whole_outcome(tmp_path: Path) -> None:
     found = outcome("table2", as_published("table2"))
-    path = write_document(document_of(found), tmp_path)
-    document = read_document(path)
+    path = write_results(document_of(found), tmp_path)
+    document = read_results(path)
     assert document == document_of(outcome_of(document))
     row = document["rows"][0]
     assert row["perplexity_by_seed"] == [2.69, 2.69, 2.69]
@@ -160,7 +160,7 @@ def test_a_file_that_is_no_document_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text('{"name": "table2"}')
     with pytest.raises(ValueError, match=r"does not hold the results of a reproduction"):
-        read_document(path)
+        read_results(path)
 
 
 @pytest.mark.parametrize("name", list(EXPERIMENTS))
@@ -190,7 +190,7 @@ def test_an_unfinished_experiment_says_so(tmp_path: Path) -> None:
 
 def test_pages_are_drawn_again_from_the_json_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = outcome("table2", as_published("table2"))
-    write_document(document_of(found), tmp_path / "results")
+    write_results(document_of(found), tmp_path / "results")
     first = write_page(found, document_of(found), tmp_path / "first")
     folders = ["--results", str(tmp_path / "results"), "--pages", str(tmp_path / "again"), "--runs", str(tmp_path / "runs")]
     assert main(["reproduce", "table2", "--from-results", *folders]) == 0

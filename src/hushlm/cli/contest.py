@@ -50,7 +50,7 @@ def contest(
             this goes on from their checkpoints.
         json: print the results as one JSON document.
     """
-    from hushlm.frontier.page import points_table, read_document, write_document, write_page
+    from hushlm.frontier.page import points_table, read_results, write_page, write_results
     from hushlm.frontier.presets import BASELINE, SCALES
     from hushlm.report.table import print_json, print_table
 
@@ -58,7 +58,7 @@ def contest(
     scale = SCALES[preset]
     wanted = scale.trials if trials is None else trials
     if from_results:
-        document = read_document(results / f"frontier-{preset}.json")
+        document = read_results(results / f"frontier-{preset}.json")
     elif commands and stage != "points":
         raise ValueError("--commands goes with --stage points: what a search runs next depends on what came out of the runs before.")
     elif stage != "points" and wanted < 1:
@@ -86,7 +86,7 @@ def contest(
             names = name_points(finals, scale)
             why = contest.why(finals, names) if stage == "why" else {}
             document = contest.document(stage, finals, names, why, contest.search.trials())
-        write_document(document, results)
+        write_results(document, results)
     page = write_page(document, pages)
     if json:
         print_json(document)

@@ -57,7 +57,7 @@ def reproduce(
     from hushlm.reproduce.launch import default_parallel
     from hushlm.reproduce.page import outcome_table, write_index, write_page
     from hushlm.reproduce.presets import PRESETS
-    from hushlm.reproduce.results import document_of, outcome_of, read_document, write_document
+    from hushlm.reproduce.results import document_of, outcome_of, read_results, write_results
     from hushlm.reproduce.study import Study, conduct
 
     names = list(EXPERIMENTS) if what == "all" else what.split(",")
@@ -70,7 +70,7 @@ def reproduce(
     beside = runs / preset / ("pages" if steps is None else f"pages-{steps}")
     results, pages = results or beside, pages or beside
     if from_results:
-        outcomes = [outcome_of(read_document(results / f"{name}-{preset}.json")) for name in names]
+        outcomes = [outcome_of(read_results(results / f"{name}-{preset}.json")) for name in names]
     else:
         changes = [("training.steps", steps)] if steps is not None else []
         study = Study([EXPERIMENTS[name] for name in names], PRESETS[preset], runs / preset, seeds, changes)
@@ -83,7 +83,7 @@ def reproduce(
     documents = [document_of(outcome) for outcome in outcomes]
     for outcome, document in zip(outcomes, documents, strict=True):
         if not from_results:
-            write_document(document, results)
+            write_results(document, results)
         page = write_page(outcome, document, pages)
         if not json:
             print_table(outcome_table(document))

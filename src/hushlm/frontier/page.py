@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,32 +10,25 @@ from typing import Any
 from hushlm.files import write_atomic
 from hushlm.frontier.presets import BASELINE
 from hushlm.report.contest_figures import ContestPoint, StabilityMap, contest_figure, stability_figure
+from hushlm.report.document import read_document, write_document
 from hushlm.report.figures import save_figure
 from hushlm.report.table import Column, Table
 from hushlm.reproduce.published import published_relative
 
-__all__ = ["points_table", "read_document", "write_document", "write_page"]
+__all__ = ["points_table", "read_results", "write_page", "write_results"]
 
 TARGETS = ((1.6, 1.00), (1.0, 1.10))
 """GB of a private token at GPT-2 small's scale, and perplexity over the baseline's: what the contest is for."""
 
 
-def write_document(document: Mapping[str, Any], folder: Path) -> Path:
+def write_results(document: Mapping[str, Any], folder: Path) -> Path:
     """Write frontier-SCALE.json into a folder. Returns: its path."""
-    path = folder / f"frontier-{document['preset']}.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
-    return path
+    return write_document(document, folder / f"frontier-{document['preset']}.json")
 
 
-def read_document(path: Path) -> Mapping[str, Any]:
+def read_results(path: Path) -> Mapping[str, Any]:
     """Raises: ValueError: one sentence, if it is not such a document."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        points_table(document)
-    except (TypeError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} does not hold a contest: give a file that `hushlm frontier run` wrote.") from error
-    return document
+    return read_document(path, points_table, "does not hold a contest: give a file that `hushlm frontier run` wrote.")
 
 
 def points_table(document: Mapping[str, Any]) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -13,8 +12,8 @@ from hushlm.architectures import parse
 from hushlm.config import ModelShape, RunConfig
 from hushlm.cost import flops, nonlinear_operations, price
 from hushlm.entropy.diagnostics import summarise
-from hushlm.files import write_atomic
 from hushlm.plan import prefill_plan
+from hushlm.report.document import read_document, write_document
 from hushlm.reproduce.claims import judge
 from hushlm.reproduce.experiments import EXPERIMENTS
 from hushlm.reproduce.presets import PRESETS
@@ -22,7 +21,7 @@ from hushlm.reproduce.published import published_figures
 from hushlm.reproduce.runs import RunRecord
 from hushlm.reproduce.study import Outcome, RowOutcome
 
-__all__ = ["document_of", "outcome_of", "read_document", "write_document"]
+__all__ = ["document_of", "outcome_of", "read_results", "write_results"]
 
 
 def document_of(outcome: Outcome) -> dict[str, Any]:
@@ -96,22 +95,14 @@ def _row(row: RowOutcome, base: RunConfig) -> dict[str, Any]:
     }
 
 
-def write_document(document: Mapping[str, Any], folder: Path) -> Path:
+def write_results(document: Mapping[str, Any], folder: Path) -> Path:
     """Write a `document_of` an outcome as NAME-PRESET.json into a folder. Returns: its path."""
-    path = folder / f"{document['name']}-{document['preset']}.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
-    return path
+    return write_document(document, folder / f"{document['name']}-{document['preset']}.json")
 
 
-def read_document(path: Path) -> Mapping[str, Any]:
+def read_results(path: Path) -> Mapping[str, Any]:
     """Raises: ValueError: one sentence, if it is not such a document."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        outcome_of(document)
-    except (TypeError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} does not hold the results of a reproduction: give a file that `hushlm reproduce` wrote.") from error
-    return document
+    return read_document(path, outcome_of, "does not hold the results of a reproduction: give a file that `hushlm reproduce` wrote.")
 
 
 def outcome_of(document: Mapping[str, Any]) -> Outcome:
