@@ -36,8 +36,10 @@ STARTS: tuple[dict[str, Any], ...] = (
     {"kernel": "SM2", "feed_forward": "BILINEAR", "ffn_multiple": 2},
     {"kernel": "SM2", "feed_forward": "SCALED_FUSED"},
     {"kernel": "SM2", "feed_forward": "RELU", "optimiser": "muon"},
+    {"kernel": "SM1", "feed_forward": "RELU", "heads": 0.25, "ffn_multiple": 2, "optimiser": "muon"},
+    {"kernel": "SM1", "feed_forward": "RELU", "heads": 0.25, "ffn_multiple": 1, "layers": 2 / 3, "optimiser": "muon"},
 )
-"""Where the search begins: what is known, one change at a time. Heads as a share of the base's; what is not named is the base's."""
+"""Where the search begins: what is known, few changes at a time. Heads and layers as shares of the base's; the rest is the base's."""
 
 
 def start(values: dict[str, Any], scale: Scale) -> dict[str, Any]:
@@ -46,7 +48,6 @@ def start(values: dict[str, Any], scale: Scale) -> dict[str, Any]:
     chosen: dict[str, Any] = {
         "norm": "none",
         "temperature": "NONE",
-        "layers": shape.layers,
         "width": shape.width,
         "ffn_multiple": shape.ffn_multiple,
         "regularised": False,
@@ -57,8 +58,9 @@ def start(values: dict[str, Any], scale: Scale) -> dict[str, Any]:
         "residual_init": training.residual_init,
         **values,
     }
-    wanted = {"heads": shape.heads * values.get("heads", 1), "ffn_multiple": chosen["ffn_multiple"]}
-    for name, choices in (("heads", scale.heads), ("ffn_multiple", scale.ffn_multiples)):
+    wanted = {name: getattr(shape, name) * values.get(name, 1) for name in ("heads", "layers")}
+    wanted["ffn_multiple"] = chosen["ffn_multiple"]
+    for name, choices in (("heads", scale.heads), ("layers", scale.layers), ("ffn_multiple", scale.ffn_multiples)):
         chosen[name] = min(choices, key=lambda choice, near=wanted[name]: abs(choice - near))  # type: ignore[misc]
     if chosen["regularised"]:
         entropy = scale.base.entropy
