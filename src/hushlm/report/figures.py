@@ -31,6 +31,7 @@ RANGE_COLOURS = ("#00204d", "#5d636f", "#a59c74", "#f5d552")
 
 RANGE_NAMES = ("0 to m/4", "m/4 to m/2", "m/2 to 3m/4", "3m/4 to m")
 PANELS_ACROSS = 3
+MODELS_ACROSS = 4
 RESOLUTION_DPI = 150
 INK = "#222222"
 
@@ -139,24 +140,29 @@ def head_share_figure(shares: Sequence[tuple[str, Sequence[float]]]) -> Figure:
     Args:
         shares: (name, four shares).
     """
-    figure = Figure(figsize=(max(6.0, 1.9 * len(shares) + 1.2), 3.3), dpi=RESOLUTION_DPI, layout="constrained")
+    across = min(len(shares), MODELS_ACROSS)
+    rows = [shares[first : first + across] for first in range(0, len(shares), across)]
+    figure = Figure(figsize=(max(6.0, 1.8 * across + 0.6), 2.3 * len(rows) + 0.9), dpi=RESOLUTION_DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    axis = figure.add_subplot()
     width = 0.2
-    for quarter, (name, colour) in enumerate(zip(RANGE_NAMES, RANGE_COLOURS, strict=True)):
-        places = [model + (quarter - 1.5) * width for model in range(len(shares))]
-        heights = [100 * values[quarter] for _, values in shares]
-        bars = axis.bar(places, heights, width=0.92 * width, color=colour, edgecolor=INK, linewidth=0.5, label=name)
-        axis.bar_label(bars, fmt="%.0f", fontsize=7, padding=1)
-    axis.set_xticks(range(len(shares)), [name for name, _ in shares], fontsize=9)
-    axis.set_ylim(0, 112)
-    axis.set_yticks(range(0, 101, 25))
-    axis.set_ylabel("heads (%)", fontsize=9)
-    axis.tick_params(axis="y", labelsize=8)
-    axis.tick_params(axis="x", length=0)
-    axis.spines[["top", "right"]].set_visible(False)
+    for index, models in enumerate(rows):
+        axis = figure.add_subplot(len(rows), 1, index + 1)
+        for quarter, (name, colour) in enumerate(zip(RANGE_NAMES, RANGE_COLOURS, strict=True)):
+            places = [model + (quarter - 1.5) * width for model in range(len(models))]
+            heights = [100 * values[quarter] for _, values in models]
+            bars = axis.bar(places, heights, width=0.92 * width, color=colour, edgecolor=INK, linewidth=0.5, label=name)
+            axis.bar_label(bars, fmt="%.0f", fontsize=7, padding=1)
+        axis.set_xlim(-0.5, across - 0.5)
+        axis.set_xticks(range(len(models)), [name for name, _ in models], fontsize=9)
+        axis.set_ylim(0, 112)
+        axis.set_yticks(range(0, 101, 25))
+        axis.set_ylabel("heads (%)", fontsize=9)
+        axis.tick_params(axis="y", labelsize=8)
+        axis.tick_params(axis="x", length=0)
+        axis.spines[["top", "right"]].set_visible(False)
     title = "entropy range, m = largest observed"
-    axis.legend(title=title, title_fontsize=8, fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, title=title, title_fontsize=8, fontsize=8, ncols=4, loc="outside upper center", frameon=False)
     return figure
 
 
