@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from hushlm.frontier.contest import Contest
     from hushlm.reproduce.launch import Launcher
+    from hushlm.reproduce.study import Outcome
 
 __all__ = ["contest"]
 
@@ -84,8 +85,12 @@ def contest(
                 return
             finals = contest.finals()
             names = name_points(finals, scale)
-            why = contest.why(finals, names) if stage == "why" else {}
+            why: dict[str, Outcome] = {}
             document = contest.document(stage, finals, names, why, contest.search.trials())
+            for name, outcome in contest.why(finals, names) if stage == "why" else ():
+                write_results(document, results)  # what there is so far
+                why[name] = outcome
+                document = contest.document(stage, finals, names, why, contest.search.trials())
         write_results(document, results)
     page = write_page(document, pages)
     if json:

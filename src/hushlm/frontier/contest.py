@@ -11,7 +11,7 @@ Everything is chosen on the validation split; what is reported is measured on th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -92,8 +92,11 @@ class Contest:
         others = [row for row in outcome.rows if row.row.architecture != BASELINE]
         return [*sorted(baselines, key=validation_perplexity), *others]
 
-    def why(self, finals: Sequence[RowOutcome], names: dict[str, RowOutcome]) -> dict[str, Outcome]:
-        """The runs that explain the point recommended: the cheapest at the baseline's perplexity, or the best one where there is none."""
+    def why(self, finals: Sequence[RowOutcome], names: dict[str, RowOutcome]) -> Iterator[tuple[str, Outcome]]:
+        """The runs that explain the point recommended (the cheapest at the baseline's perplexity, or the best one where there is none).
+
+        Yields: a table's name and outcome, as it is done.
+        """
         point = names.get("Hush-M") or names["Hush-L"]
         rate = point.learning_rate
         assert rate is not None
@@ -107,7 +110,8 @@ class Contest:
                 distilled_row(point.row, rate, str(teacher)),
             ],
         }
-        return {name: self._conduct(name, some) for name, some in rows.items()}
+        for name, some in rows.items():
+            yield name, self._conduct(name, some)
 
     def document(
         self, stage: str, finals: Sequence[RowOutcome], names: dict[str, RowOutcome], why: dict[str, Outcome], trials: Sequence[Trial]

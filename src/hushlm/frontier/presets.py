@@ -71,7 +71,7 @@ SCALES: dict[str, Scale] = {
             evaluation_batches=_MICRO.evaluation_batches,
             checkpoint_every=None,
             stability_layers=(6, 12, 24),
-            stability_rates=(5e-3, 1e-2, 2e-2, 4e-2),
+            stability_rates=(1e-2, 2e-2, 4e-2),
             stability_steps=200,
         ),
         # Three million parameters, own BPE, ten million tokens: about half an hour a run on two cores.
@@ -103,7 +103,7 @@ SCALES: dict[str, Scale] = {
             evaluation_batches=1_000,
             checkpoint_every=250,
             stability_layers=(6, 12, 24),
-            stability_rates=(2e-3, 4e-3, 8e-3, 16e-3),
+            stability_rates=(4e-3, 8e-3, 16e-3),
             stability_steps=200,
         ),
         # GPT-2 small itself on 2.1 billion tokens, for GPUs: the named points, not the search.

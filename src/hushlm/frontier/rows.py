@@ -34,7 +34,7 @@ target at 1.00 times, and the paper's best system."""
 
 _TRAINING = ("optimiser", "weight_decay", "init_std", "residual_init")
 _CHOSEN_ELSEWHERE = {"training.steps", "training.evaluate_every", "training.learning_rate", "training.seed"}
-_REGULARISED_FEED_FORWARDS = {"R": ("SM", "SM1", "SM2", "SM3"), "ScFuFFN": ("SM", "SM2")}
+_REGULARISED_FEED_FORWARDS = {"R": ("SM", "SM1", "SM2", "SM3"), "ScFuFFN": ("SM2",)}
 
 
 def preset_of(scale: Scale) -> Preset:
