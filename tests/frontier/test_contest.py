@@ -103,10 +103,11 @@ def test_a_named_point_is_itself_at_every_scale(name: str) -> None:
     assert proportional(6, 12, 4, "heads") == 2
 
 
-def test_finalists_are_the_best_below_each_cap_and_no_layer_norm(scale: Scale) -> None:
+def test_finalists_are_the_best_below_each_cap(scale: Scale) -> None:
     base = scale.base
     trials = [
         trial(0, BASELINE, 1.0, 4_270_000_000, base),
+        trial(4, "SM2+LN+R", 1.35, 1_550_000_000, base),
         trial(1, "SM2+R", 1.3, 1_500_000_000, base, shape__heads=1, training__optimiser="muon"),
         trial(2, "SM1+ScFuFFN", 1.6, 700_000_000, base),
         trial(3, "SM1+R", 1.4, 900_000_000, base, training__learning_rate=0.3),

@@ -103,6 +103,7 @@ def contest(
 def _search(contest: Contest, trials: int, launcher: Launcher, parallel: int, address: str | None) -> None:
     from hushlm.report.progress import CountProgress
 
-    progress = CountProgress("trials", trials, trials)
+    left = trials - len(contest.search.trials())
+    progress = CountProgress("trials", left, left)
     for _, trial in contest.search.run(trials, launcher, parallel, address):
         progress.advance(f"trial {trial.number}, {trial.config.architecture}: {trial.loss_nats:.3f} nats, {trial.bytes / 1e9:.2f} GB")

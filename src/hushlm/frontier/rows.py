@@ -60,7 +60,7 @@ def finalist_rows(trials: Sequence[Trial], scale: Scale) -> list[Row]:
     """The best trial below each of `CAPS_BYTES`, by validation loss."""
     rows = []
     for cap in CAPS_BYTES:
-        allowed = [trial for trial in trials if trial.bytes <= cap and parse(trial.config.architecture).norm is not Norm.LAYER]
+        allowed = [trial for trial in trials if trial.bytes <= cap and trial.config.architecture != BASELINE]
         if allowed:
             best = min(allowed, key=lambda trial: trial.loss_nats)
             rows.append(Row(best.config.architecture, changes_of(best.config, scale.base), f"trial {best.number}", retuned=True))
