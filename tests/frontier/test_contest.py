@@ -133,6 +133,7 @@ def test_an_ablation_puts_one_thing_back(scale: Scale) -> None:
         "SM1(th)+R",
         "EReg(SM1(th)+R)",
     }
+    assert "SM1+R2" in {each.architecture for each in ablation_rows(Row("SM1+LN+R2"), 0.01, scale)}
     for each in rows:
         config = with_changes(replace(scale.base, architecture=each.architecture), each.changes)
         missing = {name for name, _ in row.changes} - {name for name, _ in changes_of(config, scale.base)}

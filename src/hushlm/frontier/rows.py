@@ -93,7 +93,9 @@ def ablation_rows(row: Row, rate: float, scale: Scale) -> list[Row]:
         variants["exact softmax"] = (str(replace(architecture, kernel_order=None)), row.changes)
     if architecture.feed_forward is not baseline.feed_forward:
         variants["GELU"] = (str(replace(architecture, feed_forward=FeedForward.GELU)), row.changes)
-    if not architecture.feed_forward.is_scaled:
+    if architecture.norm is Norm.LAYER:
+        variants["no LayerNorm"] = (str(replace(architecture, norm=Norm.NONE)), row.changes)
+    elif not architecture.feed_forward.is_scaled:
         variants["with LayerNorm"] = (
             str(replace(architecture, norm=Norm.LAYER, norm_layers="", final_norm=False)),
             row.changes,
