@@ -102,9 +102,8 @@ class Search:
                     under_way[job.record] = number, job
                     yield job
 
-        if not self._study.get_trials(deepcopy=False):
-            for values in STARTS:
-                self._study.enqueue_trial(start(values, self.scale))
+        for values in STARTS:
+            self._study.enqueue_trial(start(values, self.scale), skip_if_exists=True)
         for job, record in launch(jobs(), launcher, parallel, address):
             trial = self._tell(*under_way.pop(job.record), record)
             yield self._finished(), trial
