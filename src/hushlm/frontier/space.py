@@ -57,7 +57,7 @@ STARTS: tuple[dict[str, Any], ...] = (
     _SQUARE | {"kernel": "SM2", "width": 1, "ffn_multiple": 3},
     _SQUARE | {"kernel": "SM1", "width": 1, "ffn_multiple": 1},
 )
-"""Where the search begins: what is known, few changes at a time. Heads, layers and width as shares of the base's; what is left out is its."""
+"""Where the search begins: what is known. Heads, layers and width as shares of the base's; what is not named is the base's."""
 
 
 def start(values: dict[str, Any], scale: Scale) -> dict[str, Any]:
