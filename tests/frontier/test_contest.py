@@ -23,7 +23,7 @@ from hushlm.frontier.contest import Contest
 from hushlm.frontier.page import read_results
 from hushlm.frontier.points import name_points
 from hushlm.frontier.presets import BASELINE, SCALES, Scale, equivalent
-from hushlm.frontier.rows import ablation_rows, baseline_rows, changes_of, finalist_rows, stability_rows
+from hushlm.frontier.rows import HAND_PICKED, ablation_rows, baseline_rows, changes_of, finalist_rows, stability_rows
 from hushlm.frontier.search import Search, Trial
 from hushlm.frontier.space import STARTS, start, suggest
 from hushlm.plan import prefill_plan
@@ -97,7 +97,7 @@ def test_the_first_start_is_the_baseline_and_stands_for_gpt2_small() -> None:
 @pytest.mark.parametrize("name", SCALES)
 def test_a_named_point_is_itself_at_every_scale(name: str) -> None:
     scale = SCALES[name]
-    for point in RECOMMENDED.values():
+    for point in (*RECOMMENDED.values(), *HAND_PICKED):
         config = with_changes(replace(scale.base, architecture=point.architecture), point.changes(scale.base.shape))
         assert equivalent(config, scale).shape == point.shape
     assert proportional(6, 12, 4, "heads") == 2
@@ -180,6 +180,7 @@ def test_from_the_search_to_the_page(
     monkeypatch.setitem(presets.SCALES, "micro", scale)
     # In this process: a new one for every stage would take longer than the runs.
     monkeypatch.setattr(reproduce, "make_pending", lambda study, jobs, *_: [run(job) for job in jobs])
+    monkeypatch.setattr(contest_module, "hand_picked_rows", lambda scale: [])
     monkeypatch.setattr(contest_module, "stability_rows", lambda row, scale: stability_rows(row, scale)[:3])
     monkeypatch.setattr(contest_module, "regulariser_rows", lambda scale: [Row(name, rate=1e-2) for name in ("SM2+R", "EReg(SM2+R)")])
     options = ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path), "--pages", str(tmp_path / "pages"), "--parallel", "1"]

@@ -28,6 +28,7 @@ from hushlm.frontier.rows import (
     distilled_row,
     experiment,
     finalist_rows,
+    hand_picked_rows,
     preset_of,
     regulariser_rows,
     stability_rows,
@@ -67,7 +68,8 @@ class Contest:
         if not trials:
             raise ValueError("The search has not a single trial: run it first, with --trials of at least 1.")
         finalists = finalist_rows(trials, self.scale)
-        return self._best_baseline_first([*baseline_rows(finalists, trials), *finalists])
+        rows = [*baseline_rows(finalists, trials), *finalists, *hand_picked_rows(self.scale)]
+        return self._best_baseline_first(rows)
 
     def points(self) -> list[RowOutcome]:
         """The baseline and the named points at this scale, tuned and measured: the best baseline first."""

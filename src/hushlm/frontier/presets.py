@@ -80,7 +80,7 @@ SCALES: dict[str, Scale] = {
             "small",
             base=RunConfig(
                 architecture=BASELINE,
-                shape=ModelShape(layers=6, heads=6, width=192, context=128),
+                shape=ModelShape(layers=6, heads=4, width=192, context=128),
                 data=DataConfig(corpus="wheels", tokenizer="bpe:4096"),
                 training=TrainingConfig(
                     steps=2500,
@@ -96,7 +96,7 @@ SCALES: dict[str, Scale] = {
             search_steps=625,
             trials=30,
             layers=(4, 5, 6, 8),
-            heads=(1, 2, 3, 6),
+            heads=(1, 2, 4),
             widths=(144, 192, 240),
             ffn_multiples=(1, 2, 3, 4, 6),
             learning_rates=(1e-3, 2e-3, 4e-3),

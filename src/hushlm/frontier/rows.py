@@ -13,6 +13,7 @@ from hushlm.architectures import FeedForward, Norm, Temperature, parse
 from hushlm.config import RunConfig
 from hushlm.frontier.presets import BASELINE, Scale
 from hushlm.frontier.search import Trial
+from hushlm.recommended import GPT2_SMALL, Recommendation
 from hushlm.reproduce.experiments import Experiment, Row
 from hushlm.reproduce.presets import Preset
 
@@ -23,6 +24,7 @@ __all__ = [
     "distilled_row",
     "experiment",
     "finalist_rows",
+    "hand_picked_rows",
     "preset_of",
     "regulariser_rows",
     "stability_rows",
@@ -35,6 +37,27 @@ target at 1.00 times, and the paper's best system."""
 _TRAINING = ("optimiser", "weight_decay", "init_std", "residual_init")
 _CHOSEN_ELSEWHERE = {"training.steps", "training.evaluate_every", "training.learning_rate", "training.seed"}
 _REGULARISED_FEED_FORWARDS = {"R": ("SM", "SM1", "SM2", "SM3"), "ScFuFFN": ("SM2",)}
+
+
+_MUON = (
+    ("training.optimiser", "muon"),
+    ("training.weight_decay", 0.03),
+    ("training.init_std", 0.014),
+    ("training.residual_init", 0.5),
+    ("entropy.initial_temperature", 0.8),
+)
+
+HAND_PICKED = tuple(
+    Recommendation(
+        f"by hand: {layers} layers of {width}",
+        "shallower than the search space goes",
+        "SM2(th)+LN+Q",
+        replace(GPT2_SMALL, layers=layers, heads=3, width=width),
+        _MUON,
+    )
+    for layers, width in ((6, 768), (4, 1152), (4, 960))
+)
+"""The search's best became shallower and wider up to the edge of its space: three models beyond it, tuned and measured like finalists."""
 
 
 def preset_of(scale: Scale) -> Preset:
@@ -82,6 +105,11 @@ def baseline_rows(finalists: Sequence[Row], trials: Sequence[Trial]) -> list[Row
     if training and training != optimiser:
         rows.append(Row(BASELINE, training, f"training of {best.label}", retuned=True))
     return rows
+
+
+def hand_picked_rows(scale: Scale) -> list[Row]:
+    """`HAND_PICKED` at a scale."""
+    return [Row(point.architecture, point.changes(scale.base.shape), point.name, retuned=True) for point in HAND_PICKED]
 
 
 def ablation_rows(row: Row, rate: float, scale: Scale) -> list[Row]:
