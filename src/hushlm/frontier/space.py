@@ -79,6 +79,8 @@ def start(values: dict[str, Any], scale: Scale) -> dict[str, Any]:
     wanted["ffn_multiple"] = chosen["ffn_multiple"]
     for name, choices in (("heads", scale.heads), ("layers", scale.layers), ("width", scale.widths), ("ffn_multiple", scale.ffn_multiples)):
         chosen[name] = min(choices, key=lambda choice, near=wanted[name]: abs(choice - near))  # type: ignore[misc]
+    low, high = _rates(scale)
+    chosen["learning_rate"] = min(max(chosen["learning_rate"], low), high)
     if chosen["regularised"]:
         entropy = scale.base.entropy
         chosen |= {
@@ -116,13 +118,12 @@ def suggest(trial: optuna.Trial, scale: Scale) -> RunConfig:
         if feed_forward is FeedForward.SCALED_FUSED
         else trial.suggest_categorical("ffn_multiple", scale.ffn_multiples),
     )
-    rates = scale.learning_rates
     training = replace(
         base.training,
         steps=scale.search_steps,
         evaluate_every=scale.search_steps,
         optimiser=OPTIMISERS[trial.suggest_categorical("optimiser", tuple(OPTIMISERS))],
-        learning_rate=trial.suggest_float("learning_rate", min(rates) / 2, 2 * max(rates), log=True),
+        learning_rate=trial.suggest_float("learning_rate", *_rates(scale), log=True),
         weight_decay=trial.suggest_categorical("weight_decay", (0.03, 0.1, 0.3)),
         init_std=trial.suggest_categorical("init_std", (0.014, 0.02, 0.028)),
         # A normalised matrix cannot start at zero.
@@ -140,3 +141,8 @@ def suggest(trial: optuna.Trial, scale: Scale) -> RunConfig:
     if temperature is not Temperature.NONE:
         entropy = replace(entropy, initial_temperature=trial.suggest_float("initial_temperature", 0.25, 2.0, log=True))
     return replace(base, architecture=str(architecture), shape=shape, training=training, entropy=entropy)
+
+
+def _rates(scale: Scale) -> tuple[float, float]:
+    """Lowest and highest learning rate of a trial."""
+    return min(scale.learning_rates) / 2, 2 * max(scale.learning_rates)
