@@ -49,15 +49,15 @@ _MUON = (
 
 HAND_PICKED = tuple(
     Recommendation(
-        f"by hand: {layers} layers of {width}",
+        f"by hand: {layers} layers of {width}, FFN {multiple} times as wide",
         "shallower than the search space goes",
         "SM2(th)+LN+Q",
-        replace(GPT2_SMALL, layers=layers, heads=3, width=width),
+        replace(GPT2_SMALL, layers=layers, heads=3, width=width, ffn_multiple=multiple),
         _MUON,
     )
-    for layers, width in ((6, 768), (4, 1152), (4, 960))
+    for layers, width, multiple in ((6, 768, 4), (4, 1152, 4), (4, 960, 4), (4, 1152, 6))
 )
-"""The search's best became shallower and wider up to the edge of its space: three models beyond it, tuned and measured like finalists."""
+"""The search's best became shallower and wider up to the edge of its space: models beyond it, tuned and measured like finalists."""
 
 
 def preset_of(scale: Scale) -> Preset:
