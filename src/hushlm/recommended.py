@@ -61,8 +61,24 @@ def proportional(value: int, of: int, to: int, name: str) -> int:
     return int(scaled)
 
 
+_TRAINING = (
+    ("training.optimiser", "muon"),
+    ("training.weight_decay", 0.03),
+    ("training.init_std", 0.014),
+    ("training.residual_init", 0.5),
+    ("entropy.initial_temperature", 0.8),
+)
+
+
+def _point(name: str, purpose: str, layers: int, width: int) -> Recommendation:
+    return Recommendation(name, purpose, "SM2(th)+LN+Q", replace(GPT2_SMALL, layers=layers, heads=3, width=width), _TRAINING)
+
+
 RECOMMENDED: dict[str, Recommendation] = {
     point.name: point
-    for point in (Recommendation("Hush-M", "no dearer in perplexity than SM+LN+G", "SM2+R", replace(GPT2_SMALL, heads=6, ffn_multiple=3)),)
+    for point in (
+        _point("Hush-S", "the cheapest within 1.10 times SM+LN+G's perplexity", 4, 960),
+        _point("Hush-M", "the cheapest at SM+LN+G's perplexity, and the best perplexity found below the paper's bytes", 8, 960),
+    )
 }
-"""By name, cheapest first."""
+"""By name, cheapest first. Hush-L, the best perplexity below the paper's best bytes, is Hush-M."""

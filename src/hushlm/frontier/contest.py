@@ -12,7 +12,7 @@ Everything is chosen on the validation split; what is reported is measured on th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -103,10 +103,12 @@ class Contest:
         rate = point.learning_rate
         assert rate is not None
         teacher = Job.of(RunConfig.from_dict(finals[0].runs[0].settings), self.folder, 1, None).config.output
+        whole = Row(point.row.architecture, point.row.changes, "whole", rate=rate)
+        ablation = [whole, *ablation_rows(point.row, rate, self.scale)]
         rows = {
-            "ablation": [Row(point.row.architecture, point.row.changes, "whole", rate=rate), *ablation_rows(point.row, rate, self.scale)],
-            "regulariser": regulariser_rows(self.scale),
+            "ablation": [replace(row, seeds=self.scale.ablation_seeds) for row in ablation],
             "stability": stability_rows(point.row, self.scale),
+            "regulariser": regulariser_rows(self.scale),
             "distillation": [
                 Row(point.row.architecture, point.row.changes, "from the text alone", rate=rate),
                 distilled_row(point.row, rate, str(teacher)),

@@ -58,13 +58,14 @@ def points_table(document: Mapping[str, Any]) -> Table:
 def _cells(point: Mapping[str, Any]) -> dict[str, Any]:
     shape = point["gpt2_small"]
     found = [value for value in point["perplexity_by_seed"] if value is not None]
+    spread = f" ± {(max(found) - min(found)) / 2:.3f}" if len(found) > 1 else ""
     return {
         "named": point.get("name") or None,
         "model": _model(point),
         "sizes": f"{shape['layers']}/{shape['heads']}/{shape['width']}/{shape['width'] * shape['ffn_multiple']}",
         "gigabytes": point["bytes_gpt2_small"] / 1e9,
         "rounds": point["rounds_gpt2_small"],
-        "perplexity": f"{statistics.mean(found):.3f} ± {(max(found) - min(found)) / 2:.3f}" if found else "stopped",
+        "perplexity": f"{statistics.mean(found):.3f}{spread}" if found else "stopped",
         "relative": point["relative_to_baseline"],
         "by_seed": " / ".join("-" if value is None else f"{value:.3f}" for value in point["relative_by_seed"]),
         "learning_rate": point["learning_rate"],
@@ -155,7 +156,9 @@ def _rows_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         }
         for row in rows
     ]
-    return Table("", columns, cells, "The learning rate is the first row's; mean over seeds ± half the spread, test split.")
+    seeds = len(rows[0]["perplexity_by_seed"])
+    over = f"mean over {seeds} seeds ± half the spread" if seeds > 1 else "one seed"
+    return Table("", columns, cells, f"The learning rate is the first row's; {over}, test split.")
 
 
 def _regulariser_table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -28,6 +28,7 @@ class Scale:
         layers, heads, widths, ffn_multiples: of the search space.
         learning_rates: swept for every finalist and for the baseline alike, with seed 0.
         seeds: of the figures reported.
+        ablation_seeds: of the ablation.
         evaluation_batches: of the test split, at most.
         checkpoint_every: updates between checkpoints; None where a run takes minutes.
         stability_layers, stability_rates, stability_steps: of the map of learning rate against depth.
@@ -43,6 +44,7 @@ class Scale:
     ffn_multiples: tuple[int, ...]
     learning_rates: tuple[float, ...]
     seeds: int
+    ablation_seeds: int
     evaluation_batches: int
     checkpoint_every: int | None
     stability_layers: tuple[int, ...]
@@ -69,6 +71,7 @@ SCALES: dict[str, Scale] = {
             # Above reproduce's: Muon takes higher ones. The baseline's best, 5e-3, has a lower neighbour there.
             learning_rates=(5e-3, 1e-2, 2e-2),
             seeds=3,
+            ablation_seeds=1,
             evaluation_batches=_MICRO.evaluation_batches,
             checkpoint_every=None,
             stability_layers=(6, 12, 24),
@@ -101,6 +104,7 @@ SCALES: dict[str, Scale] = {
             ffn_multiples=(1, 2, 3, 4, 6),
             learning_rates=(1e-3, 2e-3, 4e-3),
             seeds=3,
+            ablation_seeds=1,
             evaluation_batches=1_000,
             checkpoint_every=250,
             stability_layers=(6, 12, 24),
@@ -119,6 +123,7 @@ SCALES: dict[str, Scale] = {
             ffn_multiples=(1, 2, 3, 4),
             learning_rates=_PAPER.learning_rates,
             seeds=1,
+            ablation_seeds=1,
             evaluation_batches=_PAPER.evaluation_batches,
             checkpoint_every=_PAPER.checkpoint_every,
             stability_layers=(12, 24),
