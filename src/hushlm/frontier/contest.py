@@ -150,7 +150,8 @@ class Contest:
                 "all": [_trial(trial) for trial in trials],
             },
             "points": sorted(points, key=lambda point: point["bytes_gpt2_small"]),
-            **{name: [self._values(row, baseline) for row in outcome.rows] for name, outcome in why.items()},
+            # Rows that have not been run yet are left out.
+            **{name: [self._values(row, baseline) for row in outcome.rows if row.runs] for name, outcome in why.items()},
         }
 
     def _conduct(self, name: str, rows: Sequence[Row]) -> Outcome:
