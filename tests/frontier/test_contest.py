@@ -27,7 +27,7 @@ from hushlm.frontier.rows import HAND_PICKED, ablation_rows, baseline_rows, chan
 from hushlm.frontier.search import Search, Trial
 from hushlm.frontier.space import STARTS, start, suggest
 from hushlm.plan import prefill_plan
-from hushlm.recommended import GPT2_SMALL, RECOMMENDED, proportional
+from hushlm.recommended import GPT2_SMALL, RECOMMENDED, Recommendation, proportional
 from hushlm.reproduce.experiments import Row
 from hushlm.reproduce.runs import RunRecord, run
 from hushlm.reproduce.study import RowOutcome, with_changes
@@ -211,7 +211,8 @@ def test_from_the_search_to_the_page(
     assert set(name_points(finals, scale)) >= {"Hush-L"}
 
     # The named points, and the commands that would train them elsewhere.
-    monkeypatch.setattr(contest_module, "RECOMMENDED", {"Hush-X": replace(next(iter(RECOMMENDED.values())), name="Hush-X")})
+    point = Recommendation("Hush-X", "a test", "SM2+R", replace(GPT2_SMALL, heads=6))
+    monkeypatch.setattr(contest_module, "RECOMMENDED", {"Hush-X": point})
     points = ["frontier", "run", "--stage", "points", "--seeds", "1", *options[:2], "--results", str(tmp_path / "points")]
     capsys.readouterr()
     assert main([*points, "--commands"]) == 0
