@@ -12,7 +12,7 @@ from typing import Any
 
 from hushlm.config import ModelShape
 
-__all__ = ["GPT2_SMALL", "RECOMMENDED", "Recommendation", "proportional"]
+__all__ = ["GPT2_SMALL", "RECOMMENDED", "TRAINING", "Recommendation", "proportional"]
 
 GPT2_SMALL = ModelShape(layers=12, heads=12, width=768, context=128, vocabulary=50_257)
 
@@ -61,17 +61,18 @@ def proportional(value: int, of: int, to: int, name: str) -> int:
     return int(scaled)
 
 
-_TRAINING = (
+TRAINING = (
     ("training.optimiser", "muon"),
     ("training.weight_decay", 0.03),
     ("training.init_std", 0.014),
     ("training.residual_init", 0.5),
     ("entropy.initial_temperature", 0.8),
 )
+"""Of every named point, beside its learning rate."""
 
 
 def _point(name: str, purpose: str, layers: int, width: int) -> Recommendation:
-    return Recommendation(name, purpose, "SM2(th)+LN+Q", replace(GPT2_SMALL, layers=layers, heads=3, width=width), _TRAINING)
+    return Recommendation(name, purpose, "SM2(th)+LN+Q", replace(GPT2_SMALL, layers=layers, heads=3, width=width), TRAINING)
 
 
 RECOMMENDED: dict[str, Recommendation] = {

@@ -36,6 +36,7 @@ def points_table(document: Mapping[str, Any]) -> Table:
     columns = (
         Column("named", "name"),
         Column("model", "model"),
+        Column("origin", "found by"),
         Column("sizes", "L/H/D/F\nat GPT-2 small"),
         Column("gigabytes", "GB a\ntoken", ".2f", "right"),
         Column("rounds", "round\ntrips", ".0f", "right"),
@@ -62,6 +63,7 @@ def _cells(point: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "named": point.get("name") or None,
         "model": _model(point),
+        "origin": point["label"] or None,
         "sizes": f"{shape['layers']}/{shape['heads']}/{shape['width']}/{shape['width'] * shape['ffn_multiple']}",
         "gigabytes": point["bytes_gpt2_small"] / 1e9,
         "rounds": point["rounds_gpt2_small"],

@@ -13,7 +13,7 @@ from hushlm.architectures import FeedForward, Norm, Temperature, parse
 from hushlm.config import RunConfig
 from hushlm.frontier.presets import BASELINE, Scale
 from hushlm.frontier.search import Trial
-from hushlm.recommended import GPT2_SMALL, Recommendation
+from hushlm.recommended import GPT2_SMALL, TRAINING, Recommendation
 from hushlm.reproduce.experiments import Experiment, Row
 from hushlm.reproduce.presets import Preset
 
@@ -39,21 +39,13 @@ _CHOSEN_ELSEWHERE = {"training.steps", "training.evaluate_every", "training.lear
 _REGULARISED_FEED_FORWARDS = {"R": ("SM", "SM1", "SM2", "SM3"), "ScFuFFN": ("SM2",)}
 
 
-_MUON = (
-    ("training.optimiser", "muon"),
-    ("training.weight_decay", 0.03),
-    ("training.init_std", 0.014),
-    ("training.residual_init", 0.5),
-    ("entropy.initial_temperature", 0.8),
-)
-
 HAND_PICKED = tuple(
     Recommendation(
         f"by hand: {layers} layers of {width}, FFN {multiple} times as wide",
         "shallower than the search space goes",
         "SM2(th)+LN+Q",
         replace(GPT2_SMALL, layers=layers, heads=3, width=width, ffn_multiple=multiple),
-        _MUON,
+        TRAINING,
     )
     for layers, width, multiple in ((6, 768, 4), (4, 1152, 4), (4, 960, 4), (4, 1152, 6))
 )
