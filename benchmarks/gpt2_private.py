@@ -1,11 +1,12 @@
 """Bytes of one private token of GPT-2 small, counted step by step in real two-process runs, beside the paper and the engine's plain forms.
 
     python benchmarks/gpt2_private.py [--context 128] [--rows SM2+R,...] [--no-published-forms] [--write]
+    python benchmarks/gpt2_private.py --recommended [--write]      # the models of hushlm.recommended, each at its own shape
 
 Each distinct step of the plans runs once at its real shape between two processes (bytes repeat within 0.01%); a product cut by
 rows runs one cut and is multiplied. A step is counted once and kept in results/gpt2-private-counts.json; delete it to count
 anew. Totals add the steps of a plan up: embedding, all layers, last-position head and the private arg max. --write regenerates
-the table in docs/measured-vs-paper.md.
+the table in docs/measured-vs-paper.md, and --recommended --write the one below it.
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ from pathlib import Path
 
 from hushlm.architectures import FeedForward, parse
 from hushlm.config import ModelShape
+from hushlm.cost import price
 from hushlm.files import write_atomic
 from hushlm.plan import HUSH, PUBLISHED, Embed, Plan, Project, Rewrites, Step, decode_plan, needed_squarings, prefill_plan
 from hushlm.private.counting import count_steps
 from hushlm.private.engine import EngineSettings, engine_version
 from hushlm.private.wiring import step_program
+from hushlm.recommended import GPT2_SMALL, RECOMMENDED
 
 COUNTS = Path("results/gpt2-private-counts.json")
 DOCUMENT = Path("docs/measured-vs-paper.md")
 MARKS = ("<!-- gpt2-private: begin -->", "<!-- gpt2-private: end -->")
+RECOMMENDED_MARKS = ("<!-- recommended: begin -->", "<!-- recommended: end -->")
 ROWS = ("SM+LN+G", "SM+LN+R", "SM+R", "SM2+R", "SM1+R", "SM+ScFuFFN", "SM2+ScFuFFN", "SM1+ScFuFFN")
 PAPER_GB = {"SM+LN+G": 25.32, "SM+LN+R": 9.44, "SM+ScFuFFN": 6.43}
 """arXiv 2501.03489, Table 3: GPT-2 small, T = 128, one token, end to end."""
@@ -97,8 +101,6 @@ def has_plain_form(name: str) -> bool:
 
 def report(names: list[str], shape: ModelShape, counts: dict[str, dict], published_forms: bool) -> list[dict]:
     """One row an architecture: counted, predicted by the cost room, published."""
-    from hushlm.cost import price
-
     rows = []
     for name in names:
         prefill, decode = plan_of(name, shape, shape.context, HUSH), plan_of(name, shape, shape.context, HUSH, decode=True)
@@ -140,8 +142,6 @@ def markdown(rows: list[dict], context: int) -> str:
 
 def by_context(names: list[str], vocabulary: int) -> str:
     """Predicted GB of a token at longer contexts and of the deeper model of the paper's Table 8, by the cost room."""
-    from hushlm.cost import price
-
     sizes = [(12, 128), (12, 256), (12, 512), (18, 128)]
     lines = [
         "| architecture | " + " | ".join(f"L={layers}, T={context}" for layers, context in sizes) + " |",
@@ -154,10 +154,40 @@ def by_context(names: list[str], vocabulary: int) -> str:
     return "By model, GB of the first token:\n\n" + "\n".join(lines) + "\n"
 
 
+def recommended(counts: dict[str, dict]) -> str:
+    """The recommended models, counted at their own shapes, beside the prediction."""
+    plans = {
+        name: [plan_of(point.architecture, point.shape, point.shape.context, HUSH, decode) for decode in (False, True)]
+        for name, point in RECOMMENDED.items()
+    }
+    count_missing([plan for both in plans.values() for plan in both], counts)
+    lines = [
+        "| model | architecture | L/H/D/F | counted GB | predicted GB | messages | further token GB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, (prefill, decode) in plans.items():
+        point = RECOMMENDED[name]
+        shape = point.shape
+        lines.append(
+            f"| {name} | {point.architecture} | {shape.layers}/{shape.heads}/{shape.width}/{shape.width * shape.ffn_multiple} | "
+            f"{both_ways(prefill, counts) / 1e9:.3f} | {price(prefill).total.bytes / 1e9:.3f} | "
+            f"{total(prefill, counts, 'messages'):,} | {both_ways(decode, counts) / 1e9:.4f} |"
+        )
+    return f"T = {GPT2_SMALL.context}, both directions, {engine_version()}, set-up not included.\n\n" + "\n".join(lines) + "\n"
+
+
+def replace_section(marks: tuple[str, str], text: str) -> None:
+    """Put a text between two marks of the document."""
+    before, _, rest = DOCUMENT.read_text().partition(marks[0])
+    _, _, after = rest.partition(marks[1])
+    write_atomic(DOCUMENT, f"{before}{marks[0]}\n{text}{marks[1]}{after}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--context", type=int, default=128)
     parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("--recommended", action="store_true", help="count the recommended models instead")
     parser.add_argument("--published-forms", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--write", action="store_true", help="regenerate the table in docs/measured-vs-paper.md")
     parser.add_argument("--json", action="store_true")
@@ -165,6 +195,12 @@ def main() -> None:
     shape = ModelShape(layers=12, heads=12, width=768, context=asked.context, vocabulary=50257)
     names = asked.rows.split(",")
     counts = json.loads(COUNTS.read_text())["counts"] if COUNTS.is_file() else {}
+    if asked.recommended:
+        text = recommended(counts)
+        print(text)
+        if asked.write:
+            replace_section(RECOMMENDED_MARKS, text)
+        return
     plans = [plan_of(name, shape, asked.context, HUSH, decode) for name in names for decode in (False, True)]
     if asked.published_forms:
         plans += [plan_of(name, shape, asked.context, PUBLISHED) for name in names if has_plain_form(name)]
@@ -173,9 +209,7 @@ def main() -> None:
     text = f"{markdown(rows, asked.context)}\n{by_context(names, shape.vocabulary)}"
     print(json.dumps({"shape": asdict(shape), "rows": rows}, indent=1) if asked.json else text)
     if asked.write:
-        before, _, rest = DOCUMENT.read_text().partition(MARKS[0])
-        _, _, after = rest.partition(MARKS[1])
-        write_atomic(DOCUMENT, f"{before}{MARKS[0]}\n{text}{MARKS[1]}{after}")
+        replace_section(MARKS, text)
 
 
 if __name__ == "__main__":

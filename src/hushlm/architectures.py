@@ -267,6 +267,7 @@ _OWN_NAMES = (
     "SM2+R2",
     "SM2+Q",
     "SM2+B",
+    "SM2(th)+LN+Q",
     "SM2(t)+ScFuFFN",
     "EReg(SM2+R)",
     "EReg(SM2+ScFuFFN)",

@@ -16,6 +16,7 @@ from hushlm.cli.main import main
 from hushlm.config import ModelShape, RunConfig
 from hushlm.cost import nonlinear_operations
 from hushlm.data import open_token_store
+from hushlm.recommended import RECOMMENDED
 from hushlm.training import evaluate, load_checkpoint
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -63,6 +64,8 @@ def test_architectures_at_another_shape_leave_out_what_cannot_be_built(capsys: p
     assert main(["architectures"]) == 0
     table = capsys.readouterr().out
     assert all(str(a) in table for a in REGISTRY)
+    assert [point["name"] for point in document["recommended"]] == list(RECOMMENDED)
+    assert all(name in table for name in RECOMMENDED)
 
 
 def test_train_saves_settings_that_make_the_same_checkpoint(

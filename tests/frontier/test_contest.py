@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -210,6 +211,20 @@ def test_from_the_search_to_the_page(
     finals = Contest(scale, tmp_path / "runs" / "micro", None, lambda study, jobs: pytest.fail(f"{len(jobs)} runs made again")).finals()
     assert set(name_points(finals, scale)) >= {"Hush-L"}
 
+    # With what is finished: the same, or as many rows as there are.
+    before = (tmp_path / "frontier-micro.json").read_bytes()
+    with monkeypatch.context() as forbidden:
+        forbidden.setattr(reproduce, "make_pending", lambda *_: pytest.fail("a run was made"))
+        assert main(["frontier", "run", "--trials", "3", *options, "--finished"]) == 0
+        assert (tmp_path / "frontier-micro.json").read_bytes() == before
+        of_the_map = [path for path in (tmp_path / "runs").rglob("record.json") if '"clip_norm": null' in path.read_text()]
+        shutil.rmtree(of_the_map[0].parent)
+        assert main(["frontier", "run", "--trials", "3", *options, "--finished", "--results", str(tmp_path / "fewer")]) == 0
+        fewer = json.loads((tmp_path / "fewer" / "frontier-micro.json").read_text())
+        assert len(fewer["stability"]) == len(document["stability"]) - 1
+        assert fewer["points"] == document["points"]
+        assert main(["frontier", "run", *options[2:], "--runs", str(tmp_path / "none"), "--stage", "points", "--finished"]) == 2
+
     # The named points, and the commands that would train them elsewhere.
     point = Recommendation("Hush-X", "a test", "SM2+R", replace(GPT2_SMALL, heads=6))
     monkeypatch.setattr(contest_module, "RECOMMENDED", {"Hush-X": point})
@@ -217,7 +232,7 @@ def test_from_the_search_to_the_page(
     capsys.readouterr()
     assert main([*points, "--commands"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2  # the baseline's are done
+    assert len(lines) == 4  # two rates of the point and of the baseline with Muon
     assert all(line.startswith("torchrun ") for line in lines)
     assert main(points) == 0
     named = json.loads((tmp_path / "points" / "frontier-micro.json").read_text())

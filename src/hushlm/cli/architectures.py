@@ -7,6 +7,7 @@ from dataclasses import asdict
 from hushlm.architectures import REGISTRY, Architecture, FeedForward, Norm, Temperature
 from hushlm.config import ModelShape
 from hushlm.cost import nonlinear_operations
+from hushlm.recommended import RECOMMENDED
 from hushlm.report.table import Column, Table, print_json, print_table
 
 __all__ = ["architectures", "describe"]
@@ -15,7 +16,7 @@ __all__ = ["architectures", "describe"]
 def architectures(
     shape: ModelShape = ModelShape(layers=12, heads=12, width=768, context=128, vocabulary=50_257), json: bool = False
 ) -> None:
-    """List the architectures: name, nonlinear operations, and what each one is.
+    """List the architectures: name, nonlinear operations, what each one is; and the models recommended.
 
     A name lists exactly the nonlinearities that a model keeps. Names that are not listed parse too where the notation has a
     meaning for them, for example "SM1(th)+LN+R".
@@ -33,8 +34,12 @@ def architectures(
         for architecture in REGISTRY
         if architecture.removed_ffns <= shape.layers
     ]
+    recommended = [
+        {"name": point.name, "architecture": point.architecture, "shape": asdict(point.shape), "purpose": point.purpose}
+        for point in RECOMMENDED.values()
+    ]
     if json:
-        print_json({"shape": asdict(shape), "architectures": rows})
+        print_json({"shape": asdict(shape), "architectures": rows, "recommended": recommended})
         return
     columns = (
         Column("name", "architecture"),
@@ -43,6 +48,13 @@ def architectures(
     )
     sizes = f"L={shape.layers} H={shape.heads} D={shape.width} T={shape.context}"
     print_table(Table(f"Architectures, nonlinear operations at {sizes}", columns, rows))
+    columns = (
+        Column("name", "model"),
+        Column("architecture", "architecture"),
+        Column("shape", "L/H/D/F", lambda s: f"{s['layers']}/{s['heads']}/{s['width']}/{s['width'] * s['ffn_multiple']}"),
+        Column("purpose", "what for"),
+    )
+    print_table(Table("Which one should I use? At GPT-2 small's scale; settings in examples/", columns, recommended))
 
 
 def describe(architecture: Architecture) -> str:

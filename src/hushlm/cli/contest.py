@@ -25,6 +25,7 @@ def contest(
     runs: Path = Path("runs/reproduce"),
     results: Path | None = None,
     pages: Path | None = None,
+    finished: bool = False,
     from_results: bool = False,
     commands: bool = False,
     json: bool = False,
@@ -35,7 +36,7 @@ def contest(
     against SM+LN+G, and runs that say why. Finished runs are never made again, so an interrupted command goes on where it was.
 
     Args:
-        preset: micro (a minute a run on a core), small (three million parameters, half an hour a run on two cores), or paper (GPT-2 small,
+        preset: micro (a minute a run on a core), small (three million parameters, half an hour a run on a core), or paper (GPT-2 small,
             for GPUs; stage points only).
         stage: how far to go: search; finals after it; then why; or only points: the named ones and the baseline, at another scale.
         trials: of the search in all, instead of the preset's.
@@ -46,6 +47,7 @@ def contest(
         runs: folder of the runs, shared with `hushlm reproduce`; the preset has a folder of its own in it.
         results: folder for frontier-PRESET.json; by default beside the runs.
         pages: folder for the Markdown and the pictures; by default beside the runs.
+        finished: make no run: the results and the page with the rows that are finished.
         from_results: draw the page again from the JSON in --results, without any run.
         commands: with --stage points, only print a torchrun command for each run that can be made now; afterwards the same command without
             this goes on from their checkpoints.
@@ -72,7 +74,8 @@ def contest(
         from hushlm.reproduce.launch import default_parallel
 
         many = parallel or default_parallel(scale.base.training.threads)
-        contest = Contest(scale, runs / preset, seeds, lambda study, jobs: make_pending(study, jobs, launcher, many, ray_address))
+        make = None if finished else lambda study, jobs: make_pending(study, jobs, launcher, many, ray_address)
+        contest = Contest(scale, runs / preset, seeds, make)
         if commands:
             print(*command_lines(contest.study("points", contest.point_rows()).pending()), sep="\n")
             return
@@ -80,7 +83,8 @@ def contest(
             finals = contest.points()
             document = contest.document(stage, finals, {row.row.label: row for row in finals if row.row.architecture != BASELINE}, {}, [])
         else:
-            _search(contest, wanted, launcher, many, ray_address)
+            if not finished:
+                _search(contest, wanted, launcher, many, ray_address)
             if stage == "search":
                 return
             finals = contest.finals()

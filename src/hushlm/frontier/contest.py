@@ -51,10 +51,13 @@ class Contest:
         scale: which one.
         folder: of the runs; finished ones in it are used.
         seeds: instead of the scale's.
-        make: makes a study's pending jobs.
+        make: makes a study's pending jobs; None makes none, and rows whose runs are not all there are left out.
+
+    Raises:
+        ValueError: without `make`, if the baseline or all others are not there.
     """
 
-    def __init__(self, scale: Scale, folder: Path, seeds: int | None, make: Make) -> None:
+    def __init__(self, scale: Scale, folder: Path, seeds: int | None, make: Make | None) -> None:
         self.scale, self.folder, self.seeds, self.make = scale, folder, seeds or scale.seeds, make
 
     @cached_property
@@ -76,13 +79,11 @@ class Contest:
         return self._best_baseline_first(self.point_rows())
 
     def point_rows(self) -> list[Row]:
-        """The baseline as the paper trains it and with each point's training, and the points."""
-        rows = [Row(BASELINE)]
-        for point in RECOMMENDED.values():
-            if point.training:
-                rows.append(Row(BASELINE, point.training, f"training of {point.name}", retuned=True))
-        rows += [Row(point.architecture, point.changes(self.scale.base.shape), point.name, retuned=True) for point in RECOMMENDED.values()]
-        return rows
+        """The baseline with Muon, the better one (`hushlm reproduce` has the paper's), and the points."""
+        return [
+            Row(BASELINE, (("training.optimiser", "muon"),), "with Muon", retuned=True),
+            *(Row(point.architecture, point.changes(self.scale.base.shape), point.name, retuned=True) for point in RECOMMENDED.values()),
+        ]
 
     def study(self, name: str, rows: Sequence[Row]) -> Study:
         """Rows at this scale."""
@@ -92,6 +93,8 @@ class Contest:
         outcome = self._conduct("finals", rows)
         baselines = [row for row in outcome.rows if row.row.architecture == BASELINE]
         others = [row for row in outcome.rows if row.row.architecture != BASELINE]
+        if not baselines or not others:
+            raise ValueError("Not enough runs of the contest are finished: run it without --finished first.")
         return [*sorted(baselines, key=validation_perplexity), *others]
 
     def why(self, finals: Sequence[RowOutcome], names: dict[str, RowOutcome]) -> Iterator[tuple[str, Outcome]]:
@@ -150,13 +153,15 @@ class Contest:
                 "all": [_trial(trial) for trial in trials],
             },
             "points": sorted(points, key=lambda point: point["bytes_gpt2_small"]),
-            # Rows that have not been run yet are left out.
-            **{name: [self._values(row, baseline) for row in outcome.rows if row.runs] for name, outcome in why.items()},
+            **{name: [self._values(row, baseline) for row in outcome.rows] for name, outcome in why.items()},
         }
 
     def _conduct(self, name: str, rows: Sequence[Row]) -> Outcome:
-        study = self.study(name, rows)
-        conduct(study, lambda jobs: self.make(study, jobs))
+        study, make = self.study(name, rows), self.make
+        if make is None:
+            outcome = study.outcomes()[0]
+            return replace(outcome, rows=tuple(row for row in outcome.rows if row.complete))
+        conduct(study, lambda jobs: make(study, jobs))
         return study.outcomes()[0]
 
     def _values(self, outcome: RowOutcome, baseline: RowOutcome) -> dict[str, Any]:

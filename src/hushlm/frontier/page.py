@@ -213,7 +213,7 @@ def _stability(rows: Sequence[Mapping[str, Any]]) -> list[StabilityMap]:
             if row["architecture"] == name
         }
         layers, rates = sorted({key[0] for key in own}), sorted({key[1] for key in own})
-        maps.append(StabilityMap(name, layers, rates, [[own[depth, rate] or float("nan") for rate in rates] for depth in layers]))
+        maps.append(StabilityMap(name, layers, rates, [[own.get((depth, rate)) or float("nan") for rate in rates] for depth in layers]))
     return maps
 
 

@@ -42,19 +42,28 @@ _REGULARISED_FEED_FORWARDS = {"R": ("SM", "SM1", "SM2", "SM3"), "ScFuFFN": ("SM2
 HAND_PICKED = tuple(
     Recommendation(
         f"by hand: {layers} layers of {width}, FFN {multiple} times as wide",
-        "shallower than the search space goes",
+        "beyond the best of the search",
         "SM2(th)+LN+Q",
         replace(GPT2_SMALL, layers=layers, heads=3, width=width, ffn_multiple=multiple),
         TRAINING,
     )
-    for layers, width, multiple in ((6, 768, 4), (4, 1152, 4), (4, 960, 4), (4, 1152, 6))
+    for layers, width, multiple in ((6, 768, 4), (4, 1152, 4), (4, 960, 4), (4, 1152, 6), (12, 960, 4))
 )
-"""The search's best became shallower and wider up to the edge of its space: models beyond it, tuned and measured like finalists."""
+"""The search's best became shallower and wider up to the edge of its space: models beyond it, and its best with the baseline's depth. Tuned
+and measured like finalists."""
 
 
 def preset_of(scale: Scale) -> Preset:
     """The scale as a preset of `reproduce`."""
-    return Preset(scale.name, scale.base, scale.learning_rates, scale.seeds, scale.base, scale.evaluation_batches, scale.checkpoint_every)
+    return Preset(
+        scale.name,
+        scale.base,
+        scale.learning_rates,
+        scale.seeds,
+        stress=scale.base,
+        evaluation_batches=scale.evaluation_batches,
+        checkpoint_every=scale.checkpoint_every,
+    )
 
 
 def experiment(name: str, title: str, rows: Iterable[Row]) -> Experiment:

@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from hushlm.config import TrainingConfig
 from hushlm.entropy import EntropyRegulariser
 from hushlm.model import LanguageModel
+from hushlm.training.tied_embedding import look_up
 from hushlm.training.world import World
 
 __all__ = ["Team", "clip", "shard_like", "total_norm", "whole"]
@@ -57,6 +58,8 @@ class Team:
         if self._recomputes:
             for block in model.blocks:
                 block.forward = partial(_recomputed, block.forward)
+        if model.head is None and world.device.type == "cpu" and not settings.compile and settings.parallel != "fsdp":
+            model.embedding.forward = partial(look_up, model.embedding)  # type: ignore[method-assign]
         runner: nn.Module = model
         self._replicated: DistributedDataParallel | None = None
         self.scale = 1.0
@@ -120,8 +123,8 @@ class Team:
 
     def release(self) -> LanguageModel:
         """The plain model again, in evaluation mode, not for "fsdp"."""
-        for block in self.model.blocks:
-            block.__dict__.pop("forward", None)
+        for module in (self.model.embedding, *self.model.blocks):
+            module.__dict__.pop("forward", None)
         return self.model.eval()
 
 
