@@ -107,7 +107,8 @@ def write_page(document: Mapping[str, Any], folder: Path) -> Path:
         lines += [
             "## Learning rate against depth",
             "",
-            "Validation perplexity after a short run, gradients not clipped, one seed; x: stopped by the entropy watch or not finite.",
+            "Validation perplexity after a short run, gradients not clipped, one seed, each with the optimiser named; x: stopped by the "
+            "entropy watch or not finite.",
             "",
             f"![learning rate against depth]({stem}-stability.png)",
             "",
@@ -205,13 +206,12 @@ def _shares(row: Mapping[str, Any]) -> str | None:
 
 
 def _stability(rows: Sequence[Mapping[str, Any]]) -> list[StabilityMap]:
+    found: dict[str, dict[tuple[int, float], float | None]] = {}
+    for row in rows:
+        name = f"{row['architecture']}, {row['changes'].get('training.optimiser', 'adamw')}"
+        found.setdefault(name, {})[row["shape"]["layers"], row["learning_rate"]] = row["validation_perplexity_by_seed"][0]
     maps = []
-    for name in dict.fromkeys(row["architecture"] for row in rows):
-        own = {
-            (row["shape"]["layers"], row["learning_rate"]): row["validation_perplexity_by_seed"][0]
-            for row in rows
-            if row["architecture"] == name
-        }
+    for name, own in found.items():
         layers, rates = sorted({key[0] for key in own}), sorted({key[1] for key in own})
         maps.append(StabilityMap(name, layers, rates, [[own.get((depth, rate)) or float("nan") for rate in rates] for depth in layers]))
     return maps

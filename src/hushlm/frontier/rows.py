@@ -55,15 +55,7 @@ and measured like finalists."""
 
 def preset_of(scale: Scale) -> Preset:
     """The scale as a preset of `reproduce`."""
-    return Preset(
-        scale.name,
-        scale.base,
-        scale.learning_rates,
-        scale.seeds,
-        stress=scale.base,
-        evaluation_batches=scale.evaluation_batches,
-        checkpoint_every=scale.checkpoint_every,
-    )
+    return Preset(scale.name, scale.base, scale.learning_rates, scale.seeds, scale.base, scale.evaluation_batches, scale.checkpoint_every)
 
 
 def experiment(name: str, title: str, rows: Iterable[Row]) -> Experiment:
@@ -155,13 +147,14 @@ def regulariser_rows(scale: Scale) -> list[Row]:
 
 
 def stability_rows(row: Row, scale: Scale) -> list[Row]:
-    """Learning rate against depth, gradients not clipped, one seed: a row, SM+R and the baseline."""
+    """Learning rate against depth, gradients not clipped, one seed: a row, and SM+R and the baseline with either optimiser."""
     short = (("training.steps", scale.stability_steps), ("training.evaluate_every", scale.stability_steps), ("training.clip_norm", None))
     kept = tuple(change for change in row.changes if change[0] != "shape.layers")
-    models = {row.architecture: kept, "SM+R": (), BASELINE: ()}
+    muon = (("training.optimiser", "muon"),)
+    models = [(row.architecture, kept), ("SM+R", ()), (BASELINE, ()), ("SM+R", muon), (BASELINE, muon)]
     return [
         Row(name, (*changes, ("shape.layers", layers), *short), f"{layers} layers, rate {rate:g}", rate=rate, seeds=1)
-        for name, changes in models.items()
+        for name, changes in models
         for layers in scale.stability_layers
         for rate in scale.stability_rates
     ]

@@ -99,7 +99,7 @@ class StabilityMap:
 
 def stability_figure(maps: Sequence[StabilityMap]) -> Figure:
     """A panel a model: perplexity as a colour and a number, crosses where training was stopped."""
-    figure = Figure(figsize=(2.6 * len(maps) + 0.6, 2.5), dpi=RESOLUTION_DPI, layout="constrained")
+    figure = Figure(figsize=(2.1 * len(maps) + 0.8, 2.5), dpi=RESOLUTION_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = np.atleast_1d(np.asarray(figure.subplots(1, len(maps), sharey=True)))
     tables = [np.asarray(each.perplexity, dtype=float) for each in maps]
