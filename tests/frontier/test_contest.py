@@ -197,8 +197,9 @@ def test_from_the_search_to_the_page(
             sum(point["perplexity_by_seed"]) / sum(baseline["perplexity_by_seed"]), rel=1e-9
         )
     assert any("Hush-L" in point["name"] for point in document["points"])
-    teacher = [row for row in document["distillation"] if row["label"]]
-    assert teacher[-1]["perplexity_by_seed"] != document["distillation"][0]["perplexity_by_seed"]
+    alone, taught = document["distillation"][:2]
+    assert taught["label"] == f"{alone['label']}, distilled"
+    assert taught["perplexity_by_seed"] != alone["perplexity_by_seed"]
     assert str(tmp_path / "runs") not in (tmp_path / "frontier-micro.json").read_text()
     page = (tmp_path / "pages" / "frontier-micro.md").read_text()
     for picture in ("frontier-micro.png", "frontier-micro-stability.png"):

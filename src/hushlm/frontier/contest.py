@@ -23,9 +23,10 @@ from hushlm.entropy.diagnostics import summarise
 from hushlm.frontier.points import validation_perplexity
 from hushlm.frontier.presets import BASELINE, Scale, equivalent
 from hushlm.frontier.rows import (
+    TAUGHT_AS_WELL,
     ablation_rows,
     baseline_rows,
-    distilled_row,
+    distillation_rows,
     experiment,
     finalist_rows,
     hand_picked_rows,
@@ -112,13 +113,15 @@ class Contest:
             "ablation": [replace(row, seeds=self.scale.ablation_seeds) for row in ablation],
             "stability": stability_rows(point.row, self.scale),
             "regulariser": regulariser_rows(self.scale),
-            "distillation": [
-                Row(point.row.architecture, point.row.changes, "from the text alone", rate=rate),
-                distilled_row(point.row, rate, str(teacher)),
-            ],
+            "distillation": distillation_rows(self._taught(finals, names), str(teacher)),
         }
         for name, some in rows.items():
             yield name, self._conduct(name, some)
+
+    def _taught(self, finals: Sequence[RowOutcome], names: dict[str, RowOutcome]) -> dict[str, RowOutcome]:
+        """Finals that learn from the baseline as well: Hush-S, Hush-M, and one between them that misses Hush-M's limit by little."""
+        found = {name: row for name, row in names.items() if name in ("Hush-S", "Hush-M")} or names
+        return {**found, **{row.row.label: row for row in finals if row.row.label == TAUGHT_AS_WELL}}
 
     def document(
         self, stage: str, finals: Sequence[RowOutcome], names: dict[str, RowOutcome], why: dict[str, Outcome], trials: Sequence[Trial]

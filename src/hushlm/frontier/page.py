@@ -98,7 +98,7 @@ def write_page(document: Mapping[str, Any], folder: Path) -> Path:
     for key, title, table in (
         ("ablation", "Each ingredient put back", _rows_table),
         ("regulariser", "Every kernel with and without EReg", _regulariser_table),
-        ("distillation", "Learning from the baseline as well", _rows_table),
+        ("distillation", "Learning from the baseline as well", _distillation_table),
     ):
         if document.get(key):
             lines += [f"## {title}", "", table(document[key]).to_markdown(), table(document[key]).note, ""]
@@ -198,6 +198,35 @@ def _regulariser_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             }
         )
     return Table("", columns, cells, "At the baseline's shape and one learning rate; thresholds as shares of log T.")
+
+
+def _distillation_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    columns = (
+        Column("name", "model"),
+        Column("gigabytes", "GB a token", ".2f", "right"),
+        Column("alone", "to the baseline, from the text alone", ".3f", "right"),
+        Column("distilled", "distilled", ".3f", "right"),
+        Column("by_seed", "distilled, by seed", align="right"),
+    )
+    alone = {row["label"]: row for row in rows}
+    cells = [
+        {
+            "name": name,
+            "gigabytes": row["bytes_gpt2_small"] / 1e9,
+            "alone": row["relative_to_baseline"],
+            "distilled": taught["relative_to_baseline"],
+            "by_seed": _cells(taught)["by_seed"],
+        }
+        for name, row in alone.items()
+        if (taught := alone.get(f"{name}, distilled")) is not None
+    ]
+    return Table(
+        "",
+        columns,
+        cells,
+        "Test perplexity over the best baseline's. The teacher is that baseline's run of seed 0; the same tokens, half of the loss from "
+        "its distribution.",
+    )
 
 
 def _shares(row: Mapping[str, Any]) -> str | None:
