@@ -79,7 +79,8 @@ RECOMMENDED: dict[str, Recommendation] = {
     point.name: point
     for point in (
         _point("Hush-S", "the cheapest within 1.10 times SM+LN+G's perplexity", 4, 960),
-        _point("Hush-M", "the cheapest at SM+LN+G's perplexity, and the best perplexity found below the paper's bytes", 8, 960),
+        _point("Hush-M", "the cheapest at SM+LN+G's perplexity", 8, 960),
+        _point("Hush-L", "the best perplexity found below the paper's bytes", 12, 960),
     )
 }
-"""By name, cheapest first. Hush-L, the best perplexity below the paper's best bytes, is Hush-M."""
+"""By name, cheapest first."""

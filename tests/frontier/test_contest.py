@@ -24,7 +24,7 @@ from hushlm.frontier.contest import Contest
 from hushlm.frontier.page import read_results
 from hushlm.frontier.points import name_points
 from hushlm.frontier.presets import BASELINE, SCALES, Scale, equivalent
-from hushlm.frontier.rows import HAND_PICKED, ablation_rows, baseline_rows, changes_of, finalist_rows, stability_rows
+from hushlm.frontier.rows import GROWTH, HAND_PICKED, ablation_rows, baseline_rows, changes_of, finalist_rows, stability_rows
 from hushlm.frontier.search import Search, Trial
 from hushlm.frontier.space import STARTS, start, suggest
 from hushlm.plan import prefill_plan
@@ -98,7 +98,7 @@ def test_the_first_start_is_the_baseline_and_stands_for_gpt2_small() -> None:
 @pytest.mark.parametrize("name", SCALES)
 def test_a_named_point_is_itself_at_every_scale(name: str) -> None:
     scale = SCALES[name]
-    for point in (*RECOMMENDED.values(), *HAND_PICKED):
+    for point in (*RECOMMENDED.values(), *HAND_PICKED, *GROWTH):
         config = with_changes(replace(scale.base, architecture=point.architecture), point.changes(scale.base.shape))
         assert equivalent(config, scale).shape == point.shape
     assert proportional(6, 12, 4, "heads") == 2
@@ -229,6 +229,7 @@ def test_from_the_search_to_the_page(
     # The named points, and the commands that would train them elsewhere.
     point = Recommendation("Hush-X", "a test", "SM2+R", replace(GPT2_SMALL, heads=6))
     monkeypatch.setattr(contest_module, "RECOMMENDED", {"Hush-X": point})
+    monkeypatch.setattr(contest_module, "GROWTH", ())
     points = ["frontier", "run", "--stage", "points", "--seeds", "1", *options[:2], "--results", str(tmp_path / "points")]
     capsys.readouterr()
     assert main([*points, "--commands"]) == 0

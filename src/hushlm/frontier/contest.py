@@ -23,6 +23,7 @@ from hushlm.entropy.diagnostics import summarise
 from hushlm.frontier.points import validation_perplexity
 from hushlm.frontier.presets import BASELINE, Scale, equivalent
 from hushlm.frontier.rows import (
+    GROWTH,
     TAUGHT_AS_WELL,
     ablation_rows,
     baseline_rows,
@@ -80,10 +81,13 @@ class Contest:
         return self._best_baseline_first(self.point_rows())
 
     def point_rows(self) -> list[Row]:
-        """The baseline with Muon, the better one (`hushlm reproduce` has the paper's), and the points."""
+        """The baseline with Muon, the better one (`hushlm reproduce` has the paper's), the points, and what explains their growth."""
         return [
             Row(BASELINE, (("training.optimiser", "muon"),), "with Muon", retuned=True),
-            *(Row(point.architecture, point.changes(self.scale.base.shape), point.name, retuned=True) for point in RECOMMENDED.values()),
+            *(
+                Row(point.architecture, point.changes(self.scale.base.shape), point.name, retuned=True)
+                for point in (*RECOMMENDED.values(), *GROWTH)
+            ),
         ]
 
     def study(self, name: str, rows: Sequence[Row]) -> Study:

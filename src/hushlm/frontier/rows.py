@@ -19,6 +19,8 @@ from hushlm.reproduce.presets import Preset
 from hushlm.reproduce.study import RowOutcome
 
 __all__ = [
+    "GROWTH",
+    "HAND_PICKED",
     "TAUGHT_AS_WELL",
     "ablation_rows",
     "baseline_rows",
@@ -53,6 +55,15 @@ HAND_PICKED = tuple(
 )
 """The search's best became shallower and wider up to the edge of its space: models beyond it, and its best with the baseline's depth. Tuned
 and measured like finalists."""
+
+GROWTH = tuple(
+    Recommendation(name, "does it survive growth?", "SM2(th)+LN+Q", shape, TRAINING)
+    for name, shape in (
+        ("Hush-M with 12 heads", replace(GPT2_SMALL, layers=8, width=960)),
+        ("Hush-M in GPT-2's shape", GPT2_SMALL),
+    )
+)
+"""Beside the named points at another scale: with as many heads as the baseline, and with its layers and width as well."""
 
 TAUGHT_AS_WELL = "by hand: 4 layers of 1152, FFN 4 times as wide"
 """1.5% above the baseline at 0.96 GB."""
