@@ -47,10 +47,11 @@ def points_table(document: Mapping[str, Any]) -> Table:
         Column("parameters", "million\nparameters", ".0f", "right"),
         Column("gflops", "GFLOP", ".1f", "right"),
     )
-    base = document["base"]
+    base, seeds = document["base"], document["seeds"]
+    over = f"mean over {seeds} seeds ± half the spread" if seeds > 1 else "one seed"
     note = (
         f"Corpus {document['corpus']['name']}, {base['training']['steps']} steps of {base['training']['batch']} sequences for every row; "
-        f"mean over {document['seeds']} seeds ± half the spread, test split; learning rate and names chosen on the validation split. "
+        f"{over}, test split; learning rate and names chosen on the validation split. "
         "Bytes are the cost model's, at the shape that stands to GPT-2 small as the trained one to the baseline's."
     )
     return Table(f"The contest ({document['preset']})", columns, [_cells(point) for point in document["points"]], note)
