@@ -1,9 +1,11 @@
 """The named points of the contest, served: two processes, a held-out prompt, private tokens beside plaintext ones.
 
-    python benchmarks/frontier_private.py [--preset micro] [--new-tokens 16]
+    python benchmarks/frontier_private.py [--preset micro] [--new-tokens 16] [--only Hush-M]
 
 Takes seed 0's checkpoint of every named point in results/frontier-PRESET.json from the folder of runs, exports it and asks it over mutual
-TLS. Writes results/frontier-private.json: tokens, whether they are the plaintext model's, bytes counted and predicted.
+TLS. The prompt is the first of those that seeds 0, 1, ... choose whose plaintext answer is not a near tie anywhere (two logits within
+`LEAST_MARGIN`): there the last bit of fixed point decides, one run of two. Writes results/frontier-private.json: tokens, whether they are
+the plaintext model's, bytes counted and predicted; with --only that row alone is made anew.
 """
 
 from __future__ import annotations
@@ -11,16 +13,30 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
-from hushlm.data import open_token_store
-from hushlm.demo.private_answer import answer_privately
+from hushlm.data import TokenStore, open_token_store
+from hushlm.demo.private_answer import answer_privately, choose_prompt, smallest_margin
 from hushlm.demo.settings import DemoSettings
 from hushlm.files import write_atomic
 from hushlm.frontier.page import read_results
 from hushlm.frontier.presets import SCALES
 from hushlm.reproduce.runs import Job
 from hushlm.reproduce.study import with_changes
+from hushlm.training import load_checkpoint
+
+LEAST_MARGIN = 0.01
+
+
+def prompt_seed(checkpoint: Path, store: TokenStore, settings: DemoSettings) -> int:
+    """The first seed whose prompt has an answer without a near tie."""
+    model = load_checkpoint(checkpoint).model
+    for seed in count():
+        prompt = choose_prompt(store.tokens["validation"], store.tokenizer, settings.prompt_tokens, seed)
+        if smallest_margin(model, prompt, model.greedy(prompt, settings.new_tokens)) >= LEAST_MARGIN:
+            return seed
+    raise AssertionError
 
 
 def main() -> None:
@@ -29,11 +45,17 @@ def main() -> None:
     options.add_argument("--new-tokens", type=int, default=16)
     options.add_argument("--runs", type=Path, default=Path("runs/reproduce"))
     options.add_argument("--results", type=Path, default=Path("results"))
+    options.add_argument("--only", help="a point's name")
     chosen = options.parse_args()
     scale = SCALES[chosen.preset]
+    results = chosen.results / "frontier-private.json"
+    before = {row["name"]: row for row in json.loads(results.read_text())["rows"]} if results.is_file() else {}
     rows = []
     for point in read_results(chosen.results / f"frontier-{chosen.preset}.json")["points"]:
         if not point["name"]:
+            continue
+        if chosen.only not in (None, point["name"]):
+            rows += [before[point["name"]]] if point["name"] in before else []
             continue
         changes = [*point["changes"].items(), ("training.learning_rate", point["learning_rate"])]
         config = with_changes(replace(scale.base, architecture=point["architecture"]), changes)
@@ -43,15 +65,17 @@ def main() -> None:
             DemoSettings.full(folder, 0, config.training.steps, config.data.tokenizer),
             new_tokens=chosen.new_tokens,
         )
-        answer = answer_privately(job.config.output, open_token_store(config.data), settings, print)
+        store = open_token_store(config.data)
+        settings = replace(settings, seed=prompt_seed(job.config.output, store, settings))
+        answer = answer_privately(job.config.output, store, settings, print)
         found = answer.to_dict()
         kept = {name: value for name, value in found.items() if not name.endswith("_folder")}
-        rows.append({"name": point["name"], "architecture": point["architecture"], **kept})
+        rows.append({"name": point["name"], "architecture": point["architecture"], "prompt_seed": settings.seed, **kept})
         counted = (answer.bytes_client_to_server + answer.bytes_server_to_client) / 1e6
         verdict = "equal" if answer.tokens_equal_plaintext else "DIFFER FROM"
         print(f"{point['name']}: tokens {verdict} plaintext's; counted {counted:.1f} MB, predicted {answer.predicted_bytes / 1e6:.1f}")
     document = {"command": f"python benchmarks/frontier_private.py --preset {chosen.preset}", "rows": rows}
-    write_atomic(chosen.results / "frontier-private.json", json.dumps(document, indent=1) + "\n")
+    write_atomic(results, json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

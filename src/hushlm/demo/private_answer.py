@@ -48,8 +48,7 @@ class PrivateAnswer:
         prompt_tokens: their number.
         prompt_text, text: of prompt and answer.
         tokens, plaintext_tokens: the private answer and the plaintext model's greedy one.
-        smallest_margin: least difference of the two largest logits along the plaintext answer; fixed-point errors are far below it,
-            or the answers may differ.
+        smallest_margin: see the function: where it is tiny, the answers may differ.
         bytes_client_to_server, bytes_server_to_client, messages: of the passes that made the tokens.
         predicted_bytes: what the cost model expects of them, both directions.
         setup_bytes: of the session's one-time set-up, both directions.
@@ -126,7 +125,7 @@ def answer_privately(checkpoint: Path, store: TokenStore, settings: DemoSettings
         text=found["text"],
         tokens=tokens,
         plaintext_tokens=plaintext,
-        smallest_margin=_smallest_margin(loaded.model, prompt, plaintext),
+        smallest_margin=smallest_margin(loaded.model, prompt, plaintext),
         bytes_client_to_server=found["bytes_client_to_server"],
         bytes_server_to_client=found["bytes_server_to_client"],
         messages=found["messages"],
@@ -161,7 +160,8 @@ def choose_prompt(tokens: Tokens, tokenizer: Tokenizer, length: int, seed: int) 
     raise ValueError(f"The validation split holds no stretch of {length} plain tokens to ask about: use more text.")
 
 
-def _smallest_margin(model: LanguageModel, prompt: list[int], answer: list[int]) -> float:
+def smallest_margin(model: LanguageModel, prompt: list[int], answer: list[int]) -> float:
+    """The least difference of the two largest logits along a greedy answer: below what fixed point moves logits by, either may win."""
     with torch.inference_mode():
         logits_TV = model(torch.tensor([prompt + answer[:-1]])).logits_BTV[0, len(prompt) - 1 :]
     largest_T2 = logits_TV.topk(2, dim=-1).values
