@@ -48,13 +48,13 @@ def architectures(
     )
     sizes = f"L={shape.layers} H={shape.heads} D={shape.width} T={shape.context}"
     print_table(Table(f"Architectures, nonlinear operations at {sizes}", columns, rows))
-    columns = (
+    of_models = (
         Column("name", "model"),
         Column("architecture", "architecture"),
         Column("shape", "L/H/D/F", lambda s: f"{s['layers']}/{s['heads']}/{s['width']}/{s['width'] * s['ffn_multiple']}"),
         Column("purpose", "what for"),
     )
-    print_table(Table("Which one should I use? At GPT-2 small's scale; settings in examples/", columns, recommended))
+    print_table(Table("Which one should I use? At GPT-2 small's scale; settings in examples/", of_models, recommended))
 
 
 def describe(architecture: Architecture) -> str:
