@@ -49,9 +49,11 @@ def points_table(document: Mapping[str, Any]) -> Table:
     )
     base, seeds = document["base"], document["seeds"]
     over = f"mean over {seeds} seeds ± half the spread" if seeds > 1 else "one seed"
+    tuned = any(len(point["learning_rate_sweep"]) > 1 for point in document["points"])
+    chosen = "learning rate and names chosen on the validation split" if tuned else "the same learning rate for every row"
     note = (
         f"Corpus {document['corpus']['name']}, {base['training']['steps']} steps of {base['training']['batch']} sequences for every row; "
-        f"{over}, test split; learning rate and names chosen on the validation split. "
+        f"{over}, test split; {chosen}. "
         "Bytes are the cost model's, at the shape that stands to GPT-2 small as the trained one to the baseline's."
     )
     return Table(f"The contest ({document['preset']})", columns, [_cells(point) for point in document["points"]], note)

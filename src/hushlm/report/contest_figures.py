@@ -53,9 +53,8 @@ def contest_figure(
         mean = float(np.mean(point.relative))
         reach = [[mean - min(point.relative)], [max(point.relative) - mean]]
         axis.errorbar(point.gigabytes, mean, yerr=reach, fmt="o", color=RANGE_COLOURS[0], markersize=5, capsize=2.5, linewidth=1)
-    for index, point in enumerate([*ours, *published]):
+    for point, above in (*((point, True) for point in ours), *((point, False) for point in published)):
         if point.name:
-            above = index % 2 == 0
             axis.annotate(
                 point.name,
                 (point.gigabytes, float(np.mean(point.relative))),

@@ -1,7 +1,7 @@
 """The gradient of looking tokens up in a table that is the head as well.
 
 Torch's own is a table of its own, zero but for the rows of the batch's tokens, and then added to the head's gradient: for GPT-2's 154 MB
-that is 4% of a step at 1024 tokens. This one holds the batch's rows only, which autograd adds into the head's, with the same rounding.
+that was 4% of a step of 2048 tokens. This one holds the batch's rows only, which autograd adds into the head's, with the same rounding.
 
 Legend: B batch, T tokens, D width, U distinct tokens, V vocabulary.
 """
