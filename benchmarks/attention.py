@@ -31,6 +31,7 @@ from hushlm.entropy import entropy_attention
 from hushlm.entropy.kernels import choose
 from hushlm.files import write_atomic
 from hushlm.report.table import Column, Table, print_table
+from sections import write_section
 
 DOCUMENT = Path("docs/training-speed.md")
 HEADS, WIDTH, TOKENS, LARGEST_BATCH = 12, 64, 4096, 8
@@ -162,14 +163,6 @@ def table_of(rows: list[dict]) -> Table:
     return Table("", columns, rows)
 
 
-def write_section(name: str, text: str) -> None:
-    """Replace what lies between the marks of a name in docs/training-speed.md."""
-    marks = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    before, _, rest = DOCUMENT.read_text().partition(marks[0])
-    _, _, after = rest.partition(marks[1])
-    write_atomic(DOCUMENT, f"{before}{marks[0]}\n{text}{marks[1]}{after}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--contexts", default="128,256,512,1024,2048")
@@ -200,7 +193,9 @@ def main() -> None:
     else:
         print_table(table_of(rows))
     if asked.write:
-        write_section("attention", f"Kernel `{document['kernel']}`, {document['threads']} threads.\n\n{table_of(rows).to_markdown()}")
+        write_section(
+            DOCUMENT, "attention", f"Kernel `{document['kernel']}`, {document['threads']} threads.\n\n{table_of(rows).to_markdown()}"
+        )
 
 
 if __name__ == "__main__":

@@ -22,10 +22,10 @@ from hushlm.private.backend import EngineBackend
 from hushlm.private.engine import Engine, EngineSettings, Party, engine_version
 from hushlm.private.traffic import Traffic
 from hushlm.report.table import Column, Table
+from sections import write_section
 
 RESULTS = Path("results/engine-settings.json")
 DOCUMENT = Path("docs/kernels.md")
-MARKS = ("<!-- engine-settings: begin -->", "<!-- engine-settings: end -->")
 
 ELEMENTS = 16_384
 SIDE, INNER = 32, 256
@@ -166,9 +166,7 @@ def main() -> None:
     text = markdown(found)
     print(json.dumps(found, indent=1) if asked.json else text)
     if asked.write:
-        before, _, rest = DOCUMENT.read_text().partition(MARKS[0])
-        _, _, after = rest.partition(MARKS[1])
-        write_atomic(DOCUMENT, f"{before}{MARKS[0]}\n{text}{MARKS[1]}{after}")
+        write_section(DOCUMENT, "engine-settings", text)
 
 
 if __name__ == "__main__":

@@ -25,11 +25,10 @@ from hushlm.private.counting import count_steps
 from hushlm.private.engine import EngineSettings, engine_version
 from hushlm.private.wiring import step_program
 from hushlm.recommended import GPT2_SMALL, RECOMMENDED
+from sections import write_section
 
 COUNTS = Path("results/gpt2-private-counts.json")
 DOCUMENT = Path("docs/measured-vs-paper.md")
-MARKS = ("<!-- gpt2-private: begin -->", "<!-- gpt2-private: end -->")
-RECOMMENDED_MARKS = ("<!-- recommended: begin -->", "<!-- recommended: end -->")
 ROWS = ("SM+LN+G", "SM+LN+R", "SM+R", "SM2+R", "SM1+R", "SM+ScFuFFN", "SM2+ScFuFFN", "SM1+ScFuFFN")
 PAPER_GB = {"SM+LN+G": 25.32, "SM+LN+R": 9.44, "SM+ScFuFFN": 6.43}
 """arXiv 2501.03489, Table 3: GPT-2 small, T = 128, one token, end to end."""
@@ -169,18 +168,11 @@ def recommended(counts: dict[str, dict]) -> str:
         point = RECOMMENDED[name]
         shape = point.shape
         lines.append(
-            f"| {name} | {point.architecture} | {shape.layers}/{shape.heads}/{shape.width}/{shape.width * shape.ffn_multiple} | "
+            f"| {name} | {point.architecture} | {shape.layers}/{shape.heads}/{shape.width}/{shape.ffn_width} | "
             f"{both_ways(prefill, counts) / 1e9:.3f} | {price(prefill).total.bytes / 1e9:.3f} | "
             f"{total(prefill, counts, 'messages'):,} | {both_ways(decode, counts) / 1e9:.4f} |"
         )
     return f"T = {GPT2_SMALL.context}, both directions, {engine_version()}, set-up not included.\n\n" + "\n".join(lines) + "\n"
-
-
-def replace_section(marks: tuple[str, str], text: str) -> None:
-    """Put a text between two marks of the document."""
-    before, _, rest = DOCUMENT.read_text().partition(marks[0])
-    _, _, after = rest.partition(marks[1])
-    write_atomic(DOCUMENT, f"{before}{marks[0]}\n{text}{marks[1]}{after}")
 
 
 def main() -> None:
@@ -192,14 +184,14 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="regenerate the table in docs/measured-vs-paper.md")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    shape = ModelShape(layers=12, heads=12, width=768, context=asked.context, vocabulary=50257)
+    shape = replace(GPT2_SMALL, context=asked.context)
     names = asked.rows.split(",")
     counts = json.loads(COUNTS.read_text())["counts"] if COUNTS.is_file() else {}
     if asked.recommended:
         text = recommended(counts)
         print(text)
         if asked.write:
-            replace_section(RECOMMENDED_MARKS, text)
+            write_section(DOCUMENT, "recommended", text)
         return
     plans = [plan_of(name, shape, asked.context, HUSH, decode) for name in names for decode in (False, True)]
     if asked.published_forms:
@@ -209,7 +201,7 @@ def main() -> None:
     text = f"{markdown(rows, asked.context)}\n{by_context(names, shape.vocabulary)}"
     print(json.dumps({"shape": asdict(shape), "rows": rows}, indent=1) if asked.json else text)
     if asked.write:
-        replace_section(MARKS, text)
+        write_section(DOCUMENT, "gpt2-private", text)
 
 
 if __name__ == "__main__":

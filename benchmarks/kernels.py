@@ -18,9 +18,9 @@ from pathlib import Path
 
 from hushlm.config import RunConfig
 from hushlm.files import write_atomic
+from sections import write_section
 
 DOCUMENT = Path("docs/kernels.md")
-MARKS = ("<!-- kernels: begin -->", "<!-- kernels: end -->")
 ROWS = (
     *(f"SM{n}+{ffn}" for ffn in ("ScFuFFN", "R") for n in ("", 1, 2, 3)),
     "SM+LN+G",
@@ -116,9 +116,7 @@ def main() -> None:
     write_atomic(asked.output, json.dumps({"settings": RunConfig().to_dict(), "rows": rows}, indent=1))
     print(f"Wrote {asked.output}")
     if asked.write:
-        before, _, rest = DOCUMENT.read_text().partition(MARKS[0])
-        _, _, after = rest.partition(MARKS[1])
-        write_atomic(DOCUMENT, f"{before}{MARKS[0]}\n{markdown(rows)}{MARKS[1]}{after}")
+        write_section(DOCUMENT, "kernels", markdown(rows))
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attention import EPSILON, write_section
+from attention import DOCUMENT, EPSILON
 from hushlm.architectures import parse
 from hushlm.config import ModelShape, TrainingConfig
 from hushlm.entropy import EntropyRegulariser
@@ -49,6 +49,7 @@ from hushlm.training.memory import keep_freed_memory
 from hushlm.training.optimiser import make_optimiser
 from hushlm.training.team import Team, clip, total_norm
 from hushlm.training.world import World
+from sections import write_section
 
 CONTESTANTS = ("ours", "hf", "plain")
 TOKENS = 1024
@@ -307,7 +308,7 @@ def main() -> None:
     else:
         print_table(table)
     if asked.write:
-        write_section("step", f"{document['rows'][0]['threads']} thread(s).\n\n{table.to_markdown()}")
+        write_section(DOCUMENT, "step", f"{document['rows'][0]['threads']} thread(s).\n\n{table.to_markdown()}")
 
 
 if __name__ == "__main__":
