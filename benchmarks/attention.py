@@ -1,15 +1,16 @@
 """Attention with exact entropies against plain attention without, and against the materialised way of the paper's listing.
 
-    python benchmarks/attention.py [--contexts 128,256,512,1024,2048] [--json] [--write]
+    python benchmarks/attention.py [--contexts 128,256,512,1024,2048] [--device cuda] [--json] [--write]
 
-Forward and backward, float32, 12 heads of 64, causal, 4096 tokens but at most 8 sequences a call, in one process, interleaved: every
-round runs every contestant once, and the best round of each counts. Peak memory is what the process grew by in one call, inputs apart.
+Forward and backward, float32, 12 heads of 64, causal, 4096 tokens but at most 8 sequences a call (on a GPU 65,536 tokens), in one
+process, interleaved: every round runs every contestant once, and the best round of each counts. Peak memory is what the process, or the
+GPU's allocator, grew by in one call, inputs apart.
 
     ours           `hushlm.entropy.entropy_attention`: output and row entropies, gradients of both
     sdpa           `torch.nn.functional.scaled_dot_product_attention`: output only
     materialised   the scores as one tensor, softmax (or the MPC-native kernel), -sum p log(p + 1e-9), differentiated by autograd
 
-Writes results/attention.json, and with --write the tables in docs/training-speed.md.
+Writes results/attention.json (attention-cuda.json), and with --write the tables in docs/training-speed.md.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ from hushlm.report.table import Column, Table, print_table
 from sections import write_section
 
 DOCUMENT = Path("docs/training-speed.md")
-HEADS, WIDTH, TOKENS, LARGEST_BATCH = 12, 64, 4096, 8
+HEADS, WIDTH = 12, 64
+TOKENS = {"cpu": 4096, "cuda": 65_536}
+LARGEST_BATCH = {"cpu": 8, "cuda": 512}
 EPSILON = 1e-9
 
 
@@ -42,7 +45,7 @@ def materialised(q_BHTE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, order: int | No
     """Output and entropies as the paper's listing computes them."""
     T = q_BHTE.shape[2]
     s_BHTT = (q_BHTE @ k_BHTE.mT) / math.sqrt(q_BHTE.shape[3])
-    s_BHTT = s_BHTT.masked_fill(torch.ones(T, T, dtype=torch.bool).triu(1), float("-inf"))
+    s_BHTT = s_BHTT.masked_fill(torch.ones(T, T, dtype=torch.bool, device=s_BHTT.device).triu(1), float("-inf"))
     if order is None:
         p_BHTT = s_BHTT.softmax(-1)
     else:
@@ -51,16 +54,20 @@ def materialised(q_BHTE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, order: int | No
     return p_BHTT @ v_BHTE, -(p_BHTT * (p_BHTT + EPSILON).log()).sum(-1)
 
 
-def contestants(context: int, orders: list[int | None]) -> dict[str, Callable[[], None]]:
+def batch_of(context: int, device: str) -> int:
+    return max(1, min(LARGEST_BATCH[device], TOKENS[device] // context))
+
+
+def contestants(context: int, orders: list[int | None], device: str) -> dict[str, Callable[[], None]]:
     """Forward and backward of each, on the same inputs, laid out as a model's projections leave them."""
-    batch = max(1, min(LARGEST_BATCH, TOKENS // context))
-    generator = torch.Generator().manual_seed(context)
+    batch = batch_of(context, device)
+    generator = torch.Generator(device).manual_seed(context)
 
     def random() -> Tensor:
-        return torch.randn(batch, context, HEADS, WIDTH, generator=generator).transpose(1, 2)
+        return torch.randn(batch, context, HEADS, WIDTH, generator=generator, device=device).transpose(1, 2)
 
     q, k, v = (random().requires_grad_() for _ in range(3))
-    of_output, of_entropy = random(), torch.randn(batch, HEADS, context, generator=generator)
+    of_output, of_entropy = random(), torch.randn(batch, HEADS, context, generator=generator, device=device)
 
     def sdpa() -> None:
         torch.autograd.grad(F.scaled_dot_product_attention(q, k, v, is_causal=True), (q, k, v), of_output)
@@ -84,21 +91,34 @@ def name_of(order: int | None) -> str:
     return "SM" if order is None else f"SM{order}"
 
 
-def best_seconds(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+def wait_for(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def best_seconds(runs: dict[str, Callable[[], None]], rounds: int, device: str) -> dict[str, float]:
     best = dict.fromkeys(runs, math.inf)
     for number in range(rounds + 1):
         for name, run in runs.items():
             if number > max(1, rounds // 3) and name.startswith("materialised"):
                 continue  # slow, and far from the others
+            wait_for(device)
             start = time.perf_counter()
             run()
+            wait_for(device)
             if number:  # the first round warms up
                 best[name] = min(best[name], time.perf_counter() - start)
     return best
 
 
-def peak_bytes(run: Callable[[], None]) -> int | None:
-    """Growth of the resident set during a call over what it was before; None where the system does not tell (not Linux)."""
+def peak_bytes(run: Callable[[], None], device: str) -> int | None:
+    """Growth of the resident set, or of the GPU's allocations, during a call over what it was before; None where the system does not tell
+    (not Linux)."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - held
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
@@ -115,17 +135,17 @@ def _status(field: str) -> int:
     return int(found.group(1)) * 1024
 
 
-def measure(context: int, orders: list[int | None], rounds: int) -> list[dict]:
-    runs = contestants(context, orders)
-    seconds = best_seconds(runs, rounds)
-    memory = {name: peak_bytes(run) for name, run in runs.items()}
+def measure(context: int, orders: list[int | None], rounds: int, device: str) -> list[dict]:
+    runs = contestants(context, orders, device)
+    seconds = best_seconds(runs, rounds, device)
+    memory = {name: peak_bytes(run, device) for name, run in runs.items()}
     rows = []
     for order in orders:
         ours, reference = f"ours {name_of(order)}", f"materialised {name_of(order)}"
         rows.append(
             {
                 "context": context,
-                "batch": max(1, min(LARGEST_BATCH, TOKENS // context)),
+                "batch": batch_of(context, device),
                 "attention": name_of(order),
                 "ratio_to_sdpa": seconds[ours] / seconds["sdpa"],
                 "ratio_to_materialised": seconds[ours] / seconds[reference],
@@ -142,7 +162,7 @@ def measure(context: int, orders: list[int | None], rounds: int) -> list[dict]:
 
 def table_of(rows: list[dict]) -> Table:
     def milliseconds(seconds: float) -> str:
-        return f"{1e3 * seconds:,.0f}"
+        return f"{1e3 * seconds:,.0f}" if seconds >= 1e-2 else f"{1e3 * seconds:.1f}"
 
     def megabytes(count: float) -> str:
         return f"{count / 1e6:,.0f}"
@@ -169,16 +189,21 @@ def main() -> None:
     parser.add_argument("--orders", default="0,2,3", help="0 is exact softmax, n the MPC-native kernel of n squarings")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--threads", type=int, default=0, help="0 leaves torch's choice")
-    parser.add_argument("--output", type=Path, default=Path("results/attention.json"))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--output", type=Path, help="by default results/attention.json, or attention-cuda.json")
     parser.add_argument("--json", action="store_true", help="print the JSON document")
     parser.add_argument("--write", action="store_true", help="regenerate the table in docs/training-speed.md")
     asked = parser.parse_args()
     if asked.threads:
         torch.set_num_threads(asked.threads)
     orders = [int(order) or None for order in asked.orders.split(",")]
-    found = [row for context in asked.contexts.split(",") for row in measure(int(context), orders, asked.rounds)]
+    found = [row for context in asked.contexts.split(",") for row in measure(int(context), orders, asked.rounds, asked.device)]
+    named = "attention" if asked.device == "cpu" else f"attention-{asked.device}"
+    output = asked.output or Path("results", f"{named}.json")
     document = {
-        "kernel": choose(torch.zeros(1, 1, 1, WIDTH), order=None).name,
+        "kernel": choose(torch.zeros(1, 1, 1, WIDTH, device=asked.device), order=None).name,
+        "device": torch.cuda.get_device_name() if asked.device == "cuda" else "cpu",
+        "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "heads": HEADS,
         "head_width": WIDTH,
@@ -186,16 +211,15 @@ def main() -> None:
         "native_softmax_rows": [row for row in found if row["attention"] != "SM"],
     }
     rows = document["rows"] + document["native_softmax_rows"]
-    asked.output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(asked.output, json.dumps(document, indent=1))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(output, json.dumps(document, indent=1))
     if asked.json:
         print(json.dumps(document))
     else:
         print_table(table_of(rows))
     if asked.write:
-        write_section(
-            DOCUMENT, "attention", f"Kernel `{document['kernel']}`, {document['threads']} threads.\n\n{table_of(rows).to_markdown()}"
-        )
+        where = f"{document['threads']} threads" if asked.device == "cpu" else f"{document['device']}, torch {document['torch']}"
+        write_section(DOCUMENT, named, f"Kernel `{document['kernel']}`, {where}.\n\n{table_of(rows).to_markdown()}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """A whole training step of GPT-2 small: ours with the regulariser, Hugging Face's with the listing, a plain GPT without entropy.
 
-    python benchmarks/step.py [--contexts 128,512] [--rounds 3] [--json] [--write]
+    python benchmarks/step.py [--contexts 128,512] [--rounds 3] [--device cuda] [--json] [--write]
 
-The same architecture (SM+LN+G, 124M parameters), the same starting weights, the same 1024 tokens a step, float32, fused AdamW, gradients
-clipped at norm 1, each contestant in a process of its own as its users would start it, interleaved: every round runs one step of each and
-a matrix product, one after another, and the best round of each counts. All three must find the same loss on the first batch.
+The same architecture (SM+LN+G, 124M parameters), the same starting weights, the same 1024 tokens a step (8,192 on a GPU), float32, fused
+AdamW, gradients clipped at norm 1, each contestant in a process of its own as its users would start it, interleaved: every round runs one
+step of each and a matrix product, one after another, and the best round of each counts. All three must find the same loss on the first
+batch.
 
     ours      `LanguageModel` with the compiled attention, `EntropyRegulariser`, the training loop's own passes
     hf        transformers' GPT2LMHeadModel, eager attention, output_attentions=True, regulariser by the paper's listing: layer by layer,
@@ -12,10 +13,10 @@ a matrix product, one after another, and the best round of each counts. All thre
     plain     embeddings, nn.Linear, nn.LayerNorm, scaled_dot_product_attention, cross_entropy: no entropy, no regulariser
 
 A model FLOP is one that the step needs: 6 for each matrix weight and token (the head included, embeddings are looked up), and
-6 L T D for each token's causal half of scores and mixing. The peak is the best rate of float32 products of 1024 x 1024, 2048 x 2048 and
-the model's own 1024 x 768 x 3072 and 1024 x 768 x 50257. Rates are by the wall clock and, for machines that others use as well, by the
-CPU time of all threads; load is how many threads wanted a core, and the table leaves out the wall clock's rates where it was higher than
-the number of cores. Writes results/step.json, and with --write the table in
+6 L T D for each token's causal half of scores and mixing. The peak is the best rate of float32 products of 1024 x 1024, 2048 x 2048 (on a
+GPU 8192 x 8192) and the model's own, tokens x 768 x 3072 and tokens x 768 x 50257. Rates are by the wall clock and, for machines that
+others use as well, by the CPU time of all threads; load is how many threads wanted a core, and the table leaves out the wall clock's rates
+where it was higher than the number of cores. Writes results/step.json (step-cuda.json), and with --write the table in
 docs/training-speed.md.
 """
 
@@ -36,7 +37,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attention import DOCUMENT, EPSILON
+from attention import DOCUMENT, EPSILON, wait_for
 from hushlm.architectures import parse
 from hushlm.config import ModelShape, TrainingConfig
 from hushlm.entropy import EntropyRegulariser
@@ -52,12 +53,15 @@ from hushlm.training.world import World
 from sections import write_section
 
 CONTESTANTS = ("ours", "hf", "plain")
-TOKENS = 1024
+TOKENS = {"cpu": 1024, "cuda": 8192}
 WARM_UP = 2
 """Rounds that do not count."""
 
 ENTROPY_WEIGHT, TOLERANCE, THRESHOLD = 1e-5, 0.2, 0.5
-PRODUCTS = ((1024, 1024, 1024), (2048, 2048, 2048), (1024, 768, 3072), (1024, 768, 50257))
+PRODUCTS = {
+    "cpu": ((1024, 1024, 1024), (2048, 2048, 2048), (1024, 768, 3072), (1024, 768, 50257)),
+    "cuda": ((8192, 8192, 8192), (8192, 768, 3072), (8192, 768, 50257)),
+}
 
 
 class PlainBlock(nn.Module):
@@ -108,12 +112,12 @@ def listing_penalty(attentions: tuple[Tensor, ...], threshold: Tensor, context: 
     return torch.stack(layers).mean()
 
 
-def ours(model: LanguageModel, settings: TrainingConfig) -> Callable[[Tensor], float]:
+def ours(model: LanguageModel, settings: TrainingConfig, device: torch.device) -> Callable[[Tensor], float]:
     shape = model.shape
     regulariser = EntropyRegulariser(
         shape.layers, shape.heads, shape.context, tolerance=TOLERANCE, initial_threshold=THRESHOLD, reduction="listing"
     )
-    team = Team(model.train(), regulariser, settings, World())
+    team = Team(model.train(), regulariser, settings, World(device=device))
     optimiser = make_optimiser({"model": model, "regulariser": regulariser}, settings)
     parameters = [*model.parameters(), *regulariser.parameters()]
 
@@ -149,25 +153,27 @@ def shape_of(context: int, layers: int, vocabulary: int) -> ModelShape:
     return ModelShape(layers=layers, heads=12, width=768, context=context, vocabulary=vocabulary)
 
 
-def contestant(name: str, shape: ModelShape) -> Callable[[Tensor], float]:
+def contestant(name: str, shape: ModelShape, device: torch.device) -> Callable[[Tensor], float]:
     """One step of a contestant; every one starts from the same weights."""
     model = LanguageModel(parse("EReg(SM+LN+G)"), shape)
     if name == "ours":
-        keep_freed_memory()  # as `train` does
-        return ours(model, TrainingConfig(batch=TOKENS // shape.context, learning_rate=1e-4))
+        if device.type == "cpu":
+            keep_freed_memory()  # as `train` does
+        return ours(model, TrainingConfig(batch=TOKENS[device.type] // shape.context, learning_rate=1e-4), device)
     if name == "plain":
         plain = PlainGPT(shape)
         plain.load_state_dict(model.state_dict())
+        plain.to(device)
 
         def plain_losses(window_BT: Tensor) -> tuple[Tensor, Tensor]:
             loss = F.cross_entropy(plain(window_BT[:, :-1]).flatten(0, 1), window_BT[:, 1:].flatten())
-            return loss, torch.zeros(())
+            return loss, torch.zeros((), device=device)
 
         return peer(plain, plain_losses, [])
-    hf = to_hf_gpt2(model)
+    hf = to_hf_gpt2(model).to(device)
     hf.set_attn_implementation("eager")
     hf.train()
-    threshold = nn.Parameter(torch.full((shape.layers, shape.heads), THRESHOLD))
+    threshold = nn.Parameter(torch.full((shape.layers, shape.heads), THRESHOLD, device=device))
 
     def hf_losses(window_BT: Tensor) -> tuple[Tensor, Tensor]:
         output = hf(window_BT[:, :-1], output_attentions=True, use_cache=False)
@@ -177,15 +183,16 @@ def contestant(name: str, shape: ModelShape) -> Callable[[Tensor], float]:
     return peer(hf, hf_losses, [threshold])
 
 
-def serve(name: str, shape: ModelShape, threads: int, pipe: Connection) -> None:
+def serve(name: str, shape: ModelShape, threads: int, device: torch.device, pipe: Connection) -> None:
     """Run a step for every batch that comes: loss, seconds and CPU seconds go back."""
     if threads:
         torch.set_num_threads(threads)
-    step = contestant(name, shape)
+    step = contestant(name, shape, device)
     gc.collect()
     while (window_BT := pipe.recv()) is not None:
         start, cpu_start = time.perf_counter(), time.process_time()
-        loss = step(window_BT)
+        loss = step(window_BT.to(device))
+        wait_for(device.type)
         pipe.send((loss, time.perf_counter() - start, time.process_time() - cpu_start))
 
 
@@ -195,32 +202,34 @@ def flops_a_token(shape: ModelShape) -> float:
     return 6 * weights + 6 * shape.layers * shape.context * shape.width
 
 
-def product_rate() -> tuple[float, float]:
+def product_rate(device: torch.device) -> tuple[float, float]:
     """The largest rate of a matrix product now, FLOP in a second, and in a CPU second."""
     best = cpu_best = 0.0
-    for rows, inner, columns in PRODUCTS:
-        a, b = torch.ones(rows, inner), torch.ones(inner, columns)
+    for rows, inner, columns in PRODUCTS[device.type]:
+        a, b = torch.rand(rows, inner, device=device), torch.rand(inner, columns, device=device)
         out = a @ b
         for _ in range(3):
+            wait_for(device.type)
             start, cpu_start = time.perf_counter(), time.process_time()
             torch.mm(a, b, out=out)
+            wait_for(device.type)
             flops = 2 * rows * inner * columns
             best = max(best, flops / (time.perf_counter() - start))
             cpu_best = max(cpu_best, flops / (time.process_time() - cpu_start))
     return best, cpu_best
 
 
-def measure(context: int, rounds: int, layers: int, vocabulary: int) -> dict:
-    shape = shape_of(context, layers, vocabulary)
+def measure(context: int, rounds: int, layers: int, vocabulary: int, device: torch.device) -> dict:
+    shape, tokens = shape_of(context, layers, vocabulary), TOKENS[device.type]
     generator = torch.Generator().manual_seed(0)
     spawn = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
     for name in CONTESTANTS:
         pipes[name], theirs = spawn.Pipe()
-        spawn.Process(target=serve, args=(name, shape, torch.get_num_threads(), theirs), daemon=True).start()
+        spawn.Process(target=serve, args=(name, shape, torch.get_num_threads(), device, theirs), daemon=True).start()
     best, best_cpu, peak, cpu_peak = dict.fromkeys(CONTESTANTS, math.inf), dict.fromkeys(CONTESTANTS, math.inf), 0.0, 0.0
     for number in range(rounds + WARM_UP):
-        window_BT = torch.randint(shape.vocabulary, (TOKENS // context, context + 1), generator=generator)
+        window_BT = torch.randint(shape.vocabulary, (tokens // context, context + 1), generator=generator)
         losses = {}
         for name, pipe in pipes.items():
             pipe.send(window_BT)
@@ -229,15 +238,15 @@ def measure(context: int, rounds: int, layers: int, vocabulary: int) -> dict:
                 best[name], best_cpu[name] = min(best[name], seconds), min(best_cpu[name], cpu_seconds)
         if number == 0:
             assert max(losses.values()) - min(losses.values()) < 1e-3, f"the contestants compute different functions: {losses}"
-        rate_now, cpu_rate_now = product_rate()
+        rate_now, cpu_rate_now = product_rate(device)
         peak, cpu_peak = max(peak, rate_now), max(cpu_peak, cpu_rate_now)
     for pipe in pipes.values():
         pipe.send(None)
-    rate = {name: TOKENS / seconds for name, seconds in best.items()}
-    cpu_rate = {name: TOKENS / seconds for name, seconds in best_cpu.items()}
+    rate = {name: tokens / seconds for name, seconds in best.items()}
+    cpu_rate = {name: tokens / seconds for name, seconds in best_cpu.items()}
     return {
         "context": context,
-        "batch": TOKENS // context,
+        "batch": tokens // context,
         "threads": torch.get_num_threads(),
         "tokens_per_second": rate["ours"],
         "hf_tokens_per_second": rate["hf"],
@@ -288,27 +297,38 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="0 leaves torch's choice")
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--vocabulary", type=int, default=50257)
-    parser.add_argument("--output", type=Path, default=Path("results/step.json"), help="rows of other contexts in it are kept")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--output", type=Path, help="by default results/step(-cuda).json; rows of other contexts in it are kept")
     parser.add_argument("--table", action="store_true", help="measure nothing, show what the output holds")
     parser.add_argument("--json", action="store_true", help="print the JSON document")
     parser.add_argument("--write", action="store_true", help="regenerate the table in docs/training-speed.md")
     asked = parser.parse_args()
     if asked.threads:
         torch.set_num_threads(asked.threads)
-    rows = {row["context"]: row for row in json.loads(asked.output.read_text())["rows"]} if asked.output.is_file() else {}
+    device = torch.device(asked.device)
+    named = "step" if asked.device == "cpu" else f"step-{asked.device}"
+    output = asked.output or Path("results", f"{named}.json")
+    rows = {row["context"]: row for row in json.loads(output.read_text())["rows"]} if output.is_file() else {}
     for context in [] if asked.table else map(int, asked.contexts.split(",")):
-        rows[context] = measure(context, asked.rounds, asked.layers, asked.vocabulary)
+        rows[context] = measure(context, asked.rounds, asked.layers, asked.vocabulary, device)
         gc.collect()
-    document = {"layers": asked.layers, "vocabulary": asked.vocabulary, "rows": [rows[context] for context in sorted(rows)]}
+    document = {
+        "device": torch.cuda.get_device_name() if asked.device == "cuda" else "cpu",
+        "torch": torch.__version__,
+        "layers": asked.layers,
+        "vocabulary": asked.vocabulary,
+        "rows": [rows[context] for context in sorted(rows)],
+    }
     table = Table("", COLUMNS, [readable(row) for row in document["rows"]])
-    asked.output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(asked.output, json.dumps(document, indent=1))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(output, json.dumps(document, indent=1))
     if asked.json:
         print(json.dumps(document))
     else:
         print_table(table)
     if asked.write:
-        write_section(DOCUMENT, "step", f"{document['rows'][0]['threads']} thread(s).\n\n{table.to_markdown()}")
+        where = f"{rows[min(rows)]['threads']} thread(s)" if asked.device == "cpu" else f"{document['device']}, torch {document['torch']}"
+        write_section(DOCUMENT, named, f"{where}.\n\n{table.to_markdown()}")
 
 
 if __name__ == "__main__":

@@ -145,7 +145,8 @@ class TrainingConfig:
         parallel: how processes started by torchrun share the work: "none" (one process), "ddp" (each holds the whole model) or "fsdp"
             (each holds a part of every layer, FSDP2).
         micro_batch: sequences of one forward and backward pass; None takes a process's whole share of the batch at once.
-        precision: "fp32", or "bf16" (autocast; weights, gradients, attention scores and entropies stay float32).
+        precision: "fp32", "tf32" (a GPU's products of matrices round their factors to 11 bits; a CPU's do not), or "bf16" (autocast).
+            Weights, gradients, attention scores and entropies stay float32.
         activation_checkpointing: compute each block's inside again in the backward pass instead of keeping it.
         compile: run the model through torch.compile.
         device: "cpu", or "cuda" (one GPU for each process).
@@ -175,7 +176,7 @@ class TrainingConfig:
     threads: int = Field(default=0, ge=0)
     parallel: Literal["none", "ddp", "fsdp"] = "none"
     micro_batch: int | None = Field(default=None, ge=1)
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     activation_checkpointing: bool = False
     compile: bool = False
     device: Literal["cpu", "cuda"] = "cpu"

@@ -1,4 +1,4 @@
-"""The GPU kernel in Triton's interpreter, in a process of its own: the interpreter is chosen before triton is imported."""
+"""The GPU kernel, in Triton's interpreter and, where there is one, on a GPU; in processes of its own: triton asks when imported."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import importlib.util
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
 PARITY = """
-import itertools, torch
+import itertools, sys, torch
 from hushlm.entropy import entropy_attention
 from hushlm.entropy.kernels import triton
 
 torch.set_num_threads(1)
-triton.QUERIES = triton.KEYS = 16  # so that small inputs cross block borders
+device, tile = sys.argv[1], int(sys.argv[2])
+triton.QUERIES = triton.KEYS = tile  # 16: small inputs cross block borders
 
 
 def results(kernel, dtype, T, S, E, order, causal, scale, which):
@@ -25,15 +28,16 @@ def results(kernel, dtype, T, S, E, order, causal, scale, which):
     q, k, v = (torch.randn(2, n, 2, E, generator=generator).transpose(1, 2) for n in (T, S, S))
     k[:, :, S // 2] = k[:, :, 0]  # a tie, at the top in some rows
     t = torch.rand(2, T, generator=generator) + 0.5
-    q, k, v, t = (x.to(dtype).requires_grad_() for x in (q * scale, k, v, t))
+    q, k, v, t = (x.to(device, dtype).requires_grad_() for x in (q * scale, k, v, t))
     output, entropy_nats = entropy_attention(q, k, v, temperature=t, order=order, causal=causal, kernel=kernel)
-    of_output, of_entropy = (torch.randn(x.shape, generator=generator).to(dtype) for x in (output, entropy_nats))
+    of_output, of_entropy = (torch.randn(x.shape, generator=generator).to(device, dtype) for x in (output, entropy_nats))
     loss = {"both": (of_output * output).sum() + (of_entropy * entropy_nats).sum(), "output": (of_output * output).sum(),
             "entropy": (of_entropy * entropy_nats).sum()}[which]
     return [output.detach(), entropy_nats.detach(), *torch.autograd.grad(loss, (q, k, v, t), materialize_grads=True)]
 
 
-cases = [*itertools.product([(1, 1, 4), (19, 19, 16), (5, 20, 24)], (None, 1, 2, 3), (True,), (1.0,), ("both",)),
+shapes = [(1, 1, 4), (19, 19, 16), (5, 20, 24), (20, 20, 80)] + ([(130, 130, 64), (100, 200, 64)] if device == "cuda" else [])
+cases = [*itertools.product(shapes, (None, 1, 2, 3), (True,), (1.0,), ("both",)),
          *(((19, 19, 8), order, causal, 8.0, "both") for order in (None, 2) for causal in (True, False)),
          *(((19, 19, 8), order, True, 1.0, which) for order in (None, 2) for which in ("output", "entropy"))]
 for (T, S, E), order, causal, scale, which in cases:
@@ -48,9 +52,9 @@ print(len(cases), "cases")
 """
 
 NOT_A_NUMBER = """
-import torch
+import sys, torch
 from hushlm.entropy import entropy_attention
-q = torch.ones(1, 1, 20, 16)
+q = torch.ones(1, 1, 20, 16, device=sys.argv[1])
 k = q.clone()
 k[0, 0, 10, 0] = float("nan")
 for order in (None, 2):
@@ -61,17 +65,51 @@ print("seen")
 """
 
 
-def interpreted(code: str) -> str:
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300, check=False)
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+
+def printed(code: str, *arguments: str) -> str:
+    interpreter = {} if arguments[0] == "cuda" else {"TRITON_INTERPRET": "1"}
+    environment = os.environ | interpreter | {"OMP_NUM_THREADS": "1"}
+    run = subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, timeout=400, check=False
+    )
     assert run.returncode == 0, run.stderr[-2000:]
     return run.stdout
 
 
 @pytest.mark.slow
 def test_values_and_gradients_are_the_references() -> None:
-    assert interpreted(PARITY) == "20 cases\n"
+    assert printed(PARITY, "cpu", "16") == "24 cases\n"
 
 
-def test_what_is_not_a_number_stays_so() -> None:
-    assert interpreted(NOT_A_NUMBER) == "seen\n"
+@pytest.mark.slow
+@on_a_gpu
+@pytest.mark.parametrize("tile", [16, 64])
+def test_values_and_gradients_on_a_gpu(tile: int) -> None:
+    assert printed(PARITY, "cuda", str(tile)) == "32 cases\n"
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_a_gpu)])
+def test_what_is_not_a_number_stays_so(device: str) -> None:
+    assert printed(NOT_A_NUMBER, device) == "seen\n"
+
+
+REGISTERS = """
+from itertools import product
+from tests.entropy.registers import PROGRAMS, needs
+for width, order, program in product((48, 64, 128), (0, 2), PROGRAMS):
+    found = needs(program, width, order)
+    assert found.spilled_bytes < 100, (width, order, program, found)
+    assert found.shared_bytes < 110_000, (width, order, program, found)
+print("fit")
+"""
+
+
+@pytest.mark.slow
+def test_the_programs_fit_into_a_gpus_registers() -> None:
+    """Compiled for a GPU that need not be there: what does not fit is ten times slower, and no other test would tell."""
+    command = [sys.executable, "-c", REGISTERS]
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    run = subprocess.run(command, env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=400, check=False)
+    assert (run.returncode, run.stdout) == (0, "fit\n"), run.stderr[-2000:]

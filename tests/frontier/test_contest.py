@@ -22,11 +22,11 @@ from hushlm.frontier import contest as contest_module
 from hushlm.frontier import presets
 from hushlm.frontier.contest import Contest
 from hushlm.frontier.page import read_results
-from hushlm.frontier.points import name_points
+from hushlm.frontier.points import roles
 from hushlm.frontier.presets import BASELINE, SCALES, Scale, equivalent
-from hushlm.frontier.rows import GROWTH, HAND_PICKED, ablation_rows, baseline_rows, changes_of, finalist_rows, stability_rows
+from hushlm.frontier.rows import GROWN, HAND_PICKED, ablation_rows, baseline_rows, changes_of, finalist_rows, stability_rows, without_twins
 from hushlm.frontier.search import Search, Trial
-from hushlm.frontier.space import STARTS, start, suggest
+from hushlm.frontier.space import STARTS, start, starts, suggest
 from hushlm.plan import prefill_plan
 from hushlm.recommended import GPT2_SMALL, RECOMMENDED, Recommendation, proportional
 from hushlm.reproduce.experiments import Row
@@ -66,10 +66,10 @@ def trial(number: int, architecture: str, loss: float, amount: int, base: RunCon
 def test_every_start_and_many_draws_are_models_with_a_price(name: str) -> None:
     scale = SCALES[name]
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=optuna.samplers.RandomSampler(seed=0))
-    for values in STARTS:
+    for values in starts(scale):
         study.enqueue_trial(start(values, scale))
     kernels = set()
-    for _ in range(len(STARTS) + 60):
+    for _ in range(len(starts(scale)) + 60):
         asked = study.ask()
         config = suggest(asked, scale)
         assert RunConfig.from_dict(config.to_dict()) == config
@@ -98,7 +98,7 @@ def test_the_first_start_is_the_baseline_and_stands_for_gpt2_small() -> None:
 @pytest.mark.parametrize("name", SCALES)
 def test_a_named_point_is_itself_at_every_scale(name: str) -> None:
     scale = SCALES[name]
-    for point in (*RECOMMENDED.values(), *HAND_PICKED, *GROWTH):
+    for point in (*RECOMMENDED.values(), *HAND_PICKED, *GROWN):
         config = with_changes(replace(scale.base, architecture=point.architecture), point.changes(scale.base.shape))
         assert equivalent(config, scale).shape == point.shape
     assert proportional(6, 12, 4, "heads") == 2
@@ -181,7 +181,8 @@ def test_from_the_search_to_the_page(
     monkeypatch.setitem(presets.SCALES, "micro", scale)
     # In this process: a new one for every stage would take longer than the runs.
     monkeypatch.setattr(reproduce, "make_pending", lambda study, jobs, *_: [run(job) for job in jobs])
-    monkeypatch.setattr(contest_module, "hand_picked_rows", lambda scale: [])
+    monkeypatch.setattr(contest_module, "added_rows", lambda scale: [])
+    monkeypatch.setattr(contest_module, "grown_rows", lambda scale: [Row("SM2+R", label="at another scale", rate=1e-2)])
     monkeypatch.setattr(contest_module, "stability_rows", lambda row, scale: stability_rows(row, scale)[:3])
     monkeypatch.setattr(contest_module, "regulariser_rows", lambda scale: [Row(name, rate=1e-2) for name in ("SM2+R", "EReg(SM2+R)")])
     options = ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path), "--pages", str(tmp_path / "pages"), "--parallel", "1"]
@@ -196,7 +197,8 @@ def test_from_the_search_to_the_page(
         assert point["relative_to_baseline"] == pytest.approx(
             sum(point["perplexity_by_seed"]) / sum(baseline["perplexity_by_seed"]), rel=1e-9
         )
-    assert any("Hush-L" in point["name"] for point in document["points"])
+    assert any("L" in point["role"] for point in document["points"])
+    assert [row["label"] for row in document["grown"]] == ["at another scale"]
     alone, taught = document["distillation"][:2]
     assert taught["label"] == f"{alone['label']}, distilled"
     assert taught["perplexity_by_seed"] != alone["perplexity_by_seed"]
@@ -210,7 +212,7 @@ def test_from_the_search_to_the_page(
     assert main(["frontier", "run", "--from-results", *options[2:4], "--pages", str(tmp_path / "again")]) == 0
     assert (tmp_path / "again" / "frontier-micro.md").read_text() == page
     finals = Contest(scale, tmp_path / "runs" / "micro", None, lambda study, jobs: pytest.fail(f"{len(jobs)} runs made again")).finals()
-    assert set(name_points(finals, scale)) >= {"Hush-L"}
+    assert set(roles(finals, scale)) >= {"L"}
 
     # With what is finished: the same, or as many rows as there are.
     before = (tmp_path / "frontier-micro.json").read_bytes()
@@ -229,7 +231,7 @@ def test_from_the_search_to_the_page(
     # The named points, and the commands that would train them elsewhere.
     point = Recommendation("Hush-X", "a test", "SM2+R", replace(GPT2_SMALL, heads=6))
     monkeypatch.setattr(contest_module, "RECOMMENDED", {"Hush-X": point})
-    monkeypatch.setattr(contest_module, "GROWTH", ())
+    monkeypatch.setattr(contest_module, "GROWN", ())
     points = ["frontier", "run", "--stage", "points", "--seeds", "1", *options[:2], "--results", str(tmp_path / "points")]
     capsys.readouterr()
     assert main([*points, "--commands"]) == 0
@@ -269,14 +271,36 @@ def outcome(architecture: str, validation: float | None, base: RunConfig, **shap
     return RowOutcome(Row(architecture), 1e-2, {}, (record,), 1)
 
 
-def test_names_go_by_validation_and_bytes(scale: Scale) -> None:
+def test_roles_go_by_validation_and_bytes(scale: Scale) -> None:
     base = scale.base
     baseline = outcome(BASELINE, 6.0, base)
     fused, narrow = outcome("SM1+ScFuFFN", 6.5, base), outcome("SM1+R", 6.0, base, heads=1)
     wide, stopped = outcome("SM2+R", 5.5, base), outcome("SM1+ScFuFFN", None, base, heads=1)
-    named = name_points([baseline, stopped, wide, narrow, fused], scale)
-    assert named == {"Hush-S": fused, "Hush-M": narrow, "Hush-L": wide}
-    assert name_points([baseline, fused], scale) == {"Hush-S": fused, "Hush-L": fused}
+    assert roles([baseline, stopped, wide, narrow, fused], scale) == {"S": fused, "M": narrow, "L": wide}
+    assert roles([baseline, fused], scale) == {"S": fused, "L": fused}
+
+
+def test_the_same_model_twice_is_one_row() -> None:
+    first = Row("SM2+R", (("shape.heads", 1), ("training.optimiser", "muon")), "trial 3", retuned=True)
+    again = replace(first, changes=first.changes[::-1], label="Hush-X")
+    other = replace(first, architecture="SM1+R", label="other")
+    assert without_twins([first, other, again]) == [replace(first, label="trial 3, Hush-X"), other]
+
+
+def test_without_its_checkpoint_the_baseline_teaches_nobody(scale: Scale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records that were made elsewhere came without their checkpoints: a page can be written of them."""
+    base = outcome(BASELINE, 6.0, scale.base)
+    point = outcome("SM2+R", 5.0, scale.base)
+    conducted: dict[str, list[Row]] = {}
+
+    def conduct(self: Contest, name: str, rows: list[Row]) -> None:
+        conducted[name] = rows
+
+    monkeypatch.setattr(contest_module, "grown_rows", lambda scale: [])
+    monkeypatch.setattr(Contest, "_conduct", conduct)
+    list(Contest(scale, tmp_path, None, None).why([base, point], {"M": point}))
+    assert conducted["distillation"] == []
+    assert conducted["ablation"]
 
 
 def test_no_optuna_is_one_sentence(scale: Scale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

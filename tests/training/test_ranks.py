@@ -32,7 +32,7 @@ SPLITS: dict[str, dict[str, Any]] = {
 
 
 def torchrun(*arguments: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), *arguments]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *arguments]
     root = str(Path(__file__).parents[2])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)

@@ -22,6 +22,7 @@ def contest(
     launcher: Literal["local", "ray"] = "local",
     ray_address: str | None = None,
     parallel: int | None = None,
+    device: Literal["cpu", "cuda"] = "cpu",
     runs: Path = Path("runs/reproduce"),
     results: Path | None = None,
     pages: Path | None = None,
@@ -44,6 +45,7 @@ def contest(
         launcher: processes of this machine, or Ray.
         ray_address: of a Ray cluster; by default Ray is started on this machine.
         parallel: runs at once; by default as many as the cores allow.
+        device: cpu, or cuda: all runs share one GPU. Finished runs count whichever made them.
         runs: folder of the runs, shared with `hushlm reproduce`; the preset has a folder of its own in it.
         results: folder for frontier-PRESET.json; by default beside the runs.
         pages: folder for the Markdown and the pictures; by default beside the runs.
@@ -54,11 +56,11 @@ def contest(
         json: print the results as one JSON document.
     """
     from hushlm.frontier.page import points_table, read_results, write_page, write_results
-    from hushlm.frontier.presets import BASELINE, SCALES
+    from hushlm.frontier.presets import SCALES
     from hushlm.report.table import print_json, print_table
 
     results, pages = results or runs / preset, pages or runs / preset / "pages"
-    scale = SCALES[preset]
+    scale = SCALES[preset].on(device)
     wanted = scale.trials if trials is None else trials
     if from_results:
         document = read_results(results / f"frontier-{preset}.json")
@@ -69,7 +71,7 @@ def contest(
     else:
         from hushlm.cli.reproduce import make_pending
         from hushlm.frontier.contest import Contest
-        from hushlm.frontier.points import name_points
+        from hushlm.frontier.points import roles
         from hushlm.reproduce.launch import commands as command_lines
         from hushlm.reproduce.launch import default_parallel
 
@@ -81,20 +83,20 @@ def contest(
             return
         if stage == "points":
             finals = contest.points()
-            document = contest.document(stage, finals, {row.row.label: row for row in finals if row.row.architecture != BASELINE}, {}, [])
+            document = contest.document(stage, finals, {}, {}, [])
         else:
             if not finished:
                 _search(contest, wanted, launcher, many, ray_address)
             if stage == "search":
                 return
             finals = contest.finals()
-            names = name_points(finals, scale)
+            found = roles(finals, scale)
             why: dict[str, Outcome] = {}
-            document = contest.document(stage, finals, names, why, contest.search.trials())
-            for name, outcome in contest.why(finals, names) if stage == "why" else ():
+            document = contest.document(stage, finals, found, why, contest.search.trials())
+            for name, outcome in contest.why(finals, found) if stage == "why" else ():
                 write_results(document, results)  # what there is so far
                 why[name] = outcome
-                document = contest.document(stage, finals, names, why, contest.search.trials())
+                document = contest.document(stage, finals, found, why, contest.search.trials())
         write_results(document, results)
     page = write_page(document, pages)
     if json:

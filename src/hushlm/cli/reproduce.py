@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from hushlm.reproduce.launch import Launcher
@@ -23,6 +23,7 @@ def reproduce(
     launcher: Literal["local", "ray"] = "local",
     ray_address: str | None = None,
     parallel: int | None = None,
+    device: Literal["cpu", "cuda"] = "cpu",
     runs: Path = Path("runs/reproduce"),
     results: Path | None = None,
     pages: Path | None = None,
@@ -43,6 +44,7 @@ def reproduce(
         launcher: processes of this machine, or Ray.
         ray_address: of a Ray cluster; by default Ray is started on this machine.
         parallel: runs at once; by default as many as the cores allow.
+        device: cpu, or cuda: all runs share one GPU. Finished runs count whichever made them.
         runs: folder of the runs; the preset has a folder of its own in it.
         results: folder for NAME-PRESET.json; by default beside the runs.
         pages: folder for the Markdown, CSV and pictures; by default beside the runs.
@@ -72,7 +74,9 @@ def reproduce(
     if from_results:
         outcomes = [outcome_of(read_results(results / f"{name}-{preset}.json")) for name in names]
     else:
-        changes = [("training.steps", steps)] if steps is not None else []
+        changes: list[tuple[str, Any]] = [("training.device", device)]
+        if steps is not None:
+            changes.append(("training.steps", steps))
         study = Study([EXPERIMENTS[name] for name in names], PRESETS[preset], runs / preset, seeds, changes)
         if commands:
             print(*command_lines(study.pending()), sep="\n")

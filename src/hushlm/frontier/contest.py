@@ -12,6 +12,7 @@ Everything is chosen on the validation split; what is reported is measured on th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,17 +24,20 @@ from hushlm.entropy.diagnostics import summarise
 from hushlm.frontier.points import validation_perplexity
 from hushlm.frontier.presets import BASELINE, Scale, equivalent
 from hushlm.frontier.rows import (
-    GROWTH,
+    GROWN,
     TAUGHT_AS_WELL,
     ablation_rows,
+    added_rows,
     baseline_rows,
     distillation_rows,
     experiment,
     finalist_rows,
-    hand_picked_rows,
+    grown_rows,
     preset_of,
+    recommended_rows,
     regulariser_rows,
     stability_rows,
+    without_twins,
 )
 from hushlm.frontier.search import Search, Trial
 from hushlm.recommended import RECOMMENDED
@@ -73,21 +77,18 @@ class Contest:
         if not trials:
             raise ValueError("The search has not a single trial: run it first, with --trials of at least 1.")
         finalists = finalist_rows(trials, self.scale)
-        rows = [*baseline_rows(finalists, trials), *finalists, *hand_picked_rows(self.scale)]
-        return self._best_baseline_first(rows)
+        rows = [*baseline_rows(finalists, trials), *finalists, *added_rows(self.scale)]
+        return self._best_baseline_first(without_twins(rows))
 
     def points(self) -> list[RowOutcome]:
         """The baseline and the named points at this scale, tuned and measured: the best baseline first."""
         return self._best_baseline_first(self.point_rows())
 
     def point_rows(self) -> list[Row]:
-        """The baseline with Muon, the better one (`hushlm reproduce` has the paper's), the points, and what explains their growth."""
+        """The baseline with Muon, the better one (`hushlm reproduce` has the paper's), the points, and what the small scale brought up."""
         return [
             Row(BASELINE, (("training.optimiser", "muon"),), "with Muon", retuned=True),
-            *(
-                Row(point.architecture, point.changes(self.scale.base.shape), point.name, retuned=True)
-                for point in (*RECOMMENDED.values(), *GROWTH)
-            ),
+            *without_twins(recommended_rows(self.scale, (*RECOMMENDED.values(), *GROWN))),
         ]
 
     def study(self, name: str, rows: Sequence[Row]) -> Study:
@@ -102,46 +103,53 @@ class Contest:
             raise ValueError("Not enough runs of the contest are finished: run it without --finished first.")
         return [*sorted(baselines, key=validation_perplexity), *others]
 
-    def why(self, finals: Sequence[RowOutcome], names: dict[str, RowOutcome]) -> Iterator[tuple[str, Outcome]]:
-        """The runs that explain the point recommended (the cheapest at the baseline's perplexity, or the best one where there is none).
+    def why(self, finals: Sequence[RowOutcome], found: dict[str, RowOutcome]) -> Iterator[tuple[str, Outcome]]:
+        """The runs that explain a point: M (the cheapest at the baseline's perplexity), or the best one where there is none.
 
         Yields: a table's name and outcome, as it is done.
         """
-        point = names.get("Hush-M") or names["Hush-L"]
+        point = found.get("M") or found["L"]
         rate = point.learning_rate
         assert rate is not None
         teacher = Job.of(RunConfig.from_dict(finals[0].runs[0].settings), self.folder, 1, None).config.output
+        teaches = self.make is not None or teacher.exists()  # records may have come without their checkpoints
         whole = Row(point.row.architecture, point.row.changes, "whole", rate=rate)
         ablation = [whole, *ablation_rows(point.row, rate, self.scale)]
         rows = {
             "ablation": [replace(row, seeds=self.scale.ablation_seeds) for row in ablation],
+            "grown": grown_rows(self.scale),
             "stability": stability_rows(point.row, self.scale),
             "regulariser": regulariser_rows(self.scale),
-            "distillation": distillation_rows(self._taught(finals, names), str(teacher)),
+            "distillation": distillation_rows(self._taught(finals, found), str(teacher)) if teaches else [],
         }
         for name, some in rows.items():
             yield name, self._conduct(name, some)
 
-    def _taught(self, finals: Sequence[RowOutcome], names: dict[str, RowOutcome]) -> dict[str, RowOutcome]:
-        """Finals that learn from the baseline as well: Hush-S, Hush-M, and one between them that misses Hush-M's limit by little."""
-        found = {name: row for name, row in names.items() if name in ("Hush-S", "Hush-M")} or names
-        return {**found, **{row.row.label: row for row in finals if row.row.label == TAUGHT_AS_WELL}}
+    def _taught(self, finals: Sequence[RowOutcome], found: dict[str, RowOutcome]) -> dict[str, RowOutcome]:
+        """Finals that learn from the baseline as well: S, M, and one between them that misses M's limit by little."""
+        taught = {role: row for role, row in found.items() if role in ("S", "M")} or found
+        return {**taught, **{row.row.label: row for row in finals if row.row.label == TAUGHT_AS_WELL}}
 
     def document(
-        self, stage: str, finals: Sequence[RowOutcome], names: dict[str, RowOutcome], why: dict[str, Outcome], trials: Sequence[Trial]
+        self, stage: str, finals: Sequence[RowOutcome], found: dict[str, RowOutcome], why: dict[str, Outcome], trials: Sequence[Trial]
     ) -> dict[str, Any]:
         """What results/frontier-SCALE.json holds: `points` by bytes, the search's front, and every table behind the page.
 
         Args:
             stage: as on the command line.
             finals: the baseline first.
-            names: of some of them.
+            found: some of them by their role (`hushlm.frontier.points.ROLES`); none where nothing was searched.
             why: tables by name.
             trials: of the search the finals came out of; none for the named points.
         """
         baseline = finals[0]
         points = [
-            {"name": " and ".join(name for name, chosen in names.items() if chosen is row), **self._values(row, baseline)} for row in finals
+            {
+                "name": self._recommended(row),
+                "role": " and ".join(role for role, chosen in found.items() if chosen is row),
+                **self._values(row, baseline),
+            }
+            for row in finals
         ]
         front = pareto_front(trials, lambda trial: trial.bytes, lambda trial: -trial.loss_nats)
         records = [run for row in finals for run in row.runs]
@@ -162,6 +170,14 @@ class Contest:
             "points": sorted(points, key=lambda point: point["bytes_gpt2_small"]),
             **{name: [self._values(row, baseline) for row in outcome.rows] for name, outcome in why.items()},
         }
+
+    def _recommended(self, outcome: RowOutcome) -> str:
+        """The name of the model recommended that a row is, "" if it is none."""
+        for name, point in RECOMMENDED.items():
+            with suppress(ValueError):  # a scale of another number of layers may have no such model
+                if (outcome.row.architecture, set(outcome.row.changes)) == (point.architecture, set(point.changes(self.scale.base.shape))):
+                    return name
+        return ""
 
     def _conduct(self, name: str, rows: Sequence[Row]) -> Outcome:
         study, make = self.study(name, rows), self.make

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hushlm.files import write_atomic
+from hushlm.frontier.points import ROLES
 from hushlm.frontier.presets import BASELINE
 from hushlm.report.contest_figures import ContestPoint, StabilityMap, contest_figure, stability_figure
 from hushlm.report.document import read_document, write_document
@@ -35,6 +36,7 @@ def points_table(document: Mapping[str, Any]) -> Table:
     """The baseline and the finalists, cheapest first."""
     columns = (
         Column("named", "name"),
+        Column("role", "here"),
         Column("model", "model"),
         Column("origin", "found by"),
         Column("sizes", "L/H/D/F\nat GPT-2 small"),
@@ -54,7 +56,8 @@ def points_table(document: Mapping[str, Any]) -> Table:
     note = (
         f"Corpus {document['corpus']['name']}, {base['training']['steps']} steps of {base['training']['batch']} sequences for every row; "
         f"{over}, test split; {chosen}. "
-        "Bytes are the cost model's, at the shape that stands to GPT-2 small as the trained one to the baseline's."
+        "Bytes are the cost model's, at the shape that stands to GPT-2 small as the trained one to the baseline's. "
+        f"Here: {'; '.join(f'{role} {meaning}' for role, meaning in ROLES.items())}."
     )
     return Table(f"The contest ({document['preset']})", columns, [_cells(point) for point in document["points"]], note)
 
@@ -65,6 +68,7 @@ def _cells(point: Mapping[str, Any]) -> dict[str, Any]:
     spread = f" ± {(max(found) - min(found)) / 2:.3f}" if len(found) > 1 else ""
     return {
         "named": point.get("name") or None,
+        "role": point.get("role") or None,
         "model": _model(point),
         "origin": point["label"] or None,
         "sizes": f"{shape['layers']}/{shape['heads']}/{shape['width']}/{shape['width'] * shape['ffn_multiple']}",
@@ -100,6 +104,7 @@ def write_page(document: Mapping[str, Any], folder: Path) -> Path:
         lines += ["## The search", "", *_search(document["search"]), ""]
     for key, title, table in (
         ("ablation", "Each ingredient put back", _rows_table),
+        ("grown", "What the small scale brought up", _grown_table),
         ("regulariser", "Every kernel with and without EReg", _regulariser_table),
         ("distillation", "Learning from the baseline as well", _distillation_table),
     ):
@@ -165,6 +170,21 @@ def _rows_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     seeds = len(rows[0]["perplexity_by_seed"])
     over = f"mean over {seeds} seeds ± half the spread" if seeds > 1 else "one seed"
     return Table("", columns, cells, f"The learning rate is the first row's; {over}, test split.")
+
+
+def _grown_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    columns = (
+        Column("architecture", "architecture"),
+        Column("sizes", "L/H/D/F at GPT-2 small"),
+        Column("gigabytes", "GB a token", ".2f", "right"),
+        Column("perplexity", "test perplexity", align="right"),
+        Column("relative", "to the baseline", ".3f", "right"),
+        Column("by_seed", "by seed", align="right"),
+        Column("learning_rate", "learning rate", "g", "right"),
+    )
+    return Table(
+        "", columns, [{**_cells(row), "architecture": row["architecture"]} for row in rows], "Tuned and measured like the finalists."
+    )
 
 
 def _regulariser_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -252,7 +272,7 @@ def _stability(rows: Sequence[Mapping[str, Any]]) -> list[StabilityMap]:
 def _contest_picture(document: Mapping[str, Any]) -> Any:
     ours = [
         ContestPoint(
-            point["name"] or _baseline_name(point),
+            point["name"] or point.get("role") or _baseline_name(point),
             point["bytes_gpt2_small"] / 1e9,
             [value for value in point["relative_by_seed"] if value is not None],
         )

@@ -1,4 +1,4 @@
-"""Which finalists get a name: chosen by validation perplexity and predicted bytes, reported on the test split."""
+"""Which finalists answer the contest's questions: chosen by validation perplexity and predicted bytes, reported on the test split."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ from hushlm.config import RunConfig
 from hushlm.frontier.presets import BASELINE, Scale, equivalent
 from hushlm.reproduce.study import RowOutcome
 
-__all__ = ["PAPERS_BEST_BYTES", "name_points", "validation_perplexity"]
+__all__ = ["PAPERS_BEST_BYTES", "ROLES", "roles", "validation_perplexity"]
 
 PAPERS_BEST_BYTES = 6_430_000_000
 """Of the paper's EReg(SM(t)+ScFuFFN), one GPT-2 small token at T=128 (arXiv 2501.03489, Table 3)."""
 
 SMALL_RATIO, MEDIUM_RATIO = 1.10, 1.00
 
+ROLES = {
+    "S": f"the cheapest within {SMALL_RATIO:.2f} times the baseline's perplexity",
+    "M": f"the cheapest within {MEDIUM_RATIO:.2f} times",
+    "L": "the best perplexity below the paper's bytes",
+}
+"""Of a scale's own contest; the models that are recommended (recommended.py) were chosen in view of all scales."""
 
-def name_points(finals: Sequence[RowOutcome], scale: Scale) -> dict[str, RowOutcome]:
-    """Hush-S, Hush-M and Hush-L, as far as there are such.
 
-    Hush-S: the cheapest within 1.10 times the baseline's perplexity; Hush-M: the cheapest within 1.00 times; Hush-L: the best perplexity
-    below the paper's best bytes.
+def roles(finals: Sequence[RowOutcome], scale: Scale) -> dict[str, RowOutcome]:
+    """The rows that have `ROLES` at a scale, as far as there are such.
 
     Args:
         finals: the baseline first.
@@ -29,13 +33,13 @@ def name_points(finals: Sequence[RowOutcome], scale: Scale) -> dict[str, RowOutc
     limit = validation_perplexity(finals[0])
     models = [row for row in finals if row.row.architecture != BASELINE]
     found: dict[str, RowOutcome] = {}
-    for name, ratio in (("Hush-S", SMALL_RATIO), ("Hush-M", MEDIUM_RATIO)):
+    for name, ratio in (("S", SMALL_RATIO), ("M", MEDIUM_RATIO)):
         allowed = [row for row in models if validation_perplexity(row) <= ratio * limit]
         if allowed:
             found[name] = min(allowed, key=lambda row: _bytes(row, scale))
     allowed = [row for row in models if _bytes(row, scale) <= PAPERS_BEST_BYTES]
     if allowed:
-        found["Hush-L"] = min(allowed, key=validation_perplexity)
+        found["L"] = min(allowed, key=validation_perplexity)
     return found
 
 

@@ -13,25 +13,28 @@ from hushlm.architectures import FeedForward, Norm, Temperature, parse
 from hushlm.config import RunConfig
 from hushlm.frontier.presets import BASELINE, Scale
 from hushlm.frontier.search import Trial
-from hushlm.recommended import GPT2_SMALL, TRAINING, Recommendation
+from hushlm.recommended import GPT2_SMALL, RECOMMENDED, TRAINING, Recommendation
 from hushlm.reproduce.experiments import Experiment, Row
 from hushlm.reproduce.presets import Preset
 from hushlm.reproduce.study import RowOutcome
 
 __all__ = [
-    "GROWTH",
+    "GROWN",
     "HAND_PICKED",
     "TAUGHT_AS_WELL",
     "ablation_rows",
+    "added_rows",
     "baseline_rows",
     "changes_of",
     "distillation_rows",
     "experiment",
     "finalist_rows",
-    "hand_picked_rows",
+    "grown_rows",
     "preset_of",
+    "recommended_rows",
     "regulariser_rows",
     "stability_rows",
+    "without_twins",
 ]
 
 CAPS_BYTES = (800_000_000, 1_000_000_000, 1_200_000_000, 1_600_000_000, 6_430_000_000)
@@ -56,14 +59,23 @@ HAND_PICKED = tuple(
 """The search's best became shallower and wider up to the edge of its space: models beyond it, and its best with the baseline's depth. Tuned
 and measured like finalists."""
 
-GROWTH = tuple(
-    Recommendation(name, "does it survive growth?", "SM2(th)+LN+Q", shape, TRAINING)
-    for name, shape in (
-        ("Hush-M with 12 heads", replace(GPT2_SMALL, layers=8, width=960)),
-        ("Hush-M in GPT-2's shape", GPT2_SMALL),
+GROWN = tuple(
+    Recommendation(
+        f"at small: {architecture}, {layers} layers of {width}, {heads} heads",
+        "what the contest at the small scale brought up",
+        architecture,
+        replace(GPT2_SMALL, layers=layers, heads=heads, width=width),
+        TRAINING,
+    )
+    for architecture, layers, heads, width in (
+        ("SM(th)+LN+Q", 4, 6, 960),
+        ("SM(th)+LN+Q", 4, 6, 1152),
+        ("SM2(th)+LN+R", 8, 12, 960),
+        ("SM(th)+LN+R", 4, 6, 960),
+        ("SM2(th)+LN+R", 8, 3, 960),
     )
 )
-"""Beside the named points at another scale: with as many heads as the baseline, and with its layers and width as well."""
+"""The best of the small scale's search, and its lesson (ReLU instead of the square) where the byte limits are."""
 
 TAUGHT_AS_WELL = HAND_PICKED[1].name
 """1.5% above the baseline at 0.96 GB."""
@@ -116,9 +128,28 @@ def baseline_rows(finalists: Sequence[Row], trials: Sequence[Trial]) -> list[Row
     return rows
 
 
-def hand_picked_rows(scale: Scale) -> list[Row]:
-    """`HAND_PICKED` at a scale."""
-    return [Row(point.architecture, point.changes(scale.base.shape), point.name, retuned=True) for point in HAND_PICKED]
+def added_rows(scale: Scale) -> list[Row]:
+    """What is tuned and measured beside the finalists: models picked by hand, and at another scale than micro the ones recommended."""
+    return recommended_rows(scale, HAND_PICKED if scale.name == "micro" else (*RECOMMENDED.values(), *GROWN))
+
+
+def grown_rows(scale: Scale) -> list[Row]:
+    """What the small scale brought up, at another."""
+    return [] if scale.name == "small" else recommended_rows(scale, GROWN)
+
+
+def recommended_rows(scale: Scale, points: Iterable[Recommendation]) -> list[Row]:
+    """Models given at GPT-2 small's scale, at another."""
+    return [Row(point.architecture, point.changes(scale.base.shape), point.name, retuned=True) for point in points]
+
+
+def without_twins(rows: Iterable[Row]) -> list[Row]:
+    """Rows of the same model and training as one, with both labels."""
+    found: dict[tuple[str, frozenset[tuple[str, Any]]], Row] = {}
+    for row in rows:
+        key = row.architecture, frozenset(row.changes)
+        found[key] = replace(found[key], label=f"{found[key].label}, {row.label}") if key in found else row
+    return list(found.values())
 
 
 def ablation_rows(row: Row, rate: float, scale: Scale) -> list[Row]:

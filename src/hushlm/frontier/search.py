@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hushlm.config import RunConfig
 from hushlm.frontier.presets import Scale, equivalent
-from hushlm.frontier.space import STARTS, start, suggest
+from hushlm.frontier.space import start, starts, suggest
 from hushlm.reproduce.launch import Launcher, launch
 from hushlm.reproduce.runs import Job, RunRecord, read_record
 
@@ -102,7 +102,7 @@ class Search:
                     under_way[job.record] = number, job
                     yield job
 
-        for values in STARTS:
+        for values in starts(self.scale):
             self._study.enqueue_trial(start(values, self.scale), skip_if_exists=True)
         for job, record in launch(jobs(), launcher, parallel, address):
             trial = self._tell(*under_way.pop(job.record), record)

@@ -15,7 +15,7 @@ from hushlm.frontier.presets import Scale
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["STARTS", "start", "suggest"]
+__all__ = ["GROWN_STARTS", "STARTS", "start", "starts", "suggest"]
 
 KERNELS = ("SM", "SM1", "SM2", "SM3")
 FEED_FORWARDS = tuple(kind.name for kind in FeedForward if kind not in (FeedForward.IDENTITY, FeedForward.SCALED))
@@ -58,6 +58,54 @@ STARTS: tuple[dict[str, Any], ...] = (
     _SQUARE | {"kernel": "SM1", "width": 1, "ffn_multiple": 1},
 )
 """Where the search begins: what is known. Heads, layers and width as shares of the base's; what is not named is the base's."""
+
+
+_GROWN = _SQUARE | {"kernel": "SM2", "width": 1.25, "heads": 1, "learning_rate": 0.012}
+_PLAIN = {"optimiser": "muon", "learning_rate": 0.012, "norm": "LN"}
+
+GROWN_STARTS: tuple[dict[str, Any], ...] = (
+    _PLAIN | {"kernel": "SM", "feed_forward": "GELU"},
+    # Hush-S, Hush-M, and what Hush-M lacks beside the baseline: heads, layers, exact softmax.
+    _GROWN | {"layers": 1 / 3, "heads": 0.25},
+    _GROWN | {"heads": 0.25},
+    _GROWN,
+    _GROWN | {"layers": 1, "width": 1},
+    _GROWN | {"kernel": "SM", "heads": 0.25},
+    _GROWN | {"kernel": "SM", "heads": 0.5},
+    _GROWN | {"kernel": "SM"},
+    _GROWN | {"kernel": "SM3"},
+    _GROWN | {"kernel": "SM1"},
+    # One thing at a time, from the baseline.
+    _PLAIN | {"kernel": "SM2", "feed_forward": "GELU"},
+    _PLAIN | {"kernel": "SM3", "feed_forward": "GELU"},
+    _PLAIN | {"kernel": "SM", "feed_forward": "QUADRATIC"},
+    _PLAIN | {"kernel": "SM", "feed_forward": "RELU"},
+    # And from the whole.
+    _GROWN | {"regularised": True},
+    _GROWN | {"initial_temperature": 2.0},
+    _GROWN | {"temperature": "NONE"},
+    _GROWN | {"feed_forward": "RELU"},
+    _GROWN | {"feed_forward": "BILINEAR", "ffn_multiple": 3},
+    _GROWN | {"feed_forward": "SQUARED_RELU", "ffn_multiple": 3},
+    _GROWN | {"init_std": 0.02, "residual_init": 1.0, "weight_decay": 0.1},
+    # Shallow and wide.
+    _GROWN | {"layers": 1 / 2, "width": 1.5},
+    _GROWN | {"layers": 1 / 3, "width": 1.5},
+    _GROWN | {"kernel": "SM", "layers": 1 / 2, "heads": 0.5, "width": 1.5},
+    _GROWN | {"kernel": "SM", "layers": 1 / 3, "heads": 0.5, "width": 1.5},
+    # Below the byte limits of the contest.
+    _GROWN | {"layers": 1 / 2, "heads": 0.5, "width": 1.5},
+    _GROWN | {"layers": 1 / 3, "heads": 0.5, "width": 1.5},
+    _GROWN | {"kernel": "SM", "layers": 1 / 2, "heads": 0.5},
+    _GROWN | {"kernel": "SM3", "layers": 1 / 2, "heads": 0.5, "width": 1.5},
+    _GROWN | {"kernel": "SM", "layers": 1 / 3, "heads": 0.5},
+)
+"""Where it begins at the small scale, where the best of micro were no longer good: which of their parts is it?"""
+
+
+def starts(scale: Scale) -> tuple[dict[str, Any], ...]:
+    """What a scale's search begins with."""
+    return GROWN_STARTS if scale.name == "small" else STARTS
 
 
 def start(values: dict[str, Any], scale: Scale) -> dict[str, Any]:

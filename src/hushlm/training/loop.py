@@ -33,7 +33,7 @@ from hushlm.training.teacher import load_teacher, with_teacher_fingerprint
 from hushlm.training.team import Team, clip, total_norm, whole
 from hushlm.training.track import Tracker, open_tracker
 from hushlm.training.watch import Divergence, EntropyWatch
-from hushlm.training.world import ONE_THREAD_BELOW_WIDTH, World, linear_algebra_threads, open_world
+from hushlm.training.world import ONE_THREAD_BELOW_WIDTH, World, linear_algebra_threads, matrix_precision, open_world
 
 __all__ = ["train"]
 
@@ -79,7 +79,8 @@ def train(
         run = _Run(config, store, world, resume_from)
         tracker = open_tracker(config.training.track, config.output, run.step, config.to_dict()) if world.rank == 0 else None
         try:
-            return run.finish(on_step, checkpoint_every, noted, tracker)
+            with matrix_precision(config, world.device):
+                return run.finish(on_step, checkpoint_every, noted, tracker)
         finally:
             if tracker is not None:
                 tracker.close()

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hushlm.config import RunConfig, TrainingConfig
 
-__all__ = ["ONE_THREAD_BELOW_WIDTH", "World", "linear_algebra_threads", "open_world"]
+__all__ = ["ONE_THREAD_BELOW_WIDTH", "World", "linear_algebra_threads", "matrix_precision", "open_world"]
 
 T = TypeVar("T")
 
@@ -136,3 +136,17 @@ def linear_algebra_threads(config: RunConfig) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def matrix_precision(config: RunConfig, device: torch.device) -> Iterator[None]:
+    """Let a GPU's matrix products use TF32 where `training.precision` is "tf32"."""
+    if config.training.precision != "tf32" or device.type != "cuda":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,8 +1,7 @@
 """The GPU kernel in Triton: streams over keys as `native` does, with `analytic`'s derivation.
 
-Tested in Triton's interpreter on a CPU (TRITON_INTERPRET=1, `tests/entropy/test_triton.py`); it has not run on a GPU yet.
-Products are asked for in full float32, not TF32: entropies are to be exact. One program takes one block of queries of one head, or, in
-the last of three kernels, one block of keys, so no sums race and results repeat.
+Tested on a GPU, and in Triton's interpreter on a CPU (TRITON_INTERPRET=1, `tests/entropy/test_triton.py`). One program takes one block
+of queries of one head, or, in the last of three kernels, one block of keys, so no sums race and results repeat.
 
 Legend: B batch, T query tokens, S key tokens, H heads, E head width, N all heads of all sequences.
 """
@@ -21,8 +20,15 @@ from hushlm.entropy.kernels.base import Kernel
 
 __all__ = ["KERNEL"]
 
-QUERIES, KEYS = 64, 64
-"""Rows and columns of a tile of scores. Triton's products need at least 16 of each, and a head width of 16."""
+QUERIES, KEYS = 32, 32
+"""Rows and columns of a tile of scores. Triton's products need at least 16 of each, and a head width of 16. Larger tiles do not fit into a
+multiprocessor's registers (`python tests/entropy/registers.py`), nor does this one with heads above 64: those take half the rows."""
+
+WIDEST = 128
+"""Entries of a head: wider ones do not fit either."""
+
+PRECISION = "tf32x3"
+"""Three products in TF32 for one in float32, 21 of its 24 bits: tensor cores have no float32, and entropies are to be exact."""
 
 
 @torch.compiler.assume_constant_result
@@ -43,7 +49,7 @@ class _Attention(torch.autograd.Function):
         output_NTE, rows_3NT = torch.empty_like(q_NTE), q_NTE.new_empty(3, heads, queries)
         sizes = {"queries": queries, "keys": k_NSE.shape[1], "width": width}
         shape = _shape(width, order, causal)
-        forward[(_blocks(queries, QUERIES), heads)](q_NTE, k_NSE, v_NSE, output_NTE, *rows_3NT, **sizes, **shape)
+        forward[(_blocks(queries, shape["QUERIES"]), heads)](q_NTE, k_NSE, v_NSE, output_NTE, *rows_3NT, **sizes, **shape)
         ctx.save_for_backward(q_NTE, k_NSE, v_NSE, output_NTE, rows_3NT)
         ctx.sizes, ctx.shape = sizes, shape
         return output_NTE, rows_3NT[2].clone()
@@ -63,8 +69,8 @@ class _Attention(torch.autograd.Function):
         share_NT = torch.empty_like(maximum_NT)
         tensors = (q_NTE, k_NSE, v_NSE, d_output_NTE, maximum_NT, of_log_NT, of_one_NT, share_NT)
         heads = q_NTE.shape[0]
-        backward_queries[(_blocks(ctx.sizes["queries"], QUERIES), heads)](*tensors, d_q_NTE, **ctx.sizes, **ctx.shape)
-        backward_keys[(_blocks(ctx.sizes["keys"], KEYS), heads)](*tensors, d_k_NSE, d_v_NSE, **ctx.sizes, **ctx.shape)
+        backward_queries[(_blocks(ctx.sizes["queries"], ctx.shape["QUERIES"]), heads)](*tensors, d_q_NTE, **ctx.sizes, **ctx.shape)
+        backward_keys[(_blocks(ctx.sizes["keys"], ctx.shape["KEYS"]), heads)](*tensors, d_k_NSE, d_v_NSE, **ctx.sizes, **ctx.shape)
         return d_q_NTE, d_k_NSE, d_v_NSE, None, None
 
 
@@ -72,9 +78,12 @@ def _blocks(count: int, size: int) -> int:
     return (count + size - 1) // size
 
 
-def _shape(width: int, order: int, causal: bool) -> dict[str, int | bool]:
+def _shape(width: int, order: int, causal: bool) -> dict[str, Any]:
     """What a kernel is compiled for."""
-    return {"PADDED": max(16, 1 << (width - 1).bit_length()), "ORDER": order, "CAUSAL": causal, "QUERIES": QUERIES, "KEYS": KEYS}
+    padded = max(16, 1 << (width - 1).bit_length())
+    wide = padded > 64
+    tile = {"QUERIES": max(16, QUERIES // 2) if wide else QUERIES, "KEYS": KEYS, "num_warps": 8 if wide else 4}
+    return {"PADDED": padded, "ORDER": order, "CAUSAL": causal, "PRECISION": PRECISION, **tile}
 
 
 def _run(q_BHTE: Tensor, k_BHSE: Tensor, v_BHSE: Tensor, scale_HT: Tensor, order: int | None, causal: bool) -> tuple[Tensor, Tensor]:
@@ -85,7 +94,7 @@ def _run(q_BHTE: Tensor, k_BHSE: Tensor, v_BHSE: Tensor, scale_HT: Tensor, order
 
 
 def _supports(q_BHTE: Tensor, order: int | None) -> bool:
-    return q_BHTE.dtype is torch.float32 and q_BHTE.shape[3] <= 256 and (order is None or order < 16) and _available(q_BHTE.device.type)
+    return q_BHTE.dtype is torch.float32 and q_BHTE.shape[3] <= WIDEST and (order is None or order < 16) and _available(q_BHTE.device.type)
 
 
 KERNEL = Kernel(name="triton", run=_run, supports=_supports)

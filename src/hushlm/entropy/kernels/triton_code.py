@@ -1,7 +1,8 @@
 """The device code of `hushlm.entropy.kernels.triton`; importing it needs triton.
 
 Every kernel takes contiguous float32 tensors (N, tokens, width) and rows (N, T); heads N are the grid's second axis. PADDED is the
-head width rounded up to a power of 2, ORDER is 0 for exact softmax. Formulas as in `hushlm.entropy.kernels.analytic`.
+head width rounded up to a power of 2, ORDER is 0 for exact softmax, PRECISION is that of products. The row maximum is found again by
+equality, so all kernels compute a tile of scores in the same shape. Formulas as in `hushlm.entropy.kernels.analytic`.
 """
 
 # mypy: ignore-errors
@@ -31,9 +32,9 @@ def _store_rows(x, value, head, first, tokens, width, PADDED: tl.constexpr, COUN
 
 
 @triton.jit
-def _scores(q, k, i0, j0, queries, keys, CAUSAL: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr):
+def _scores(q, k, i0, j0, queries, keys, CAUSAL: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr):
     """A tile of scores, LOWEST where a key must not be seen, and which may be."""
-    s = tl.dot(q, tl.trans(k), input_precision="ieee")
+    s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
     i = i0 + tl.arange(0, QUERIES)
     j = j0 + tl.arange(0, KEYS)
     seen = (j[None, :] < keys) & (i[:, None] < queries)
@@ -66,7 +67,7 @@ def _weights(z, seen, ORDER: tl.constexpr):
 @triton.jit
 def forward(
     q, k, v, output, maximum, total, entropy, queries, keys, width,
-    PADDED: tl.constexpr, ORDER: tl.constexpr, CAUSAL: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
+    PADDED: tl.constexpr, ORDER: tl.constexpr, CAUSAL: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Output, and row maximum, total and entropy. Softmax rescales as the maximum grows; order n first looks for it."""
     i0, head = tl.program_id(0) * QUERIES, tl.program_id(1)
@@ -77,13 +78,13 @@ def forward(
     top = tl.full((QUERIES,), LOWEST, tl.float32)
     if ORDER > 0:
         for j0 in range(0, limit, KEYS):
-            s, _ = _scores(q_block, _rows(k, head, j0, keys, width, PADDED, KEYS), i0, j0, queries, keys, CAUSAL, QUERIES, KEYS)
+            s, _ = _scores(q_block, _rows(k, head, j0, keys, width, PADDED, KEYS), i0, j0, queries, keys, CAUSAL, QUERIES, KEYS, PRECISION)
             top = tl.maximum(top, tl.max(s, 1))
     sum_w = tl.zeros((QUERIES,), tl.float32)
     sum_log = tl.zeros((QUERIES,), tl.float32)
     mixed = tl.zeros((QUERIES, PADDED), tl.float32)
     for j0 in range(0, limit, KEYS):
-        s, seen = _scores(q_block, _rows(k, head, j0, keys, width, PADDED, KEYS), i0, j0, queries, keys, CAUSAL, QUERIES, KEYS)
+        s, seen = _scores(q_block, _rows(k, head, j0, keys, width, PADDED, KEYS), i0, j0, queries, keys, CAUSAL, QUERIES, KEYS, PRECISION)
         if ORDER == 0:
             higher = tl.maximum(top, tl.max(s, 1))
             fall = tl.where(sum_w > 0, top - higher, 0.0)
@@ -95,7 +96,7 @@ def forward(
         w, _, log_w = _weights(s - top[:, None], seen, ORDER)
         sum_w += tl.sum(w, 1)
         sum_log += tl.sum(w * log_w, 1)
-        mixed += tl.dot(w, _rows(v, head, j0, keys, width, PADDED, KEYS), input_precision="ieee")
+        mixed += tl.dot(w, _rows(v, head, j0, keys, width, PADDED, KEYS), input_precision=PRECISION)
     row = i0 + tl.arange(0, QUERIES)
     inside = row < queries
     sum_w = tl.where(inside, sum_w, 1.0)
@@ -109,7 +110,7 @@ def forward(
 @triton.jit
 def _differentiate(
     q_block, k_block, v_block, d_block, maximum, of_log, of_one, head, i0, j0, queries, keys,
-    ORDER: tl.constexpr, CAUSAL: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
+    ORDER: tl.constexpr, CAUSAL: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Weights of a tile, gradients of its scores without the row maximum's share, and which scores are at the maximum."""
     row = i0 + tl.arange(0, QUERIES)
@@ -117,16 +118,16 @@ def _differentiate(
     top = tl.load(maximum + head * queries + row, mask=inside, other=0.0)
     slope_log = tl.load(of_log + head * queries + row, mask=inside, other=0.0)
     constant = tl.load(of_one + head * queries + row, mask=inside, other=0.0)
-    s, seen = _scores(q_block, k_block, i0, j0, queries, keys, CAUSAL, QUERIES, KEYS)
+    s, seen = _scores(q_block, k_block, i0, j0, queries, keys, CAUSAL, QUERIES, KEYS, PRECISION)
     w, slope, log_w = _weights(s - top[:, None], seen, ORDER)
-    d_w = tl.dot(d_block, tl.trans(v_block), input_precision="ieee") + slope_log[:, None] * log_w + constant[:, None]
+    d_w = tl.dot(d_block, tl.trans(v_block), input_precision=PRECISION) + slope_log[:, None] * log_w + constant[:, None]
     return w, tl.where(seen, d_w * slope, 0.0), seen & (s >= top[:, None])
 
 
 @triton.jit
 def backward_queries(
     q, k, v, d_output, maximum, of_log, of_one, share, d_q, queries, keys, width,
-    PADDED: tl.constexpr, ORDER: tl.constexpr, CAUSAL: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
+    PADDED: tl.constexpr, ORDER: tl.constexpr, CAUSAL: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the queries; for order n also what each key at the row maximum gives back, `share`."""
     i0, head = tl.program_id(0) * QUERIES, tl.program_id(1)
@@ -143,12 +144,12 @@ def backward_queries(
         k_block = _rows(k, head, j0, keys, width, PADDED, KEYS)
         _, d_s, tied = _differentiate(
             q_block, k_block, _rows(v, head, j0, keys, width, PADDED, KEYS), d_block, maximum, of_log, of_one, head, i0, j0, queries, keys,
-            ORDER, CAUSAL, QUERIES, KEYS,
+            ORDER, CAUSAL, QUERIES, KEYS, PRECISION,
         )  # fmt: skip
-        gradient += tl.dot(d_s, k_block, input_precision="ieee")
+        gradient += tl.dot(d_s, k_block, input_precision=PRECISION)
         if ORDER > 0:
             tied = tied.to(tl.float32)
-            at_maximum += tl.dot(tied, k_block, input_precision="ieee")
+            at_maximum += tl.dot(tied, k_block, input_precision=PRECISION)
             lost += tl.sum(d_s, 1)
             ties += tl.sum(tied, 1)
     if ORDER > 0:
@@ -162,7 +163,7 @@ def backward_queries(
 @triton.jit
 def backward_keys(
     q, k, v, d_output, maximum, of_log, of_one, share, d_k, d_v, queries, keys, width,
-    PADDED: tl.constexpr, ORDER: tl.constexpr, CAUSAL: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
+    PADDED: tl.constexpr, ORDER: tl.constexpr, CAUSAL: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a block of keys and of their values, over all queries that see them; after `backward_queries`."""
     j0, head = tl.program_id(0) * KEYS, tl.program_id(1)
@@ -177,13 +178,29 @@ def backward_keys(
         q_block = _rows(q, head, i0, queries, width, PADDED, QUERIES)
         d_block = _rows(d_output, head, i0, queries, width, PADDED, QUERIES)
         w, d_s, tied = _differentiate(
-            q_block, k_block, v_block, d_block, maximum, of_log, of_one, head, i0, j0, queries, keys, ORDER, CAUSAL, QUERIES, KEYS
+            q_block,
+            k_block,
+            v_block,
+            d_block,
+            maximum,
+            of_log,
+            of_one,
+            head,
+            i0,
+            j0,
+            queries,
+            keys,
+            ORDER,
+            CAUSAL,
+            QUERIES,
+            KEYS,
+            PRECISION,
         )
         if ORDER > 0:
             row = i0 + tl.arange(0, QUERIES)
             each = tl.load(share + head * queries + row, mask=row < queries, other=0.0)
             d_s -= tl.where(tied, each[:, None], 0.0)
-        of_keys += tl.dot(tl.trans(d_s), q_block, input_precision="ieee")
-        of_values += tl.dot(tl.trans(w), d_block, input_precision="ieee")
+        of_keys += tl.dot(tl.trans(d_s), q_block, input_precision=PRECISION)
+        of_values += tl.dot(tl.trans(w), d_block, input_precision=PRECISION)
     _store_rows(d_k, of_keys, head, j0, keys, width, PADDED, KEYS)
     _store_rows(d_v, of_values, head, j0, keys, width, PADDED, KEYS)
