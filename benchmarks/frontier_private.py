@@ -1,9 +1,9 @@
-"""The named points of the contest, served: two processes, a held-out prompt, private tokens beside plaintext ones.
+"""The recommended models, served: two processes, a held-out prompt, private tokens beside plaintext ones.
 
     python benchmarks/frontier_private.py [--preset micro] [--new-tokens 16] [--only Hush-M]
 
-Takes seed 0's checkpoint of every named point in results/frontier-PRESET.json from the folder of runs, exports it and asks it over mutual
-TLS. The prompt is the first of those that seeds 0, 1, ... choose whose plaintext answer is not a near tie anywhere (two logits within
+Takes seed 0's checkpoint of every recommended model in results/frontier-PRESET.json from the folder of runs, exports it and asks it over
+mutual TLS. The prompt is the first of those that seeds 0, 1, ... choose whose plaintext answer is not a near tie anywhere (two logits within
 `LEAST_MARGIN`): there the last bit of fixed point decides, one run of two. Writes results/frontier-private.json: tokens, whether they are
 the plaintext model's, bytes counted and predicted; with --only that row alone is made anew.
 """
@@ -51,9 +51,9 @@ def main() -> None:
     results = chosen.results / "frontier-private.json"
     before = {row["name"]: row for row in json.loads(results.read_text())["rows"]} if results.is_file() else {}
     rows = []
-    for point in read_results(chosen.results / f"frontier-{chosen.preset}.json")["points"]:
-        if not point["name"]:
-            continue
+    document = read_results(chosen.results / f"frontier-{chosen.preset}.json")
+    named = {point["name"]: point for point in (*document["points"], *document.get("grown", ())) if point["name"]}
+    for point in sorted(named.values(), key=lambda point: point["bytes_gpt2_small"]):
         if chosen.only not in (None, point["name"]):
             rows += [before[point["name"]]] if point["name"] in before else []
             continue
@@ -68,14 +68,13 @@ def main() -> None:
         store = open_token_store(config.data)
         settings = replace(settings, seed=prompt_seed(job.config.output, store, settings))
         answer = answer_privately(job.config.output, store, settings, print)
-        found = answer.to_dict()
-        kept = {name: value for name, value in found.items() if not name.endswith("_folder")}
+        kept = {name: value for name, value in answer.to_dict().items() if not name.endswith("_folder")}
         rows.append({"name": point["name"], "architecture": point["architecture"], "prompt_seed": settings.seed, **kept})
         counted = (answer.bytes_client_to_server + answer.bytes_server_to_client) / 1e6
         verdict = "equal" if answer.tokens_equal_plaintext else "DIFFER FROM"
         print(f"{point['name']}: tokens {verdict} plaintext's; counted {counted:.1f} MB, predicted {answer.predicted_bytes / 1e6:.1f}")
-    document = {"command": f"python benchmarks/frontier_private.py --preset {chosen.preset}", "rows": rows}
-    write_atomic(results, json.dumps(document, indent=1) + "\n")
+    found = {"command": f"python benchmarks/frontier_private.py --preset {chosen.preset}", "rows": rows}
+    write_atomic(results, json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

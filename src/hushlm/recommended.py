@@ -1,7 +1,7 @@
 """Which model should I use? The named points of the contest (docs/frontier), as sizes in proportion to GPT-2 small's.
 
-Each was the outcome of `hushlm frontier run --preset micro` (results/frontier-micro.json): chosen on the validation split, measured on the
-test split.
+Outcomes of `hushlm frontier run` at two scales (results/frontier-micro.json and frontier-small.json), every one measured at both: chosen on
+the validation split, measured on the test split.
 """
 
 from __future__ import annotations
@@ -71,16 +71,16 @@ TRAINING = (
 """Of every named point, beside its learning rate."""
 
 
-def _point(name: str, purpose: str, layers: int, width: int) -> Recommendation:
-    return Recommendation(name, purpose, "SM2(th)+LN+Q", replace(GPT2_SMALL, layers=layers, heads=3, width=width), TRAINING)
+def _point(name: str, purpose: str, architecture: str, layers: int, heads: int) -> Recommendation:
+    return Recommendation(name, purpose, architecture, replace(GPT2_SMALL, layers=layers, heads=heads, width=960), TRAINING)
 
 
 RECOMMENDED: dict[str, Recommendation] = {
     point.name: point
     for point in (
-        _point("Hush-S", "the cheapest within 1.10 times SM+LN+G's perplexity", 4, 960),
-        _point("Hush-M", "the cheapest at SM+LN+G's perplexity", 8, 960),
-        _point("Hush-L", "the best perplexity found below the paper's bytes", 12, 960),
+        _point("Hush-S", "within 1.10 times SM+LN+G's perplexity at both scales, below 1 GB", "SM(th)+LN+Q", 4, 6),
+        _point("Hush-M", "SM+LN+G's perplexity at micro scale, 1.03 times it at small", "SM2(th)+LN+Q", 8, 3),
+        _point("Hush-L", "below SM+LN+G's perplexity at both scales", "SM2(th)+LN+Q", 12, 3),
     )
 }
 """By name, cheapest first."""

@@ -145,7 +145,6 @@ class Contest:
         baseline = finals[0]
         points = [
             {
-                "name": self._recommended(row),
                 "role": " and ".join(role for role, chosen in found.items() if chosen is row),
                 **self._values(row, baseline),
             }
@@ -154,12 +153,15 @@ class Contest:
         front = pareto_front(trials, lambda trial: trial.bytes, lambda trial: -trial.loss_nats)
         records = [run for row in finals for run in row.runs]
         length = f" --trials {len(trials)}" if trials else ""
+        devices = sorted({run.settings["training"]["device"] for run in records})
+        where = "" if devices == ["cpu"] else f" --device {devices[-1]}"
         return {
             "preset": self.scale.name,
-            "command": f"hushlm frontier run --preset {self.scale.name} --stage {stage} --seeds {self.seeds}{length}",
+            "command": f"hushlm frontier run --preset {self.scale.name} --stage {stage} --seeds {self.seeds}{length}{where}",
             "seeds": self.seeds,
             "corpus": records[0].corpus,
             "versions": records[0].versions,
+            "devices": devices,
             "base": self.scale.base.to_dict(),
             "search": {
                 "trials": len(trials),
@@ -195,6 +197,7 @@ class Contest:
         found, base = outcome.perplexity_by_seed, baseline.perplexity_by_seed
         mean, base_mean = outcome.mean_perplexity, baseline.mean_perplexity
         return {
+            "name": self._recommended(outcome),
             "architecture": outcome.row.architecture,
             "label": outcome.row.label,
             "changes": {name: value for name, value in outcome.row.changes if name != "training.teacher"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -55,7 +56,7 @@ def points_table(document: Mapping[str, Any]) -> Table:
     chosen = "learning rate and names chosen on the validation split" if tuned else "the same learning rate for every row"
     note = (
         f"Corpus {document['corpus']['name']}, {base['training']['steps']} steps of {base['training']['batch']} sequences for every row; "
-        f"{over}, test split; {chosen}. "
+        f"{over}, test split; {chosen}. Trained on {' and '.join(document.get('devices', ['cpu']))}, {base['training']['precision']}. "
         "Bytes are the cost model's, at the shape that stands to GPT-2 small as the trained one to the baseline's. "
         f"Here: {'; '.join(f'{role} {meaning}' for role, meaning in ROLES.items())}."
     )
@@ -116,7 +117,7 @@ def write_page(document: Mapping[str, Any], folder: Path) -> Path:
             "## Learning rate against depth",
             "",
             "Validation perplexity after a short run, gradients not clipped, one seed, each with the optimiser named; x: stopped by the "
-            "entropy watch or not finite.",
+            "entropy watch or not finite; empty: not run.",
             "",
             f"![learning rate against depth]({stem}-stability.png)",
             "",
@@ -258,15 +259,18 @@ def _shares(row: Mapping[str, Any]) -> str | None:
 
 
 def _stability(rows: Sequence[Mapping[str, Any]]) -> list[StabilityMap]:
-    found: dict[str, dict[tuple[int, float], float | None]] = {}
+    found: dict[str, dict[tuple[int, float], float]] = {}
     for row in rows:
         name = f"{row['architecture']}, {row['changes'].get('training.optimiser', 'adamw')}"
-        found.setdefault(name, {})[row["shape"]["layers"], row["learning_rate"]] = row["validation_perplexity_by_seed"][0]
-    maps = []
-    for name, own in found.items():
-        layers, rates = sorted({key[0] for key in own}), sorted({key[1] for key in own})
-        maps.append(StabilityMap(name, layers, rates, [[own.get((depth, rate)) or float("nan") for rate in rates] for depth in layers]))
-    return maps
+        perplexity = row["validation_perplexity_by_seed"][0]
+        found.setdefault(name, {})[row["shape"]["layers"], row["learning_rate"]] = math.nan if perplexity is None else perplexity
+    # The same axes for all, whatever was run of each.
+    layers = sorted({depth for own in found.values() for depth, _ in own})
+    rates = sorted({rate for own in found.values() for _, rate in own})
+    return [
+        StabilityMap(name, layers, rates, [[own.get((depth, rate), math.inf) for rate in rates] for depth in layers])
+        for name, own in found.items()
+    ]
 
 
 def _contest_picture(document: Mapping[str, Any]) -> Any:

@@ -68,7 +68,7 @@ GROWN = tuple(
         TRAINING,
     )
     for architecture, layers, heads, width in (
-        ("SM(th)+LN+Q", 4, 6, 960),
+        ("SM(th)+LN+Q", 4, 6, 960),  # Hush-S
         ("SM(th)+LN+Q", 4, 6, 1152),
         ("SM2(th)+LN+R", 8, 12, 960),
         ("SM(th)+LN+R", 4, 6, 960),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from hushlm.report.figures import COLOURS, INK, RANGE_COLOURS, RESOLUTION_DPI
@@ -87,7 +88,7 @@ class StabilityMap:
     Attributes:
         name: of the model.
         layers, rates: of the rows and columns, rising.
-        perplexity: layers x rates; NaN where training was stopped.
+        perplexity: layers x rates; NaN where training was stopped, infinite where nothing was run.
     """
 
     name: str
@@ -103,12 +104,13 @@ def stability_figure(maps: Sequence[StabilityMap]) -> Figure:
     axes = np.atleast_1d(np.asarray(figure.subplots(1, len(maps), sharey=True)))
     tables = [np.asarray(each.perplexity, dtype=float) for each in maps]
     finite = np.concatenate([table[np.isfinite(table)] for table in tables])
-    low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 1.0)
+    low, high = (finite.min(), finite.max()) if len(finite) else (1.0, 2.0)
     for axis, each, table in zip(axes, maps, tables, strict=True):
-        image = axis.imshow(table, cmap=COLOURS, vmin=low, vmax=high, aspect="auto")
+        shown = np.where(np.isfinite(table), table, np.nan)
+        image = axis.imshow(shown, cmap=COLOURS, norm=LogNorm(low, high), aspect="auto")
         for (row, column), value in np.ndenumerate(table):
-            dark = np.isfinite(value) and value < (low + high) / 2
-            text = f"{value:.1f}" if np.isfinite(value) else "x"
+            dark = np.isfinite(value) and value < np.sqrt(low * high)
+            text = "x" if np.isnan(value) else "" if np.isinf(value) else f"{value:.1f}" if value < 100 else f"{value:.0f}"
             axis.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else INK)
         axis.set_title(each.name, fontsize=9)
         axis.set_xticks(range(len(each.rates)), [f"{rate:g}" for rate in each.rates], fontsize=8)
