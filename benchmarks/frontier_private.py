@@ -3,9 +3,9 @@
     python benchmarks/frontier_private.py [--preset micro] [--new-tokens 16] [--only Hush-M]
 
 Takes seed 0's checkpoint of every recommended model in results/frontier-PRESET.json from the folder of runs, exports it and asks it over
-mutual TLS. The prompt is the first of those that seeds 0, 1, ... choose whose plaintext answer is not a near tie anywhere (two logits within
-`LEAST_MARGIN`): there the last bit of fixed point decides, one run of two. Writes results/frontier-private.json: tokens, whether they are
-the plaintext model's, bytes counted and predicted; with --only that row alone is made anew.
+mutual TLS. The prompt is the first of those that seeds 0, 1, ... choose whose plaintext answer is not a near tie anywhere (two logits
+within `LEAST_MARGIN`): there the last bit of fixed point decides, one run of two. Writes results/frontier-private.json: tokens, whether
+they are the plaintext model's, bytes counted and predicted; with --only that row alone is made anew.
 """
 
 from __future__ import annotations
