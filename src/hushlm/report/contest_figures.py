@@ -118,6 +118,7 @@ def stability_figure(maps: Sequence[StabilityMap]) -> Figure:
         axis.tick_params(length=0)
         axis.set_xlabel("learning rate", fontsize=8)
     axes[0].set_ylabel("layers", fontsize=8)
-    scale = figure.colorbar(image, ax=list(axes), shrink=0.9)
+    scale = figure.colorbar(image, ax=list(axes), shrink=0.9, ticks=np.geomspace(low, high, 3), format="%.3g")
+    scale.minorticks_off()
     scale.ax.tick_params(labelsize=7)
     return figure
