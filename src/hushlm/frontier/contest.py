@@ -112,7 +112,7 @@ class Contest:
         rate = point.learning_rate
         assert rate is not None
         teacher = Job.of(RunConfig.from_dict(finals[0].runs[0].settings), self.folder, 1, None).config.output
-        teaches = self.make is not None or teacher.exists()  # records may have come without their checkpoints
+        teaches = teacher.exists()  # a record that was made elsewhere may have come without its checkpoint
         whole = Row(point.row.architecture, point.row.changes, "whole", rate=rate)
         ablation = [whole, *ablation_rows(point.row, rate, self.scale)]
         rows = {
