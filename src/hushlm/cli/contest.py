@@ -37,8 +37,8 @@ def contest(
     against SM+LN+G, and runs that say why. Finished runs are never made again, so an interrupted command goes on where it was.
 
     Args:
-        preset: micro (a minute a run on a core), small (three million parameters, half an hour a run on a core), or paper (GPT-2 small,
-            for GPUs; stage points only).
+        preset: micro (a minute a run on a core), small (three million parameters; seconds a run on a GPU, over an hour on a core), or paper
+            (GPT-2 small, for GPUs; stage points only).
         stage: how far to go: search; finals after it; then why; or only points: the named ones and the baseline, at another scale.
         trials: of the search in all, instead of the preset's.
         seeds: of the figures, instead of the preset's.
