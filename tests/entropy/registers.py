@@ -2,8 +2,8 @@
 
     python tests/entropy/registers.py    # a line for each program, head width and order
 
-Registers that do not fit are kept in memory ("spilled"): a first version with tiles of 64 x 64 and float32's own products spilled 25 to
-51 kB a thread and took ten times as long.
+Registers that do not fit are kept in memory ("spilled"): a first version with tiles of 64 x 64 and float32's own products spilled 12 to
+38 kB a thread and took ten times as long.
 """
 
 from __future__ import annotations

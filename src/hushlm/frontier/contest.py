@@ -33,6 +33,7 @@ from hushlm.frontier.rows import (
     experiment,
     finalist_rows,
     grown_rows,
+    model_of,
     preset_of,
     recommended_rows,
     regulariser_rows,
@@ -144,11 +145,7 @@ class Contest:
         """
         baseline = finals[0]
         points = [
-            {
-                "role": " and ".join(role for role, chosen in found.items() if chosen is row),
-                **self._values(row, baseline),
-            }
-            for row in finals
+            {"role": " and ".join(role for role, chosen in found.items() if chosen is row), **self._values(row, baseline)} for row in finals
         ]
         front = pareto_front(trials, lambda trial: trial.bytes, lambda trial: -trial.loss_nats)
         records = [run for row in finals for run in row.runs]
@@ -175,10 +172,10 @@ class Contest:
 
     def _recommended(self, outcome: RowOutcome) -> str:
         """The name of the model recommended that a row is, "" if it is none."""
-        for name, point in RECOMMENDED.items():
+        for point in RECOMMENDED.values():
             with suppress(ValueError):  # a scale of another number of layers may have no such model
-                if (outcome.row.architecture, set(outcome.row.changes)) == (point.architecture, set(point.changes(self.scale.base.shape))):
-                    return name
+                if model_of(outcome.row) in map(model_of, recommended_rows(self.scale, [point])):
+                    return point.name
         return ""
 
     def _conduct(self, name: str, rows: Sequence[Row]) -> Outcome:

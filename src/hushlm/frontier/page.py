@@ -23,6 +23,24 @@ TARGETS = ((1.6, 1.00), (1.0, 1.10))
 """GB of a private token at GPT-2 small's scale, and perplexity over the baseline's: what the contest is for."""
 
 
+POINT_COLUMNS = (
+    Column("named", "name"),
+    Column("role", "here"),
+    Column("model", "model"),
+    Column("origin", "found by"),
+    Column("sizes", "L/H/D/F\nat GPT-2 small"),
+    Column("gigabytes", "GB a\ntoken", ".2f", "right"),
+    Column("rounds", "round\ntrips", ".0f", "right"),
+    Column("perplexity", "test\nperplexity", align="right"),
+    Column("relative", "to the\nbaseline", ".3f", "right"),
+    Column("by_seed", "by seed", align="right"),
+    Column("learning_rate", "learning\nrate", "g", "right"),
+    Column("parameters", "million\nparameters", ".0f", "right"),
+    Column("gflops", "GFLOP", ".1f", "right"),
+)
+"""Of a model that was tuned and measured: `_cells`."""
+
+
 def write_results(document: Mapping[str, Any], folder: Path) -> Path:
     """Write frontier-SCALE.json into a folder. Returns: its path."""
     return write_document(document, folder / f"frontier-{document['preset']}.json")
@@ -35,21 +53,6 @@ def read_results(path: Path) -> Mapping[str, Any]:
 
 def points_table(document: Mapping[str, Any]) -> Table:
     """The baseline and the finalists, cheapest first."""
-    columns = (
-        Column("named", "name"),
-        Column("role", "here"),
-        Column("model", "model"),
-        Column("origin", "found by"),
-        Column("sizes", "L/H/D/F\nat GPT-2 small"),
-        Column("gigabytes", "GB a\ntoken", ".2f", "right"),
-        Column("rounds", "round\ntrips", ".0f", "right"),
-        Column("perplexity", "test\nperplexity", align="right"),
-        Column("relative", "to the\nbaseline", ".3f", "right"),
-        Column("by_seed", "by seed", align="right"),
-        Column("learning_rate", "learning\nrate", "g", "right"),
-        Column("parameters", "million\nparameters", ".0f", "right"),
-        Column("gflops", "GFLOP", ".1f", "right"),
-    )
     base, seeds = document["base"], document["seeds"]
     over = f"mean over {seeds} seeds ± half the spread" if seeds > 1 else "one seed"
     tuned = any(len(point["learning_rate_sweep"]) > 1 for point in document["points"])
@@ -60,7 +63,7 @@ def points_table(document: Mapping[str, Any]) -> Table:
         "Bytes are the cost model's, at the shape that stands to GPT-2 small as the trained one to the baseline's. "
         f"Here: {'; '.join(f'{role} {meaning}' for role, meaning in ROLES.items())}."
     )
-    return Table(f"The contest ({document['preset']})", columns, [_cells(point) for point in document["points"]], note)
+    return Table(f"The contest ({document['preset']})", POINT_COLUMNS, [_cells(point) for point in document["points"]], note)
 
 
 def _cells(point: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,18 +177,10 @@ def _rows_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _grown_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    columns = (
-        Column("architecture", "architecture"),
-        Column("sizes", "L/H/D/F at GPT-2 small"),
-        Column("gigabytes", "GB a token", ".2f", "right"),
-        Column("perplexity", "test perplexity", align="right"),
-        Column("relative", "to the baseline", ".3f", "right"),
-        Column("by_seed", "by seed", align="right"),
-        Column("learning_rate", "learning rate", "g", "right"),
-    )
-    return Table(
-        "", columns, [{**_cells(row), "architecture": row["architecture"]} for row in rows], "Tuned and measured like the finalists."
-    )
+    shown = ("sizes", "gigabytes", "perplexity", "relative", "by_seed", "learning_rate")
+    columns = (Column("architecture", "architecture"), *(column for column in POINT_COLUMNS if column.key in shown))
+    cells = [{**_cells(row), "architecture": row["architecture"]} for row in rows]
+    return Table("", columns, cells, "Tuned and measured like the finalists.")
 
 
 def _regulariser_table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -83,7 +83,7 @@ SCALES: dict[str, Scale] = {
             stability_rates=(1e-2, 2e-2, 4e-2),
             stability_steps=200,
         ),
-        # Three million parameters, own BPE, 13 million tokens: half a minute a run on a GPU, over an hour on a core.
+        # Three million parameters, own BPE, 13 million tokens: seconds a run on a GPU, over an hour on a core.
         Scale(
             "small",
             base=RunConfig(

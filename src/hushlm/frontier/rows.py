@@ -30,6 +30,7 @@ __all__ = [
     "experiment",
     "finalist_rows",
     "grown_rows",
+    "model_of",
     "preset_of",
     "recommended_rows",
     "regulariser_rows",
@@ -143,11 +144,16 @@ def recommended_rows(scale: Scale, points: Iterable[Recommendation]) -> list[Row
     return [Row(point.architecture, point.changes(scale.base.shape), point.name, retuned=True) for point in points]
 
 
+def model_of(row: Row) -> tuple[str, frozenset[tuple[str, Any]]]:
+    """What makes two rows the same model and training: all but label, rate and seeds."""
+    return row.architecture, frozenset(row.changes)
+
+
 def without_twins(rows: Iterable[Row]) -> list[Row]:
     """Rows of the same model and training as one, with both labels."""
     found: dict[tuple[str, frozenset[tuple[str, Any]]], Row] = {}
     for row in rows:
-        key = row.architecture, frozenset(row.changes)
+        key = model_of(row)
         found[key] = replace(found[key], label=f"{found[key].label}, {row.label}") if key in found else row
     return list(found.values())
 
