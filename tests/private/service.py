@@ -15,9 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 HUSHLM = (sys.executable, "-m", "hushlm")
 READY = re.compile(r" on (\S+:\d+),")
 START_SECONDS = 60
+PAGE_BYTES = 4096
 PROMPTS = ("3 alpha beta ga", "12 delta epsi")
 """Of the same language as the corpus; the model's greedy answers to them are clear ones."""
 
@@ -206,11 +209,23 @@ def find_in_memory(process: int, needles: dict[str, bytes]) -> set[str]:
         for start, end in _resident(process):
             try:
                 memory.seek(start)
-                data = memory.read(end - start)
+                data = _shorter(memory.read(end - start), max(map(len, needles.values())))
             except (OSError, OverflowError):
                 continue
             found |= {name for name, needle in needles.items() if name not in found and _contains(data, needle)}
     return found
+
+
+def _shorter(data: bytes, longest: int) -> bytes:
+    """The same data for any needle up to this length that is not all zeros: empty pages further than that from a full one are left out.
+
+    Most of an engine's memory is empty pages, and needles with zeros in them are searched for there twenty times as slowly as elsewhere.
+    """
+    whole = len(data) // PAGE_BYTES * PAGE_BYTES
+    full = np.frombuffer(data[:whole], np.uint64).reshape(-1, PAGE_BYTES // 8).any(1)
+    reach = -(-longest // PAGE_BYTES)
+    near = np.convolve(np.pad(full, reach, constant_values=True), np.ones(2 * reach + 1), "valid") > 0.5
+    return b"".join(data[page * PAGE_BYTES : (page + 1) * PAGE_BYTES] for page in np.flatnonzero(near)) + data[whole:]
 
 
 def _contains(data: bytes, needle: bytes) -> bool:
