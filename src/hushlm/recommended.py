@@ -71,16 +71,16 @@ TRAINING = (
 """Of every named point, beside its learning rate."""
 
 
-def _point(name: str, purpose: str, architecture: str, layers: int, heads: int) -> Recommendation:
-    return Recommendation(name, purpose, architecture, replace(GPT2_SMALL, layers=layers, heads=heads, width=960), TRAINING)
+def _point(name: str, purpose: str, architecture: str, layers: int, heads: int, width: int) -> Recommendation:
+    return Recommendation(name, purpose, architecture, replace(GPT2_SMALL, layers=layers, heads=heads, width=width), TRAINING)
 
 
 RECOMMENDED: dict[str, Recommendation] = {
     point.name: point
     for point in (
-        _point("Hush-S", "within 1.10 times SM+LN+G's perplexity at both scales, below 1 GB", "SM(th)+LN+Q", 4, 6),
-        _point("Hush-M", "SM+LN+G's perplexity at micro scale, 1.03 times it at small", "SM2(th)+LN+Q", 8, 3),
-        _point("Hush-L", "below SM+LN+G's perplexity at both scales", "SM2(th)+LN+Q", 12, 3),
+        _point("Hush-S", "within 1.10 times SM+LN+G's perplexity at both scales, below 1 GB", "SM(th)+LN+Q", 4, 6, 960),
+        _point("Hush-M", "below SM+LN+G's perplexity at both scales, below 1.6 GB", "SM2(th)+LN+R", 6, 6, 1152),
+        _point("Hush-L", "below SM+LN+G's perplexity at both scales", "SM2(th)+LN+Q", 12, 3, 960),
     )
 }
 """By name, cheapest first."""

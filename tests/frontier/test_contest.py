@@ -22,9 +22,22 @@ from hushlm.frontier import contest as contest_module
 from hushlm.frontier import presets
 from hushlm.frontier.contest import Contest
 from hushlm.frontier.page import read_results
-from hushlm.frontier.points import roles
+from hushlm.frontier.points import explained, roles
 from hushlm.frontier.presets import BASELINE, SCALES, Scale, equivalent
-from hushlm.frontier.rows import GROWN, HAND_PICKED, ablation_rows, baseline_rows, changes_of, finalist_rows, stability_rows, without_twins
+from hushlm.frontier.rows import (
+    GROWN,
+    HAND_PICKED,
+    IN_BF16,
+    ablation_rows,
+    added_rows,
+    baseline_rows,
+    changes_of,
+    finalist_rows,
+    model_of,
+    recommended_rows,
+    stability_rows,
+    without_twins,
+)
 from hushlm.frontier.search import Search, Trial
 from hushlm.frontier.space import STARTS, start, starts, suggest
 from hushlm.plan import prefill_plan
@@ -278,6 +291,28 @@ def test_roles_go_by_validation_and_bytes(scale: Scale) -> None:
     wide, stopped = outcome("SM2+R", 5.5, base), outcome("SM1+ScFuFFN", None, base, heads=1)
     assert roles([baseline, stopped, wide, narrow, fused], scale) == {"S": fused, "M": narrow, "L": wide}
     assert roles([baseline, fused], scale) == {"S": fused, "L": fused}
+
+
+def test_what_is_explained_is_the_search_s(scale: Scale) -> None:
+    """A cheaper model added by hand does not take the tables of why with it."""
+    baseline = outcome(BASELINE, 6.0, scale.base)
+    added, searched = outcome("SM1+R", 5.0, scale.base, heads=1), outcome("SM2+R", 5.5, scale.base)
+    worse = replace(searched, row=replace(searched.row, label="trial 3"), runs=outcome("SM2+R", 7.0, scale.base).runs)
+    better = replace(searched, row=replace(searched.row, label="trial 7, Hush-X"))
+    assert explained([baseline, added, worse, better], scale) is better
+    assert explained([baseline, added, worse], scale) is worse  # above the limit, and the best there is
+    assert explained([baseline, added, searched], scale) is added
+
+
+def test_a_row_made_in_bf16_says_so_and_is_the_same_model() -> None:
+    scale = SCALES["small"]
+    [plain] = recommended_rows(scale, [RECOMMENDED["Hush-M"]])
+    [row] = [row for row in added_rows(scale) if row.label == "Hush-M"]
+    assert set(row.changes) - set(plain.changes) == {("training.precision", "bf16")}
+    assert (plain.rate, row.rate) == (None, IN_BF16["Hush-M"])
+    assert model_of(row) == model_of(plain)
+    assert len([other for other in without_twins(added_rows(scale)) if model_of(other) == model_of(row)]) == 1
+    assert all(dict(row.changes).get("training.precision") is None for row in added_rows(SCALES["micro"]))
 
 
 def test_the_same_model_twice_is_one_row() -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from hushlm.config import RunConfig
 from hushlm.cost.frontier import pareto_front
 from hushlm.entropy.diagnostics import summarise
-from hushlm.frontier.points import validation_perplexity
+from hushlm.frontier.points import explained, validation_perplexity
 from hushlm.frontier.presets import BASELINE, Scale, equivalent
 from hushlm.frontier.rows import (
     GROWN,
@@ -105,11 +105,11 @@ class Contest:
         return [*sorted(baselines, key=validation_perplexity), *others]
 
     def why(self, finals: Sequence[RowOutcome], found: dict[str, RowOutcome]) -> Iterator[tuple[str, Outcome]]:
-        """The runs that explain a point: M (the cheapest at the baseline's perplexity), or the best one where there is none.
+        """The runs that explain a point (`explained`), and others that say why.
 
         Yields: a table's name and outcome, as it is done.
         """
-        point = found.get("M") or found["L"]
+        point = explained(finals, self.scale)
         rate = point.learning_rate
         assert rate is not None
         teacher = Job.of(RunConfig.from_dict(finals[0].runs[0].settings), self.folder, 1, None).config.output

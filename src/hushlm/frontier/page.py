@@ -108,7 +108,7 @@ def write_page(document: Mapping[str, Any], folder: Path) -> Path:
         lines += ["## The search", "", *_search(document["search"]), ""]
     for key, title, table in (
         ("ablation", "Each ingredient put back", _rows_table),
-        ("grown", "What the small scale brought up", _grown_table),
+        ("grown", "What the small scale brought up, and wider models", _grown_table),
         ("regulariser", "Every kernel with and without EReg", _regulariser_table),
         ("distillation", "Learning from the baseline as well", _distillation_table),
     ):

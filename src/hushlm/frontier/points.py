@@ -9,7 +9,7 @@ from hushlm.config import RunConfig
 from hushlm.frontier.presets import BASELINE, Scale, equivalent
 from hushlm.reproduce.study import RowOutcome
 
-__all__ = ["PAPERS_BEST_BYTES", "ROLES", "roles", "validation_perplexity"]
+__all__ = ["PAPERS_BEST_BYTES", "ROLES", "explained", "roles", "validation_perplexity"]
 
 PAPERS_BEST_BYTES = 6_430_000_000
 """Of the paper's EReg(SM(t)+ScFuFFN), one GPT-2 small token at T=128 (arXiv 2501.03489, Table 3)."""
@@ -22,6 +22,16 @@ ROLES = {
     "L": "the best perplexity below the paper's bytes",
 }
 """Of a scale's own contest; the models that are recommended (recommended.py) were chosen in view of all scales."""
+
+
+def explained(finals: Sequence[RowOutcome], scale: Scale) -> RowOutcome:
+    """The row that the contest takes apart: M, or L where there is none, of what its own search found if it searched at all.
+
+    Rows added by hand come and go; the tables of why stay with the search.
+    """
+    searched = [row for row in finals[1:] if row.row.label.startswith("trial")]
+    found = roles([finals[0], *(searched or finals[1:])], scale)
+    return found.get("M") or found["L"]
 
 
 def roles(finals: Sequence[RowOutcome], scale: Scale) -> dict[str, RowOutcome]:
