@@ -57,9 +57,12 @@ def points_table(document: Mapping[str, Any]) -> Table:
     over = f"mean over {seeds} seeds ± half the spread" if seeds > 1 else "one seed"
     tuned = any(len(point["learning_rate_sweep"]) > 1 for point in document["points"])
     chosen = "learning rate and names chosen on the validation split" if tuned else "the same learning rate for every row"
+    own_precision = any("training.precision" in point["changes"] for point in document["points"])
+    unless = ", or as a row says, which then was trained at one learning rate" if own_precision else ""
     note = (
         f"Corpus {document['corpus']['name']}, {base['training']['steps']} steps of {base['training']['batch']} sequences for every row; "
-        f"{over}, test split; {chosen}. Trained on {' and '.join(document.get('devices', ['cpu']))}, {base['training']['precision']}. "
+        f"{over}, test split; {chosen}. Trained on {' and '.join(document.get('devices', ['cpu']))}, "
+        f"{base['training']['precision']}{unless}. "
         "Bytes are the cost model's, at the shape that stands to GPT-2 small as the trained one to the baseline's. "
         f"Here: {'; '.join(f'{role} {meaning}' for role, meaning in ROLES.items())}."
     )
@@ -275,7 +278,7 @@ def _contest_picture(document: Mapping[str, Any]) -> Any:
             point["bytes_gpt2_small"] / 1e9,
             [value for value in point["relative_by_seed"] if value is not None],
         )
-        for point in document["points"]
+        for point in (*document["points"], *document.get("grown", ()))
         if any(point["relative_by_seed"])
     ]
     # AERO's rows lie beside the paper's: without a name of their own.

@@ -83,7 +83,11 @@ GROWN = tuple(
 """The best of the small scale's search, and its lessons (ReLU instead of the square, width instead of depth) where the byte limits are."""
 
 FORMER_M = Recommendation(
-    "the former Hush-M", "the best of micro's search below 1.6 GB", "SM2(th)+LN+Q", replace(GPT2_SMALL, layers=8, heads=3, width=960), TRAINING
+    "the former Hush-M",
+    "the best of micro's search below 1.6 GB",
+    "SM2(th)+LN+Q",
+    replace(GPT2_SMALL, layers=8, heads=3, width=960),
+    TRAINING,
 )
 
 IN_BF16 = {"Hush-M": 8e-3}
