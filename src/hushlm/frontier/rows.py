@@ -91,7 +91,7 @@ FORMER_M = Recommendation(
 )
 
 IN_BF16 = {"Hush-M": 8e-3}
-"""Models recommended whose runs at the small scale were made on a CPU, in bf16 (two thirds of float32's time), at one learning rate. All
+"""Models recommended whose runs at the small scale were made on a CPU, in bf16 (0.7 of float32's time), at one learning rate. All
 others have TF32's products there, which round less, and the better of two rates."""
 
 TAUGHT_AS_WELL = HAND_PICKED[1].name
