@@ -10,8 +10,8 @@ demo: install
 
 # Parties in processes of their own have the machine to themselves; everything else runs two at a time.
 test: install lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/private --ignore=tests/demo
-	$(BIN)/python -m pytest tests/private tests/demo
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/private --ignore=tests/proxy --ignore=tests/demo
+	$(BIN)/python -m pytest tests/private tests/proxy tests/demo
 
 quick: install
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
@@ -20,6 +20,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 install: $(VENV)/.installed
 

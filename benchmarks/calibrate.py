@@ -11,7 +11,7 @@ from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 
-from hushlm.cost.calibration import calibrate
+from hushlm.calibration.fit import calibrate
 from hushlm.cost.constants import DEFAULT_CONSTANTS, load_constants
 from hushlm.files import write_atomic
 from hushlm.report.cost_tables import residuals_table

@@ -13,17 +13,18 @@ from pathlib import Path
 from hushlm.architectures import parse
 from hushlm.cost import LAN, WAN, price
 from hushlm.cost.against import NOTE, against_paper
+from hushlm.cost.budget import SearchSpace, every_architecture
 from hushlm.cost.constants import load_constants
 from hushlm.cost.exchange import Protocol
-from hushlm.cost.frontier import SearchSpace, every_architecture
-from hushlm.cost.growth import LONGEST, SHAPES
+from hushlm.cost.growth import LONGEST
 from hushlm.cost.measured import read_results
 from hushlm.files import write_atomic
 from hushlm.plan import decode_plan, prefill_plan
+from hushlm.report.budget_report import FrontierReport
 from hushlm.report.cost_tables import against_table, gigabytes, latency_table, residuals_table
-from hushlm.report.frontier import FrontierReport
-from hushlm.report.growth import GrowthReport
+from hushlm.report.growth_report import GrowthReport
 from hushlm.report.table import Column, Table
+from hushlm.shapes import GPT2_SMALL
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "cost.md"
@@ -31,7 +32,6 @@ FIGURES = ROOT / "docs" / "figures"
 LATENCY = ROOT / "results" / "latency.json"
 KERNELS = Path("results") / "kernels-micro.json"
 """Relative, for the page names it: see `main`."""
-GPT2_SMALL = SHAPES["GPT-2 small"]
 NAMES = ("SM+LN+G", "SM+R", "SM2+R", "SM1+R", "SM+ScFuFFN", "SM2+ScFuFFN", "SM1+ScFuFFN")
 FFNS = {"R": "max(0, u)", "Q": "u^2", "B": "u g", "R2": "max(0, u)^2", "P": "ReLU with a quadratic joint", "G": "GELU"}
 GROWN = "SM2+ScFuFFN"
@@ -209,8 +209,8 @@ without the engine; `hushlm cost frontier --budget 2GB` searches architectures a
 
 How it knows: a plan (`hushlm.plan`) lists the programs that a pass runs; `cost.protocol` writes each as calls of the engine's
 primitives, and `cost.primitives` knows what a call moves from the engine's own rules: how a matrix product is tiled into ciphertexts
-(`hushlm.tiling`), which side encrypts, how many slots an elementwise product fills, when products are drawn from a stock of triples and
-what refilling it costs, how many oblivious transfers a comparison uses up. Only sizes of ciphertexts are fitted. The test suite
+(`hushlm.plan.engine_tiles`), which side encrypts, how many slots an elementwise product fills, when products are drawn from a stock of
+triples and what refilling it costs, how many oblivious transfers a comparison uses up. Only sizes of ciphertexts are fitted. The test suite
 runs every distinct step of every architecture in the registry in two processes, at two shapes, in both ways of writing, and asks
 that each single run's bytes be predicted within 0.2% and its messages exactly, refills included; the promise is 2%.
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from hushlm.cost.two_party import run_both
+from hushlm.calibration.both_parties import run_both
 from hushlm.files import write_atomic
-from hushlm.private.backend import EngineBackend
 from hushlm.private.engine import Engine, EngineSettings, Party, engine_version
-from hushlm.private.traffic import Traffic
+from hushlm.private.engine.traffic import Traffic
+from hushlm.private.program.backend import EngineBackend
 from hushlm.report.table import Column, Table
 from sections import write_section
 

@@ -20,14 +20,14 @@ import numpy as np
 import torch
 
 from hushlm.data import open_token_store
-from hushlm.private.backend import EngineBackend, ReferenceBackend, Shape
-from hushlm.private.description import RevealPolicy, describe
 from hushlm.private.engine import Engine, Party
-from hushlm.private.export import choose_rewrites
-from hushlm.private.fold import fold_weights
-from hushlm.private.program import PrivateGenerator
-from hushlm.private.steps import Arithmetic
-from hushlm.private.traffic import Traffic
+from hushlm.private.engine.traffic import Traffic
+from hushlm.private.program.backend import EngineBackend, ReferenceBackend, Shape
+from hushlm.private.program.description import RevealPolicy, describe
+from hushlm.private.program.export_model import choose_rewrites
+from hushlm.private.program.fold import fold_weights
+from hushlm.private.program.generate import PrivateGenerator
+from hushlm.private.program.steps import Arithmetic
 from hushlm.training import load_checkpoint
 
 

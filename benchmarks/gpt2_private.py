@@ -17,14 +17,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from hushlm.architectures import FeedForward, parse
+from hushlm.calibration.counting import count_steps
 from hushlm.config import ModelShape
 from hushlm.cost import price
 from hushlm.files import write_atomic
 from hushlm.plan import HUSH, PUBLISHED, Embed, Plan, Project, Rewrites, Step, decode_plan, needed_squarings, prefill_plan
-from hushlm.private.counting import count_steps
 from hushlm.private.engine import EngineSettings, engine_version
-from hushlm.private.wiring import step_program
-from hushlm.recommended import GPT2_SMALL, RECOMMENDED
+from hushlm.private.program.wiring import step_program
+from hushlm.recommended import RECOMMENDED
+from hushlm.shapes import GPT2_SMALL
 from sections import write_section
 
 COUNTS = Path("results/gpt2-private-counts.json")

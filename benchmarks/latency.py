@@ -15,10 +15,10 @@ import json
 import os
 from pathlib import Path
 
+from hushlm.calibration.relay import MeasuredLink
+from hushlm.calibration.validation import Measured, measure, predict
 from hushlm.config import ModelShape
 from hushlm.cost.network import LAN, WAN
-from hushlm.cost.relay import MeasuredLink
-from hushlm.cost.validation import Measured, measure, predict
 from hushlm.files import write_atomic
 
 ARCHITECTURES = ("SM2+ScFuFFN", "SM1+R", "SM+LN+G")

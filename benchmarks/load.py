@@ -27,9 +27,9 @@ import numpy as np
 from hushlm.config import RunConfig
 from hushlm.data import open_token_store
 from hushlm.files import write_atomic
-from hushlm.private.certificates import create_keys
-from hushlm.private.client import Client, ClientSettings
-from hushlm.private.export import export_model
+from hushlm.private.client.client import Client, ClientSettings
+from hushlm.private.keys.certificates import create_keys
+from hushlm.private.program.export_model import export_model
 from hushlm.training import load_checkpoint, train
 from operate_page import LOAD, write_page
 

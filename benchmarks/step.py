@@ -42,8 +42,8 @@ from hushlm.architectures import parse
 from hushlm.config import ModelShape, TrainingConfig
 from hushlm.entropy import EntropyRegulariser
 from hushlm.files import write_atomic
+from hushlm.huggingface.gpt2 import to_hf_gpt2
 from hushlm.model import LanguageModel
-from hushlm.model.hf import to_hf_gpt2
 from hushlm.report.table import Column, Table, print_table
 from hushlm.training.gradient import backpropagate
 from hushlm.training.memory import keep_freed_memory

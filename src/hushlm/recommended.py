@@ -7,14 +7,12 @@ the validation split, measured on the test split.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import Any
 
 from hushlm.config import ModelShape
+from hushlm.shapes import GPT2_SMALL, proportional
 
-__all__ = ["GPT2_SMALL", "RECOMMENDED", "TRAINING", "Recommendation", "proportional"]
-
-GPT2_SMALL = ModelShape(layers=12, heads=12, width=768, context=128, vocabulary=50_257)
+__all__ = ["RECOMMENDED", "TRAINING", "Recommendation"]
 
 
 @dataclass(frozen=True)
@@ -47,18 +45,6 @@ class Recommendation:
         }
         sizes["ffn_multiple"] = self.shape.ffn_multiple
         return (*((f"shape.{name}", size) for name, size in sizes.items() if size != getattr(base, name)), *self.training)
-
-
-def proportional(value: int, of: int, to: int, name: str) -> int:
-    """What `value` of `of` is of `to`.
-
-    Raises:
-        ValueError: if that is not whole.
-    """
-    scaled = Fraction(value * to, of)
-    if scaled.denominator != 1:
-        raise ValueError(f"{value} {name} of {of} correspond to {float(scaled):g} of {to}: choose a whole share.")
-    return int(scaled)
 
 
 TRAINING = (

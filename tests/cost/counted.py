@@ -8,11 +8,11 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
-from hushlm.cost.relay import free_ports
+from hushlm.calibration.counting import run_step
+from hushlm.calibration.relay import free_ports
 from hushlm.plan import Plan, Step
-from hushlm.private.backend import EngineBackend
-from hushlm.private.counting import run_step
 from hushlm.private.engine import Channel, Engine, EngineSettings, Party
+from hushlm.private.program.backend import EngineBackend
 
 WARM_ELEMENTS = 4096
 """Enough for both OT workers of the default settings to start."""

@@ -12,8 +12,7 @@ from hushlm.architectures import REGISTRY, FeedForward, Norm, parse
 from hushlm.config import ModelShape
 from hushlm.cost.counts import flops, nonlinear_operations
 from hushlm.cost.published import published_rows
-
-GPT2_SMALL = ModelShape(layers=12, heads=12, width=768, context=128, vocabulary=50_257)
+from hushlm.shapes import GPT2_SMALL
 
 
 @pytest.mark.parametrize("row", published_rows(), ids=lambda row: f"{row.table}-{row.architecture}")

@@ -7,14 +7,15 @@ from functools import cache
 import pytest
 
 from hushlm.architectures import REGISTRY, parse
+from hushlm.calibration.both_parties import run_both
+from hushlm.calibration.counting import distinct_steps
+from hushlm.calibration.validation import timed_passes
 from hushlm.config import ModelShape
 from hushlm.cost.constants import load_constants
 from hushlm.cost.exchange import Exchange, Protocol
 from hushlm.cost.primitives import Primitives
 from hushlm.cost.protocol import price_operation
-from hushlm.cost.session import Session
-from hushlm.cost.two_party import run_both
-from hushlm.cost.validation import timed_passes
+from hushlm.cost.stocks import Session
 from hushlm.plan import (
     HUSH,
     PUBLISHED,
@@ -32,9 +33,8 @@ from hushlm.plan import (
     needed_squarings,
     prefill_plan,
 )
-from hushlm.private.counting import distinct_steps
-from hushlm.private.description import describe
 from hushlm.private.engine import EngineSettings
+from hushlm.private.program.description import describe
 from tests.cost.counted import WARM_ELEMENTS, Run, count_every_run
 
 pytestmark = [pytest.mark.two_party, pytest.mark.slow]

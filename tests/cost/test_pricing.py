@@ -15,11 +15,11 @@ from hushlm.architectures import REGISTRY, parse
 from hushlm.config import ModelShape
 from hushlm.cost import LAN, WAN, parse_network, price, price_generation
 from hushlm.cost.against import against_paper
-from hushlm.cost.growth import SHAPES, growth_by_size, growth_by_tokens
+from hushlm.cost.growth import growth_by_size, growth_by_tokens
 from hushlm.cost.published import published_rows
 from hushlm.plan import PUBLISHED, Reveal, decode_plan, prefill_plan
+from hushlm.shapes import GPT2_SMALL, KNOWN_SHAPES
 
-GPT2_SMALL = ModelShape(layers=12, heads=12, width=768, context=128, vocabulary=50_257)
 SMALL = ModelShape(layers=6, heads=4, width=64, context=64, vocabulary=256)
 
 # Issue targets, GB of one token at GPT-2 small's shape.
@@ -153,7 +153,7 @@ def test_growth_in_context_is_quadratic_and_in_layers_linear():
 
 
 def test_the_largest_shape_is_priced_without_a_machine_for_it():
-    shape = replace(SHAPES["7B"], context=4096)
+    shape = replace(KNOWN_SHAPES["7B"], context=4096)
     report = price(prefill_plan(parse("SM2+ScFuFFN"), shape, 4096))
     assert report.total.bytes > 1e12
     assert report.server_peak_bytes > 32 * 4 * 4096 * 4096 * 8

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hushlm.cost.constants import CalibratedConstants, Constants, load_constants
 from hushlm.cost.exchange import Exchange, Protocol
 from hushlm.cost.primitives import TRANSFER_STOCK, TRIPLE_BATCH, Primitives
-from hushlm.cost.session import Session
-from hushlm.tiling import SLOTS, product_blocks, tile_product
+from hushlm.cost.stocks import Session
+from hushlm.plan.engine_tiles import SLOTS, product_blocks, tile_product
 
 P = Primitives(load_constants().values, Protocol())
 

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from hushlm.architectures import parse
+from hushlm.calibration.counting import distinct_steps, value_shapes
 from hushlm.config import ModelShape
 from hushlm.cost import LAN, price_total
 from hushlm.cost.constants import load_constants
 from hushlm.cost.exchange import Exchange
 from hushlm.cost.programs import overhead_seconds, program_lines
 from hushlm.plan import Plan, Step, decode_plan, prefill_plan
-from hushlm.private.counting import distinct_steps, value_shapes
 from hushlm.private.engine import compile_program
-from hushlm.private.wiring import step_program
+from hushlm.private.program.wiring import step_program
 
 pytestmark = pytest.mark.two_party
 

@@ -17,7 +17,7 @@ from hushlm.demo.jobs import run_all
 from hushlm.demo.private_answer import choose_prompt
 from hushlm.demo.rows import Row, choose, rows_table
 from hushlm.demo.settings import REFERENCE, ROWS, DemoSettings
-from hushlm.report.progress import RunsProgress
+from hushlm.report.run_progress import RunsProgress
 
 
 def row(name: str, perplexity: float | None, predicted_bytes: int) -> Row:

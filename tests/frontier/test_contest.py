@@ -41,10 +41,11 @@ from hushlm.frontier.rows import (
 from hushlm.frontier.search import Search, Trial
 from hushlm.frontier.space import STARTS, start, starts, suggest
 from hushlm.plan import prefill_plan
-from hushlm.recommended import GPT2_SMALL, RECOMMENDED, Recommendation, proportional
+from hushlm.recommended import RECOMMENDED, Recommendation
 from hushlm.reproduce.experiments import Row
 from hushlm.reproduce.runs import RunRecord, run
 from hushlm.reproduce.study import RowOutcome, with_changes
+from hushlm.shapes import GPT2_SMALL, proportional
 
 Tiny = Callable[..., RunConfig]
 

@@ -13,9 +13,9 @@ from torch.nn import functional
 from hushlm.architectures import REGISTRY, Architecture, Blocks, FeedForward, Norm, Temperature, parse
 from hushlm.config import ModelShape
 from hushlm.entropy.attention import entropy_attention
-from hushlm.model.attention import MINIMUM_TEMPERATURE, KeyValueCache
 from hushlm.model.language_model import LanguageModel
 from hushlm.model.rotary import rotary_tables, rotate
+from hushlm.model.self_attention import MINIMUM_TEMPERATURE, KeyValueCache
 
 SHAPE = ModelShape(layers=6, heads=2, width=8, context=12, vocabulary=19)
 NAMES = (

@@ -12,10 +12,10 @@ from typing import Any
 
 import httpx
 
-from hushlm.private.certificates import client_context, create_session_certificate, load_keys
-from hushlm.private.description import PROTOCOL_VERSION, load_description
 from hushlm.private.engine import engine_version
-from hushlm.private.session import shape_of
+from hushlm.private.keys.certificates import client_context, create_session_certificate, load_keys
+from hushlm.private.program.description import PROTOCOL_VERSION, load_description
+from hushlm.private.session.messages import shape_of
 from tests.private.service import free_port
 
 

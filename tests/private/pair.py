@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hushlm.private.description import RevealPolicy, load_description
-from hushlm.private.process import Order, PeerOrder, WorkerDiedError, WorkerEvent, WorkerProcess, start_worker
+from hushlm.private.program.description import RevealPolicy, load_description
+from hushlm.private.session.process import Order, PeerOrder, WorkerDiedError, WorkerEvent, WorkerProcess, start_worker
 from tests.private.service import Relay
 
 

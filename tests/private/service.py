@@ -107,7 +107,7 @@ def workers_of(parent: int) -> list[int]:
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             state, ppid = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
-            if int(ppid) == parent and state != "Z" and b"hushlm.private.worker" in (folder / "cmdline").read_bytes():
+            if int(ppid) == parent and state != "Z" and b"hushlm.private.session.worker" in (folder / "cmdline").read_bytes():
                 found.append(int(folder.name))
     return found
 

@@ -9,13 +9,12 @@ from hushlm.config import ModelShape
 from hushlm.cost import nonlinear_operations
 from hushlm.recommended import RECOMMENDED
 from hushlm.report.table import Column, Table, print_json, print_table
+from hushlm.shapes import GPT2_SMALL
 
 __all__ = ["architectures", "describe"]
 
 
-def architectures(
-    shape: ModelShape = ModelShape(layers=12, heads=12, width=768, context=128, vocabulary=50_257), json: bool = False
-) -> None:
+def architectures(shape: ModelShape = GPT2_SMALL, json: bool = False) -> None:
     """List the architectures: name, nonlinear operations, what each one is; and the models recommended.
 
     A name lists exactly the nonlinearities that a model keeps. Names that are not listed parse too where the notation has a

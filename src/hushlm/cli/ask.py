@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from hushlm.private.answers import StepTraffic, TokenAnswer
-    from hushlm.private.client import PrivateAnswer
-    from hushlm.private.description import RevealPolicy
-    from hushlm.private.sampling import Sampling
-    from hushlm.private.traffic import Traffic
+    from hushlm.private.client.client import PrivateAnswer
+    from hushlm.private.engine.traffic import Traffic
+    from hushlm.private.program.description import RevealPolicy
+    from hushlm.private.program.sampling import Sampling
+    from hushlm.private.program.token_answer import StepTraffic, TokenAnswer
 
 __all__ = ["ask"]
 
@@ -64,8 +64,8 @@ def ask(
         silent_seconds: how long the server's engine may be silent before the session is given up.
         json: print one JSON document.
     """
-    from hushlm.private.description import RevealPolicy
-    from hushlm.private.sampling import Sampling
+    from hushlm.private.program.description import RevealPolicy
+    from hushlm.private.program.sampling import Sampling
     from hushlm.report.table import print_json
 
     policy = RevealPolicy.parse(reveal)
@@ -84,8 +84,8 @@ def ask(
         case "two-party":
             if keys is None:
                 raise ValueError("ask needs --keys: the folder that `hushlm keys create` wrote.")
-            from hushlm.private.client import Client, ClientSettings
-            from hushlm.private.retries import Retries
+            from hushlm.private.client.client import Client, ClientSettings
+            from hushlm.private.client.retries import Retries
             from hushlm.report.question import QuestionProgress
 
             settings = ClientSettings(
@@ -145,7 +145,7 @@ class _Result:
         """The query's traffic by a key of its steps; None where nothing was sent."""
         if self.query is None:
             return None
-        from hushlm.private.answers import traffic_by
+        from hushlm.private.program.token_answer import traffic_by
 
         sums = traffic_by(self.answers, key)
         return {name: {**_moved(moved), "seconds": round(moved.seconds, 3)} for name, moved in sums.items()}
@@ -209,7 +209,7 @@ def _two_party(answer: PrivateAnswer, prompt_text: str) -> _Result:
 
 def _plain(prompt: str, folder: Path, new_tokens: int, reveal: RevealPolicy, truncate: bool) -> _Result:
     """The checkpoint itself, in float32."""
-    from hushlm.private.prompts import encode_prompt
+    from hushlm.private.client.prompts import encode_prompt
     from hushlm.training.checkpoint import load_checkpoint
 
     if reveal.kind != "token":
@@ -226,10 +226,10 @@ def _simulate(prompt: str, folder: Path, new_tokens: int, reveal: RevealPolicy, 
     """The private program in the clear, with the engine's fixed-point numbers."""
     from dataclasses import replace
 
-    from hushlm.private.description import load_description, load_server_weights
+    from hushlm.private.client.prompts import encode_prompt, load_tokenizer
     from hushlm.private.engine import Engine, Party
-    from hushlm.private.program import PrivateGenerator
-    from hushlm.private.prompts import encode_prompt, load_tokenizer
+    from hushlm.private.program.description import load_description, load_server_weights
+    from hushlm.private.program.generate import PrivateGenerator
 
     if not (folder / "server").is_dir() or not (folder / "client").is_dir():
         raise ValueError(f"{folder} does not hold server/ and client/: --mode simulate needs the folder that `hushlm export` wrote.")

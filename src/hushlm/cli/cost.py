@@ -12,9 +12,10 @@ from hushlm.cost.counts import check_size, flops, nonlinear_operations
 from hushlm.cost.exchange import Protocol
 from hushlm.cost.network import Network, parse_network
 from hushlm.cost.pricing import CostReport, GenerationCost, price_generation
-from hushlm.plan import HUSH, PUBLISHED, Reveal
+from hushlm.plan import HUSH, PUBLISHED, Reveal, parse_reveal
 from hushlm.report.cost_tables import against_table, amounts_table, residuals_table
 from hushlm.report.table import print_json, print_table
+from hushlm.shapes import GPT2_VOCABULARY
 
 __all__ = ["cost"]
 
@@ -26,7 +27,7 @@ def cost(
     heads: int = 12,
     width: int = 768,
     context: int = 128,
-    vocab: int = 50_257,
+    vocab: int = GPT2_VOCABULARY,
     ffn_multiple: int = 4,
     prompt: int | None = None,
     new_tokens: int = 1,
@@ -98,14 +99,10 @@ def cost(
 
 
 def _reveal(text: str, vocabulary: int) -> Reveal:
-    kind, _, number = text.partition(":")
-    if kind == "topk" and number.isdigit() and 1 <= int(number) <= min(64, vocabulary):
-        return Reveal(vocabulary, "topk", int(number))
-    if not number and kind == "token":
-        return Reveal(vocabulary, "token")
-    if not number and kind == "logits":
-        return Reveal(vocabulary, "logits")
-    raise ValueError(f"What to reveal must be token, topk:K with K from 1 to 64, or logits, not {text!r}.")
+    kind, top = parse_reveal(text)
+    if top > vocabulary:
+        raise ValueError(f"Of {vocabulary} token ids not {top} can be revealed: choose topk:K with K up to {vocabulary}.")
+    return Reveal(vocabulary, kind, top)
 
 
 def _document(
@@ -186,7 +183,7 @@ def _against(json: bool) -> None:
 
 
 def _growth(architecture: str, shape: ModelShape, network: Network, output: Path | None, json: bool) -> None:
-    from hushlm.report.growth import GrowthReport
+    from hushlm.report.growth_report import GrowthReport
 
     report = GrowthReport.make(parse(architecture), shape, network)
     written = report.write(output) if output is not None else []
@@ -200,7 +197,7 @@ def _growth(architecture: str, shape: ModelShape, network: Network, output: Path
 
 
 def _calibrate(output: Path | None, json: bool) -> None:
-    from hushlm.cost.calibration import calibrate
+    from hushlm.calibration.fit import calibrate
     from hushlm.files import write_atomic
 
     fitted = calibrate()

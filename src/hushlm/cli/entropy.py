@@ -116,7 +116,7 @@ def _is_hugging_face(checkpoint: Path, text: Path | None) -> bool:
 
 
 def _hugging_face(name: str, text: Path | None, context: int | None, batches: int) -> _Measured:
-    from hushlm.hf import measure_head_entropies, open_hf_model
+    from hushlm.huggingface import measure_head_entropies, open_hf_model
 
     if text is None:
         raise ValueError(f"{name} is a Hugging Face model, which names no corpus: add --text FILE to say what to measure on.")

@@ -32,7 +32,7 @@ def export(
     from dataclasses import replace
 
     from hushlm.plan import HUSH
-    from hushlm.private.export import export_model
+    from hushlm.private.program.export_model import export_model
     from hushlm.report.table import print_json
     from hushlm.training.checkpoint import load_checkpoint
 

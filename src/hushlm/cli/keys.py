@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from hushlm.private.key_report import KeyEntry
+    from hushlm.private.keys.key_report import KeyEntry
 
 __all__ = ["keys"]
 
@@ -35,8 +35,8 @@ def keys(
         days: validity.
         json: for "show": print one JSON document.
     """
-    from hushlm.private.certificates import add_client, create_keys, renew
-    from hushlm.private.key_report import report_keys
+    from hushlm.private.keys.certificates import add_client, create_keys, renew
+    from hushlm.private.keys.key_report import report_keys
 
     match action:
         case "create":

@@ -102,7 +102,7 @@ def reproduce(
 
 def make_pending(study: Study, jobs: list[Job], launcher: Launcher, parallel: int, address: str | None) -> None:
     """Make a study's pending jobs, a line for each that ends."""
-    from hushlm.report.progress import CountProgress
+    from hushlm.report.run_progress import CountProgress
     from hushlm.reproduce.launch import launch
 
     progress = CountProgress("runs", len(jobs), study.remaining())

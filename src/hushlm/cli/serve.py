@@ -58,10 +58,10 @@ def serve(
 
     if keys is None:
         raise ValueError("serve needs --keys: the folder that `hushlm keys create` wrote.")
-    from hushlm.private.admission import ClientLimits
-    from hushlm.private.description import RevealPolicy
-    from hushlm.private.logs import start_log
-    from hushlm.private.server import PrivateServer, ServerSettings
+    from hushlm.private.program.description import RevealPolicy
+    from hushlm.private.server.admission import ClientLimits
+    from hushlm.private.server.logs import start_log
+    from hushlm.private.server.service import PrivateServer, ServerSettings
 
     start_log(sys.stderr, verbose)
     settings = ServerSettings(

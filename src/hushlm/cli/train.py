@@ -123,7 +123,7 @@ class _Reporter:
     """Tells a reader, or another program, how far a run is."""
 
     def __init__(self, name: str, steps: int, kind: _Progress) -> None:
-        from hushlm.report.progress import RunsProgress
+        from hushlm.report.run_progress import RunsProgress
 
         self._name, self._kind = name, kind
         self._bars = RunsProgress({name: steps}) if kind == "auto" else None

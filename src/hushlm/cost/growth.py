@@ -10,24 +10,13 @@ from hushlm.architectures import Architecture
 from hushlm.config import ModelShape
 from hushlm.cost.network import WAN, Network
 from hushlm.cost.pricing import price, price_total
-from hushlm.plan import decode_plan, prefill_plan
+from hushlm.plan import decode_plan, prefill_plan, whole_buckets
+from hushlm.shapes import GPT2_VOCABULARY, KNOWN_SHAPES
 
-__all__ = ["LENGTH_BUCKET", "LONGEST", "SHAPES", "growth_by_size", "growth_by_tokens", "growth_of_shapes", "powers_of_two"]
-
-SHAPES = {
-    "Pythia 70M": ModelShape(layers=6, heads=8, width=512, context=128, vocabulary=50_304),
-    "GPT-2 small": ModelShape(layers=12, heads=12, width=768, context=128, vocabulary=50_257),
-    "GPT-2 medium": ModelShape(layers=24, heads=16, width=1024, context=128, vocabulary=50_257),
-    "GPT-2 XL": ModelShape(layers=48, heads=25, width=1600, context=128, vocabulary=50_257),
-    "7B": ModelShape(layers=32, heads=32, width=4096, context=128, vocabulary=32_000),
-}
-"""Sizes to grow through, on paper: no memory of any machine is asked. GPT-2 blocks throughout."""
+__all__ = ["LONGEST", "growth_by_size", "growth_by_tokens", "growth_of_shapes", "powers_of_two"]
 
 LONGEST = 4096
 """Tokens up to which prices are followed."""
-
-LENGTH_BUCKET = 32
-"""The private program rounds lengths up to a multiple of this."""
 
 
 def powers_of_two(most: int) -> list[int]:
@@ -45,7 +34,7 @@ def growth_by_size(architecture: Architecture, base: ModelShape, network: Networ
         ("layers", sorted({max(1, architecture.removed_ffns, base.layers // 2), base.layers, 2 * base.layers, 4 * base.layers})),
         ("heads", [h for h in (1, 2, 4, 8, 12, 16, 24, 32) if base.width % h == 0]),
         ("width", [base.width // 2 * k for k in (1, 2, 4, 8) if base.width // 2 * k % base.heads == 0]),
-        ("vocabulary", [256, 8192, 16_384, 50_257, 128_000]),
+        ("vocabulary", [256, 8192, 16_384, GPT2_VOCABULARY, 128_000]),
     ]
     rows = []
     for size, values in changes:
@@ -69,7 +58,7 @@ def growth_by_tokens(
         base: whose context is taken to be as long as the longest answer needs.
         counts: of new tokens, for a row each.
     """
-    last = -(-(prompt + max(counts) - 1) // LENGTH_BUCKET) * LENGTH_BUCKET
+    last = whole_buckets(prompt + max(counts) - 1)
     shape = replace(base, context=max(base.context, last))
     rows = []
     cached = uncached = 0
@@ -77,7 +66,7 @@ def growth_by_tokens(
     length = 0
     for index in range(max(counts)):
         if prompt + index > length:
-            length = -(-(prompt + index) // LENGTH_BUCKET) * LENGTH_BUCKET
+            length = whole_buckets(prompt + index)
             whole = price_total(prefill_plan(architecture, shape, length), None, network)
             one = price_total(decode_plan(architecture, shape, length), None, network)
         further = one if index else whole
@@ -101,7 +90,7 @@ def growth_of_shapes(
 ) -> list[dict[str, Any]]:
     """Known shapes at growing contexts: first token, and a further one at the end of the context."""
     rows = []
-    for name, shape in SHAPES.items():
+    for name, shape in KNOWN_SHAPES.items():
         for context in contexts:
             at = replace(shape, context=context)
             first = price(prefill_plan(architecture, at, context), network=network)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from hushlm.cost.constants import Constants
 from hushlm.cost.exchange import Exchange, Protocol
-from hushlm.tiling import POLYNOMIAL_BYTES, SLOTS, product_blocks, tile_product
+from hushlm.plan.engine_tiles import POLYNOMIAL_BYTES, SLOTS, product_blocks, tile_product
 
 __all__ = ["TRANSFER_STOCK", "TRIPLE_BATCH", "Primitives"]
 

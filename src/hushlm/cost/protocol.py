@@ -28,7 +28,7 @@ from hushlm.plan import (
     Step,
     row_lengths,
 )
-from hushlm.tiling import Cut
+from hushlm.plan.cuts import Cut
 
 __all__ = ["StepCost", "price_opening", "price_operation", "price_set_up", "price_step"]
 

@@ -8,10 +8,11 @@ from importlib.resources import files
 
 from hushlm.architectures import Architecture, parse
 from hushlm.config import ModelShape
+from hushlm.shapes import GPT2_VOCABULARY
 
 __all__ = ["VOCABULARIES", "PublishedRow", "published_rows"]
 
-VOCABULARIES = {"codeparrot": 50_257, "languini": 16_384}
+VOCABULARIES = {"codeparrot": GPT2_VOCABULARY, "languini": 16_384}
 """Token ids of the published models, by data set: GPT-2's tokenizer ("50K") and Languini's own. They decide embedding and head."""
 
 

@@ -17,7 +17,7 @@ import yaml
 
 from hushlm.config import RunConfig
 from hushlm.files import write_atomic
-from hushlm.report.progress import RunsProgress
+from hushlm.report.run_progress import RunsProgress
 
 __all__ = ["RunOutcome", "run_all"]
 

@@ -94,8 +94,8 @@ def answer_privately(checkpoint: Path, store: TokenStore, settings: DemoSettings
     Raises:
         ValueError: one sentence, if the export, the server or the client fails.
     """
-    from hushlm.private.certificates import create_keys
-    from hushlm.private.export import export_model
+    from hushlm.private.keys.certificates import create_keys
+    from hushlm.private.program.export_model import export_model
 
     folder = settings.output / "private"
     loaded = load_checkpoint(checkpoint)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hushlm.config import RunConfig
-from hushlm.cost.frontier import pareto_front
+from hushlm.cost.budget import pareto_front
 from hushlm.entropy.diagnostics import summarise
 from hushlm.frontier.points import explained, validation_perplexity
 from hushlm.frontier.presets import BASELINE, Scale, equivalent

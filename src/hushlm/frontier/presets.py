@@ -8,8 +8,8 @@ from typing import Literal
 from hushlm.config import DataConfig, ModelShape, RunConfig, TrainingConfig
 from hushlm.cost import flops, parameters, price
 from hushlm.plan import prefill_plan
-from hushlm.recommended import GPT2_SMALL, proportional
 from hushlm.reproduce.presets import PRESETS as REPRODUCE_PRESETS
+from hushlm.shapes import GPT2_SMALL, proportional
 
 __all__ = ["BASELINE", "SCALES", "Equivalent", "Scale", "equivalent"]
 

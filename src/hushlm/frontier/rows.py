@@ -13,10 +13,11 @@ from hushlm.architectures import FeedForward, Norm, Temperature, parse
 from hushlm.config import RunConfig
 from hushlm.frontier.presets import BASELINE, Scale
 from hushlm.frontier.search import Trial
-from hushlm.recommended import GPT2_SMALL, RECOMMENDED, TRAINING, Recommendation
+from hushlm.recommended import RECOMMENDED, TRAINING, Recommendation
 from hushlm.reproduce.experiments import Experiment, Row
 from hushlm.reproduce.presets import Preset
 from hushlm.reproduce.study import RowOutcome
+from hushlm.shapes import GPT2_SMALL
 
 __all__ = [
     "GROWN",

@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from hushlm.architectures import Architecture
 from hushlm.config import ModelShape
-from hushlm.model.attention import Attention, KeyValueCache
 from hushlm.model.feed_forward import feed_forward
 from hushlm.model.normalisation import normalise_weights, stream_norm
+from hushlm.model.self_attention import Attention, KeyValueCache
 
 __all__ = ["Block"]
 

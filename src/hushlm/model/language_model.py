@@ -15,9 +15,9 @@ from torch.nn import functional
 
 from hushlm.architectures import Architecture
 from hushlm.config import ModelShape
-from hushlm.model.attention import Attention, KeyValueCache
 from hushlm.model.block import Block
 from hushlm.model.normalisation import final_norm
+from hushlm.model.self_attention import Attention, KeyValueCache
 
 __all__ = ["LanguageModel", "ModelOutput"]
 

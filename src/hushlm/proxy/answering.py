@@ -8,12 +8,12 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
 
-from hushlm.private.answers import TokenAnswer
-from hushlm.private.asking import Question
-from hushlm.private.client import Client, Progress
-from hushlm.private.control import UnavailableError
-from hushlm.private.session import SessionError
-from hushlm.private.traffic import Traffic
+from hushlm.private.client.client import Client, Progress
+from hushlm.private.client.client_session import Question
+from hushlm.private.client.control_channel import UnavailableError
+from hushlm.private.engine.traffic import Traffic
+from hushlm.private.program.token_answer import TokenAnswer
+from hushlm.private.session.messages import SessionError
 from hushlm.proxy.errors import ApiError
 
 __all__ = ["Answering", "Places"]
@@ -181,6 +181,6 @@ class Answering:
             # Nothing has begun, unless it was for another choice.
             return ApiError(503, str(error), "server_unavailable", retry=None if alone else False, retry_seconds=error.wished_seconds)
         if isinstance(error, SessionError):
-            # Shares may have moved: `hushlm.private.retries` says why such a question is not repeated by a program.
+            # Shares may have moved: `hushlm.private.client.retries` says why such a question is not repeated by a program.
             return ApiError(502, str(error), "session_failed", retry=False)
         return ApiError(500, "The proxy failed on an internal error: see its log.", "internal_error", retry=False)

@@ -15,9 +15,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from hushlm.private.client import Client
-from hushlm.private.description import RevealPolicy
-from hushlm.private.session import printable
+from hushlm.private.client.client import Client
+from hushlm.private.program.description import RevealPolicy
+from hushlm.private.session.messages import printable
 from hushlm.proxy.answering import Answering, Places
 from hushlm.proxy.choices import questions_of
 from hushlm.proxy.completion import Completion

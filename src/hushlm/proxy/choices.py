@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
-from hushlm.private.asking import Question
-from hushlm.private.description import ProgramDescription, RevealPolicy
-from hushlm.private.sampling import Sampling
+from hushlm.private.client.client_session import Question
+from hushlm.private.program.description import ProgramDescription, RevealPolicy
+from hushlm.private.program.sampling import Sampling
 from hushlm.proxy.errors import ApiError
 from hushlm.proxy.schema import CompletionRequest
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from hushlm.private.answers import TokenAnswer
-from hushlm.private.asking import Question
+from hushlm.private.client.client_session import Question
+from hushlm.private.program.token_answer import TokenAnswer
 from hushlm.proxy.assembly import TextAssembler
 from hushlm.proxy.schema import CompletionRequest
 

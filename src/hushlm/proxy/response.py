@@ -9,7 +9,7 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from hushlm.private.answers import TokenAnswer
+from hushlm.private.program.token_answer import TokenAnswer
 from hushlm.proxy.answering import Answering
 from hushlm.proxy.completion import Completion
 from hushlm.proxy.errors import ApiError

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hushlm.private.session import printable
+from hushlm.private.session.messages import printable
 from hushlm.proxy.errors import ApiError
 
 __all__ = ["CompletionRequest", "read_completion"]

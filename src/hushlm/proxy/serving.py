@@ -15,9 +15,9 @@ from types import FrameType
 
 import uvicorn
 
-from hushlm.private.client import Client
-from hushlm.private.listening import address_of, listen
-from hushlm.private.session import parse_address
+from hushlm.private.client.client import Client
+from hushlm.private.server.listening import address_of, listen
+from hushlm.private.session.messages import parse_address
 from hushlm.proxy.application import ProxySettings, application, places_of
 
 __all__ = ["Proxy", "read_api_key"]

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 
 if TYPE_CHECKING:
-    from hushlm.private.progress import Progress
+    from hushlm.private.client.progress import Progress
 
 __all__ = ["QuestionProgress", "describe"]
 

@@ -20,6 +20,7 @@ from hushlm.reproduce.presets import PRESETS
 from hushlm.reproduce.published import published_figures
 from hushlm.reproduce.runs import RunRecord
 from hushlm.reproduce.study import Outcome, RowOutcome
+from hushlm.shapes import GPT2_SMALL
 
 __all__ = ["document_of", "outcome_of", "read_results", "write_results"]
 
@@ -71,7 +72,6 @@ def _row(row: RowOutcome, base: RunConfig) -> dict[str, Any]:
     counted = flops(architecture, shape)
     reports = [summarise(run.head_entropy_nats, shape.context) if run.head_entropy_nats else None for run in row.runs]
     found = [perplexity for perplexity in row.perplexity_by_seed if perplexity is not None]
-    gpt2_small = ModelShape(layers=12, heads=12, width=768, context=128, vocabulary=50_257)
     return {
         "architecture": row.row.architecture,
         "label": row.row.label,
@@ -90,7 +90,7 @@ def _row(row: RowOutcome, base: RunConfig) -> dict[str, Any]:
         "ffn_gflops": counted.ffn / 1e9,
         "attention_gflops": counted.attention / 1e9,
         "bytes": int(price(prefill_plan(architecture, shape, shape.context)).total.bytes),
-        "gpt2_small_bytes": int(price(prefill_plan(architecture, gpt2_small, gpt2_small.context)).total.bytes),
+        "gpt2_small_bytes": int(price(prefill_plan(architecture, GPT2_SMALL, GPT2_SMALL.context)).total.bytes),
         "runs": [asdict(run) for run in row.runs],
     }
 

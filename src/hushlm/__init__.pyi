@@ -1,0 +1,37 @@
+from .architectures import REGISTRY as REGISTRY
+from .architectures import Architecture as Architecture
+from .architectures import parse as parse
+from .config import DataConfig as DataConfig
+from .config import EntropyConfig as EntropyConfig
+from .config import ModelShape as ModelShape
+from .config import RunConfig as RunConfig
+from .config import TrainingConfig as TrainingConfig
+from .cost import flops as flops
+from .cost import nonlinear_operations as nonlinear_operations
+from .cost import price as price
+from .data import Sampler as Sampler
+from .data import TokenStore as TokenStore
+from .data import open_token_store as open_token_store
+from .entropy import EntropyRegulariser as EntropyRegulariser
+from .entropy import EntropyRegularizer as EntropyRegularizer
+from .entropy import HeadReport as HeadReport
+from .entropy import entropy_attention as entropy_attention
+from .entropy import summarise as summarise
+from .huggingface import EntropyTrainer as EntropyTrainer
+from .huggingface import from_hf_gpt2 as from_hf_gpt2
+from .huggingface import from_hf_gpt_neox as from_hf_gpt_neox
+from .huggingface import to_hf_gpt2 as to_hf_gpt2
+from .huggingface import to_hf_gpt_neox as to_hf_gpt_neox
+from .model import LanguageModel as LanguageModel
+from .plan import decode_plan as decode_plan
+from .plan import prefill_plan as prefill_plan
+from .private import Client as Client
+from .private import PrivateServer as PrivateServer
+from .private import export_model as export_model
+from .training import Checkpoint as Checkpoint
+from .training import Divergence as Divergence
+from .training import evaluate as evaluate
+from .training import load_checkpoint as load_checkpoint
+from .training import train as train
+
+__version__: str

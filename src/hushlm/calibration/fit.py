@@ -1,0 +1,271 @@
+"""Refits the protocol model's constants from real two-party micro-runs.
+
+The model is linear in its constants, so that bytes are fitted by least squares on relative errors; seconds (CPU, and those that pass)
+and round trips by the same with no negative values. Loopback gives bytes and seconds, a relay with a known delay the round trips.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from hushlm.calibration.both_parties import Link, run_both
+from hushlm.calibration.micro_programs import LOCAL_PROGRAMS, MICRO_PROGRAMS, SERIES, SQUARINGS, UNPACKED_PROGRAMS, MicroProgram
+from hushlm.cost.constants import CalibratedConstants, Constants, Residual, load_constants
+from hushlm.cost.exchange import Exchange, Protocol
+from hushlm.cost.primitives import Primitives
+from hushlm.cost.programs import overhead_seconds
+from hushlm.private.engine import Engine, EngineSettings, Party, compile_program, engine_version
+
+__all__ = ["Counted", "Measurements", "calibrate", "count_programs", "fit", "measure"]
+
+DELAY = Link(round_trip_seconds=0.2, bits_per_second=10e9)
+SERIES_RUNS = 80
+REFITS = 8
+SHORTEST_SECONDS = 0.002
+"""What takes less is fitted as if it took as long."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Runs of one micro-program, seen from one party.
+
+    Attributes:
+        forward, back: bytes of each run, to the other party and from it.
+        seconds: that passed, the median of the runs after the first (which may pay for set-up).
+        cpu_seconds: of this party's process, likewise.
+        lines: of the compiled program.
+    """
+
+    forward: tuple[int, ...]
+    back: tuple[int, ...]
+    seconds: float
+    cpu_seconds: float
+    lines: int
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What both parties counted, client first.
+
+    Attributes:
+        programs: `MICRO_PROGRAMS`, then `LOCAL_PROGRAMS`.
+        worker, slots, products: the first runs of a session that need a worker, and keys for elementwise and for matrix products.
+        series: of `SERIES`, at the client.
+        opened: (elements, bytes) of opened results.
+        unpacked: `UNPACKED_PROGRAMS` without packing, or None.
+        delayed: seconds of `MICRO_PROGRAMS` over `DELAY`, at the client, or None.
+    """
+
+    programs: tuple[Sequence[Counted], Sequence[Counted]]
+    worker: Counted
+    slots: Counted
+    products: Counted
+    series: Counted
+    opened: Sequence[tuple[int, int]]
+    unpacked: tuple[Sequence[Counted], Sequence[Counted]] | None = None
+    delayed: Sequence[float] | None = None
+
+
+def _install(engine: Engine, program: MicroProgram) -> list[str]:
+    random, names = np.random.default_rng(0), []
+    for index, (shape, owner) in enumerate(program.arguments):
+        value, name = random.uniform(0.2, 1.5, shape), f"x{index}"
+        if owner is None:
+            for one in Party:
+                engine.put(f"part{int(one)}", one, shape, value / 2 if engine.party is one else None)
+            joined = compile_program(lambda a, b: a + b, [shape, shape], 1, "join").renamed(["part0", "part1"], [name])
+            engine.run(joined)
+        else:
+            engine.put(name, owner, shape, value if engine.party is owner else None)
+        names.append(name)
+    return names
+
+
+def _count(engine: Engine, program: MicroProgram, repeats: int) -> Counted:
+    import jax.numpy as jnp
+
+    names = _install(engine, program)
+    executable = compile_program(program.build(jnp), [shape for shape, _ in program.arguments], 1, "micro").renamed(names, ["result"])
+    runs, used = [], []
+    for _ in range(repeats):
+        start = time.process_time()
+        runs.append(engine.run(executable))
+        used.append(time.process_time() - start)
+    later = slice(min(1, repeats - 1), None)
+    return Counted(
+        forward=tuple(r.sent_bytes for r in runs),
+        back=tuple(r.received_bytes for r in runs),
+        seconds=float(np.median([r.seconds for r in runs[later]])),
+        cpu_seconds=float(np.median(used[later])),
+        lines=executable.lines,
+    )
+
+
+PROGRAMS = {"packed": (*MICRO_PROGRAMS, *LOCAL_PROGRAMS), "unpacked": UNPACKED_PROGRAMS, "delayed": MICRO_PROGRAMS}
+
+
+def count_programs(engine: Engine, kind: Literal["packed", "unpacked", "delayed"], repeats: int) -> list[Counted]:
+    """Run each of a kind so many times; both parties call this together, in processes of their own."""
+    return [_count(engine, program, repeats) for program in PROGRAMS[kind]]
+
+
+def _count_all(engine: Engine, repeats: int) -> dict[str, Any]:
+    """The first runs of a fresh session, all micro-programs, a series that needs refills, and opened results."""
+    by_name = {program.name: program for program in MICRO_PROGRAMS}
+    fresh = {
+        kind: _count(engine, by_name[name], 2)
+        for kind, name in (("worker", "compare 64"), ("slots", "exponential 64"), ("products", "product 1x64x64"))
+    }
+    programs = count_programs(engine, "packed", repeats)
+    series = _count(engine, SERIES, SERIES_RUNS)
+    opened = []
+    for n in (1, 1000):
+        engine.put("opened", Party.SERVER, (n,), np.ones(n) if engine.party is Party.SERVER else None)
+        _, traffic = engine.reveal("opened", Party.CLIENT)
+        opened.append((n, traffic.sent_bytes + traffic.received_bytes))
+    return {**fresh, "programs": programs, "series": series, "opened": opened}
+
+
+def measure(repeats: int, timings: bool) -> Measurements:
+    """Run everything in two processes.
+
+    Args:
+        timings: also without packing and over `DELAY`, for seconds and round trips.
+
+    Raises:
+        ValueError: where the engine is not installed.
+    """
+    settings = EngineSettings(exponential_squarings=SQUARINGS)
+    client, server = run_both(_count_all, (repeats,), settings)
+    found = Measurements(**{**client, "programs": (client["programs"], server["programs"])})
+    if not timings:
+        return found
+    bare = replace(settings, pack_products=False)
+    delayed, _ = run_both(count_programs, ("delayed", 2), settings, DELAY)
+    return replace(found, unpacked=run_both(count_programs, ("unpacked", repeats), bare), delayed=[counted.seconds for counted in delayed])
+
+
+def _columns(kind: str) -> list[str]:
+    """Names of the constants of a kind: "_seconds", "_rounds", or "" for bytes."""
+    names = [field.name for field in fields(Constants)]
+    if kind:
+        return [name for name in names if name.endswith(kind)]
+    special = ("answer_base", "answer_element", "refill", "worker_set_up", "slot_keys", "product_keys")
+    return [name for name in names if not name.endswith(("_seconds", "_rounds")) and name not in special]
+
+
+def _design(names: list[str], protocol: Protocol, read: Callable[[Exchange], float], programs: Sequence[MicroProgram]) -> np.ndarray:
+    """How much of each constant every micro-program takes: the model evaluated on unit vectors."""
+    units = [Primitives(replace(Constants(), **{name: 1.0}), protocol) for name in names]
+    return np.array([[read(program.price(unit)) for unit in units] for program in programs])
+
+
+def _fit(design: np.ndarray, counted: np.ndarray, floor: float, rounds: int = 1) -> np.ndarray:
+    """Least squares of relative errors, no constant below zero; what is below `floor` counts as if it were as large.
+
+    Args:
+        rounds: relative to what was counted in the first; in further ones to the geometric mean with what the last one predicted, as
+            too little would otherwise cost less than too much.
+    """
+    from scipy.optimize import nnls
+
+    weight = 1 / np.maximum(counted, floor)
+    for _ in range(rounds):
+        values = nnls(design * weight[:, None], counted * weight)[0]
+        weight = 1 / np.sqrt(np.maximum(counted, floor) * np.maximum(design @ values, floor))
+    return values
+
+
+def _seconds(program: MicroProgram, lines: int, constants: Constants, protocol: Protocol) -> float:
+    exchange = program.price(Primitives(constants, protocol))
+    return exchange.cpu_seconds + overhead_seconds(exchange, lines, constants)
+
+
+def _fit_seconds(measured: Measurements, protocol: Protocol, read: Callable[[Counted, Counted], float]) -> dict[str, float]:
+    """Constants in seconds; `read` takes client and server."""
+    assert measured.unpacked is not None
+    names = _columns("_seconds")
+    units = [replace(Constants(), **{name: 1.0}) for name in names]
+    design, counted = [], []
+    for programs, both, settings in (
+        (PROGRAMS["packed"], measured.programs, protocol),
+        (UNPACKED_PROGRAMS, measured.unpacked, replace(protocol, packing=False)),
+    ):
+        for program, client, server in zip(programs, *both, strict=True):
+            design.append([_seconds(program, client.lines, unit, settings) for unit in units])
+            counted.append(read(client, server))
+    return dict(zip(names, map(float, _fit(np.array(design), np.array(counted), SHORTEST_SECONDS, REFITS)), strict=True))
+
+
+def _first_run(counted: Counted) -> float:
+    """What the first run moved more than the second, a direction."""
+    return (counted.forward[0] + counted.back[0] - counted.forward[1] - counted.back[1]) / 2
+
+
+def fit(measured: Measurements, kept: CalibratedConstants, protocol: Protocol, engine: str) -> CalibratedConstants:
+    """Constants from measurements.
+
+    Args:
+        kept: whose seconds and round trips stay where none were measured; its version is counted up.
+        protocol: settings that were measured.
+        engine: its name.
+    """
+    client, server = measured.programs
+    calls = client[: len(MICRO_PROGRAMS)]
+    # A run may pay for a refill: the one with the fewest bytes does not.
+    forward, back = (np.array([min(getattr(run, way)) for run in calls], float) for way in ("forward", "back"))
+    names = _columns("")
+    ways: tuple[Callable[[Exchange], float], ...] = (lambda e: e.forward_bytes, lambda e: e.back_bytes)
+    design = np.concatenate([_design(names, protocol, way, MICRO_PROGRAMS) for way in ways])
+    values = dict(zip(names, map(float, _fit(design, np.concatenate([forward, back]), 1.0)), strict=True))
+    (small, base), (large, more) = measured.opened
+    values["refill"] = float(max(measured.series.forward[1:]) - min(measured.series.forward))
+    values["answer_element"] = (more - base) / (large - small)
+    values["answer_base"] = base - small * values["answer_element"]
+    values["worker_set_up"] = _first_run(measured.worker)
+    values["slot_keys"] = _first_run(measured.slots)
+    values["product_keys"] = _first_run(measured.products)
+    elapsed = {name: getattr(kept.elapsed, name) for name in _columns("_seconds")}
+    values |= {name: getattr(kept.values, name) for name in (*_columns("_seconds"), *_columns("_rounds"))}
+    if measured.unpacked is not None:
+        values |= _fit_seconds(measured, protocol, lambda a, b: a.cpu_seconds + b.cpu_seconds)
+        elapsed = _fit_seconds(measured, protocol, lambda a, b: (a.seconds + b.seconds) / 2)
+    if measured.delayed is not None:
+        trips = np.maximum(np.array(measured.delayed) - [run.seconds for run in calls], 0) / DELAY.round_trip_seconds
+        rounds = _columns("_rounds")
+        values |= dict(
+            zip(rounds, map(float, _fit(_design(rounds, protocol, lambda e: e.rounds, MICRO_PROGRAMS), trips, 1.0)), strict=True)
+        )
+    constants = Constants(**values)
+    timed = replace(constants, **elapsed)
+    residuals = tuple(
+        Residual(
+            program.name,
+            float(min(mine.forward) + min(mine.back)),
+            program.price(Primitives(constants, protocol)).total_bytes,
+            (mine.seconds + theirs.seconds) / 2,
+            _seconds(program, mine.lines, timed, protocol),
+        )
+        for program, mine, theirs in zip(PROGRAMS["packed"], client, server, strict=True)
+    )
+    return CalibratedConstants(engine, kept.version + 1, protocol.fraction_bits, protocol.workers, constants, timed, residuals)
+
+
+def calibrate(repeats: int = 5, timings: bool = True) -> CalibratedConstants:
+    """Run every micro-program in two processes and fit the constants to what was counted.
+
+    Args:
+        repeats: runs of each.
+        timings: also fit seconds and round trips; otherwise those of the packaged constants are kept.
+
+    Raises:
+        ValueError: where the engine is not installed.
+    """
+    settings = EngineSettings()
+    protocol = Protocol(workers=settings.threads, fraction_bits=settings.fraction_bits)
+    return fit(measure(repeats, timings), load_constants(), protocol, engine_version())

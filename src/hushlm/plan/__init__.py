@@ -1,0 +1,58 @@
+"""What is computed privately: the operations of a pass, how they are written, and how the engine cuts their products.
+
+A plan has shapes but no weights and no numerics. `cost` prices its steps and `private` runs them, one compiled program a step, so that
+what is predicted and what is counted are the same list. Everything in a plan is public: both parties derive it from the architecture,
+the shape and the number of tokens.
+"""
+
+from hushlm.plan.operations import (
+    Activate,
+    Divide,
+    Embed,
+    Gate,
+    Kernel,
+    Mix,
+    Normalise,
+    Operation,
+    Project,
+    Reveal,
+    Rotate,
+    ScaleRows,
+    Scores,
+    Step,
+    needed_squarings,
+    parse_reveal,
+    row_lengths,
+)
+from hushlm.plan.passes import LENGTH_BUCKET, Plan, bucket_length, decode_plan, exponential_squarings, prefill_plan, whole_buckets
+from hushlm.plan.rewrites import HUSH, PUBLISHED, Rewrites
+
+__all__ = [
+    "HUSH",
+    "LENGTH_BUCKET",
+    "PUBLISHED",
+    "Activate",
+    "Divide",
+    "Embed",
+    "Gate",
+    "Kernel",
+    "Mix",
+    "Normalise",
+    "Operation",
+    "Plan",
+    "Project",
+    "Reveal",
+    "Rewrites",
+    "Rotate",
+    "ScaleRows",
+    "Scores",
+    "Step",
+    "bucket_length",
+    "decode_plan",
+    "exponential_squarings",
+    "needed_squarings",
+    "parse_reveal",
+    "prefill_plan",
+    "row_lengths",
+    "whole_buckets",
+]

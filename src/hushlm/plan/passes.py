@@ -1,0 +1,241 @@
+"""The private computation of an architecture, as a list of steps with shapes. No weights, no numerics.
+
+`cost` prices the steps and `private` runs them, one compiled program a step, so that what is predicted and what is counted
+are the same list. Everything in a plan is public: both parties derive it from the architecture, the shape and the number of tokens.
+
+Legend: rows = query tokens computed in this pass, keys = tokens attended to (rows plus those in the key-value cache).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, assert_never
+
+from hushlm.architectures import Architecture, FeedForward, Temperature
+from hushlm.config import ModelShape
+from hushlm.plan.cuts import few_squares, product_cut, scaling_block, squares_block
+from hushlm.plan.operations import (
+    Activate,
+    Divide,
+    Embed,
+    Gate,
+    Kernel,
+    Mix,
+    Normalise,
+    Operation,
+    Project,
+    Reveal,
+    Rotate,
+    ScaleRows,
+    Scores,
+    Step,
+)
+from hushlm.plan.rewrites import HUSH, Rewrites
+
+__all__ = ["LENGTH_BUCKET", "Plan", "bucket_length", "decode_plan", "exponential_squarings", "prefill_plan", "whole_buckets"]
+
+LENGTH_BUCKET = 32
+"""A session rounds lengths up to a multiple of this, so that programs are compiled once a bucket and not once a token."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One forward pass.
+
+    Attributes:
+        rows: new tokens.
+        keys: tokens attended to, the new ones included.
+        steps: in order.
+    """
+
+    architecture: Architecture
+    shape: ModelShape
+    rewrites: Rewrites
+    rows: int
+    keys: int
+    steps: tuple[Step, ...]
+
+
+def whole_buckets(tokens: int) -> int:
+    """`tokens` rounded up to a multiple of `LENGTH_BUCKET`."""
+    return -(-tokens // LENGTH_BUCKET) * LENGTH_BUCKET
+
+
+def bucket_length(tokens: int, context: int) -> int:
+    """The length that a session runs `tokens` at: whole buckets, at most the context."""
+    return min(whole_buckets(tokens), context)
+
+
+def _normalise(rewrites: Rewrites, rows: int, width: int) -> Normalise:
+    matrices = rewrites.row_products == "matrices"
+    squares, scaling = (squares_block(rows, width), scaling_block(rows, width)) if matrices else (0, 0)
+    return Normalise(rows, width, not rewrites.fold_affine, squares, scaling)
+
+
+def _kernel(rewrites: Rewrites, architecture: Architecture, heads: int, queries: int, keys: int) -> Kernel:
+    kernel = Kernel(
+        heads,
+        queries,
+        keys,
+        architecture.squarings,
+        bounded=architecture.kernel_order is not None,
+        triangle=rewrites.triangle and queries == keys,
+        written_out=0,
+        exponentials=architecture.squarings // exponential_squarings(architecture),
+    )
+    scores = kernel.elements
+    return replace(kernel, written_out=scores if rewrites.exponential == "written-out" else few_squares(scores))
+
+
+def _divide(rewrites: Rewrites, heads: int, rows: int, width: int, keys: int) -> Divide:
+    block = scaling_block(heads * rows, width) if rewrites.row_products == "matrices" else 0
+    return Divide(heads, rows, width, keys, rewrites.reciprocal == "polynomial", block)
+
+
+def _project(rewrites: Rewrites, rows: int, inner: int, outer: int) -> Project:
+    return Project(rows, inner, outer, product_cut(rows, inner, outer, rewrites.encoded_bytes))
+
+
+def exponential_squarings(architecture: Architecture) -> int:
+    """Squarings of the engine's exponential (1 + z/2^n)^(2^n): a setting of the engine.
+
+    The attention kernel's, so that it is one call; one, where the FFN's activation needs single squares.
+    """
+    squares = FeedForward.GELU, FeedForward.SQUARED_RELU, FeedForward.POLYNOMIAL, FeedForward.QUADRATIC
+    return 1 if architecture.feed_forward in squares else architecture.squarings
+
+
+def prefill_plan(
+    architecture: Architecture, shape: ModelShape, tokens: int, reveal: Reveal | None = None, rewrites: Rewrites = HUSH
+) -> Plan:
+    """The pass over a prompt of `tokens` (padded) tokens that predicts the next one.
+
+    Args:
+        reveal: what is opened at the end; the token by default.
+
+    Raises:
+        ValueError: if `tokens` is not between 1 and the context.
+    """
+    _check_length(tokens, shape)
+    return _plan(architecture, shape, tokens, tokens, reveal, rewrites)
+
+
+def decode_plan(architecture: Architecture, shape: ModelShape, keys: int, reveal: Reveal | None = None, rewrites: Rewrites = HUSH) -> Plan:
+    """The pass over one further token, with up to `keys` - 1 tokens in the key-value cache.
+
+    Raises:
+        ValueError: if `keys` is not between 1 and the context.
+    """
+    _check_length(keys, shape)
+    return _plan(architecture, shape, 1, keys, reveal, rewrites)
+
+
+def _check_length(tokens: int, shape: ModelShape) -> None:
+    if not 1 <= tokens <= shape.context:
+        raise ValueError(f"{tokens} tokens do not fit a context of {shape.context}: give between 1 and {shape.context}.")
+
+
+def _plan(architecture: Architecture, shape: ModelShape, rows: int, keys: int, reveal: Reveal | None, rewrites: Rewrites) -> Plan:
+    width, vocabulary = shape.width, shape.vocabulary
+    steps = [Step("embedding", None, Embed(rows, vocabulary, width, product_cut(rows, vocabulary, width, rewrites.encoded_bytes)))]
+    for layer in range(shape.layers):
+        queries = 1 if rewrites.last_row_only and layer == shape.layers - 1 else rows
+        ffn = _ffn_steps(architecture, shape, rewrites, layer, queries)
+        # In NeoX blocks the FFN reads what attention reads, so it comes before attention writes.
+        beside, after = (ffn, []) if architecture.is_parallel else ([], ffn)
+        steps += _attention_steps(architecture, shape, rewrites, layer, rows, keys, queries, beside)
+        steps += after
+    last = 1 if rewrites.last_row_only else rows
+    if architecture.has_final_norm:
+        steps.append(Step("final_norm", None, _normalise(rewrites, last, width)))
+    steps.append(Step("head", None, _project(rewrites, last, width, vocabulary)))
+    steps.append(Step("reveal", None, reveal or Reveal(vocabulary, "token")))
+    return Plan(architecture, shape, rewrites, rows, keys, tuple(steps))
+
+
+def _attention_steps(
+    architecture: Architecture,
+    shape: ModelShape,
+    rewrites: Rewrites,
+    layer: int,
+    rows: int,
+    keys: int,
+    queries: int,
+    beside: list[Step],
+) -> list[Step]:
+    """Attention of one block; `queries` of its rows are asked for. Steps `beside` it read the stream when attention has read it."""
+    heads, width, head_width = shape.heads, shape.width, shape.head_width
+    joined = rewrites.one_product_decode and queries == 1
+    named: list[tuple[str, Operation]] = []
+    if architecture.has_layer_norm:
+        named.append(("norm_attention", _normalise(rewrites, rows, width)))
+    if queries == rows:
+        named.append(("query_key_value", _project(rewrites, rows, width, 3 * width)))
+    else:
+        named += [
+            ("query", _project(rewrites, queries, width, width)),
+            ("key_value", _project(rewrites, rows, width, 2 * width)),
+        ]
+    reads = len(named)
+    if architecture.is_parallel:
+        named.append(("rotary", Rotate(heads, queries, rows, shape.rotary_width)))
+    if architecture.temperature is Temperature.PER_HEAD_AND_POSITION:
+        named.append(("temperature", ScaleRows(queries, width)))
+    divide = ("divide", _divide(rewrites, heads, queries, head_width if rewrites.divide_late else keys, keys))
+    mix = ("mix", Mix(heads, queries, keys, head_width, joined))
+    named += [
+        ("scores", Scores(heads, queries, keys, head_width, joined)),
+        ("kernel", _kernel(rewrites, architecture, heads, queries, keys)),
+    ]
+    named += [mix, divide] if rewrites.divide_late else [divide, mix]
+    named.append(("attention_output", _project(rewrites, queries, width, width)))
+    steps = [Step(name, layer, operation) for name, operation in named]
+    return [*steps[:reads], *beside, *steps[reads:]]
+
+
+def _ffn_steps(architecture: Architecture, shape: ModelShape, rewrites: Rewrites, layer: int, rows: int) -> list[Step]:
+    if not architecture.has_ffn(layer, shape.layers):
+        return []
+    width, hidden = shape.width, shape.ffn_width
+    named: list[tuple[str, Operation]] = []
+    # Side by side, both LayerNorms divide the same stream alike; they differ in gain and bias, which are folded.
+    if architecture.has_layer_norm and not (architecture.is_parallel and rewrites.fold_affine):
+        named.append(("norm_ffn", _normalise(rewrites, rows, width)))
+    expand, contract = ("ffn_expand", _project(rewrites, rows, width, hidden)), ("ffn_contract", _project(rewrites, rows, hidden, width))
+    match architecture.feed_forward:
+        case FeedForward.IDENTITY | FeedForward.SCALED | FeedForward.SCALED_FUSED:
+            if rewrites.absorb_ffns and not architecture.has_layer_norm and layer not in rewrites.explicit_ffns:
+                return []
+            if rewrites.absorb_ffns or architecture.feed_forward is FeedForward.SCALED_FUSED:
+                # Nothing nonlinear inside: one D x D product.
+                named.append(("ffn", _project(rewrites, rows, width, width)))
+            else:
+                named += [expand, contract]
+        case FeedForward.BILINEAR:
+            # Both maps read the same rows: as one product, these are sent once.
+            named += [("ffn_expand", _project(rewrites, rows, width, 2 * hidden)), ("ffn_activation", Gate(rows, hidden)), contract]
+        case _:
+            named += [expand, ("ffn_activation", _activate(architecture.feed_forward, rewrites, rows, hidden)), contract]
+    return [Step(name, layer, operation) for name, operation in named]
+
+
+def _activate(
+    kind: Literal[FeedForward.GELU, FeedForward.RELU, FeedForward.SQUARED_RELU, FeedForward.POLYNOMIAL, FeedForward.QUADRATIC],
+    rewrites: Rewrites,
+    rows: int,
+    hidden: int,
+) -> Activate:
+    built_in_squares = rewrites.exponential == "built-in" and not few_squares(rows * hidden)
+    match kind:
+        case FeedForward.GELU:
+            return Activate(rows, hidden, "gelu-tanh" if rewrites.gelu == "tanh" else "gelu-quartic", built_in_squares)
+        case FeedForward.RELU:
+            return Activate(rows, hidden, "relu", False)
+        case FeedForward.SQUARED_RELU:
+            return Activate(rows, hidden, "squared-relu", built_in_squares)
+        case FeedForward.POLYNOMIAL:
+            return Activate(rows, hidden, "polynomial", built_in_squares)
+        case FeedForward.QUADRATIC:
+            return Activate(rows, hidden, "square", built_in_squares)
+        case _:
+            assert_never(kind)

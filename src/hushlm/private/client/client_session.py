@@ -1,0 +1,177 @@
+"""One session at the client: its worker, the handshake, and the worker's events, with the server's end of the session watched meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from hushlm.private.client.control_channel import ControlChannel, ServerEvents, last_words
+from hushlm.private.program.description import PROTOCOL_VERSION, ProgramDescription, RevealPolicy
+from hushlm.private.program.sampling import Sampling
+from hushlm.private.session.handshake import check_accepted
+from hushlm.private.session.messages import Failed, Finished, Queued, SessionError, SessionRequest, shape_of
+from hushlm.private.session.process import Order, PeerOrder, WorkerDiedError, WorkerEvent, WorkerProcess, start_worker
+
+__all__ = ["Asking", "Question"]
+
+GRACE_SECONDS = 3.0
+"""For the last words of one side, once the other has ended."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked; the server gets to know lengths and `reveal`.
+
+    Attributes:
+        prompt_tokens: ids.
+        new_tokens: to be generated.
+        reveal: what the client learns of each step.
+        sampling: how the next token is chosen where top-k or logits are revealed; nothing of it leaves this side.
+    """
+
+    prompt_tokens: tuple[int, ...]
+    new_tokens: int
+    reveal: RevealPolicy = RevealPolicy()
+    sampling: Sampling = Sampling()
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What every session of a client shares.
+
+    Attributes:
+        folder: the export's `client/`.
+        description: of its program.
+        engine_version: of this machine.
+        control: to the server.
+        listen_host: IPv4 address that the server can reach; None takes the one that connections to it come from.
+        connect_seconds: for the engine's link to open.
+        queue_seconds: in the server's queue.
+        start_seconds: for the server's worker to load the weights.
+        silent_seconds: how long the server's engine may be silent.
+    """
+
+    folder: Path
+    description: ProgramDescription
+    engine_version: str
+    control: ControlChannel
+    listen_host: str | None
+    connect_seconds: float
+    queue_seconds: float
+    start_seconds: float
+    silent_seconds: float
+
+    async def session(self, question: Question) -> AsyncGenerator[Queued | WorkerEvent, None]:
+        """Ask once. Closing the iterator gives the session up at both ends.
+
+        Raises:
+            UnavailableError: no server, or no place; nothing has begun.
+            SessionError: the session could not be opened, or broke.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                worker, request = await self._start(stack, question)
+                server = await self.control.open(stack, request)
+                async with contextlib.aclosing(self._wait(server, worker, request, question)) as waiting:
+                    async for place in waiting:
+                        yield place
+                async with contextlib.aclosing(_follow(worker, server)) as following:
+                    async for event in following:
+                        yield event
+            except WorkerDiedError as error:
+                raise SessionError(f"This session's own process {error}: ask again.") from error
+            except (httpx.HTTPError, ssl.SSLError) as error:
+                # Bytes that were changed on the way come as TLS's own error, past the HTTP library.
+                raise SessionError(self.control.broken(error)) from error
+
+    async def _start(self, stack: contextlib.AsyncExitStack, question: Question) -> tuple[WorkerProcess, SessionRequest]:
+        """Start the worker; its address and certificate are part of the request."""
+        description, length = self.description, len(question.prompt_tokens)
+        host = self.listen_host or await self.control.local_address()
+        worker, scratch = await stack.enter_async_context(start_worker())
+        worker.send(
+            Order(
+                role="client",
+                folder=self.folder,
+                scratch=scratch,
+                host=host,
+                fingerprint=description.fingerprint,
+                prompt_length=length,
+                new_tokens=question.new_tokens,
+                reveal=question.reveal,
+                connect_seconds=self.connect_seconds,
+                silent_seconds=self.silent_seconds,
+                sampling=question.sampling,
+            )
+        )
+        listening = _raise_failure(await worker.next())
+        assert listening.address is not None
+        assert listening.certificate is not None
+        return worker, SessionRequest(
+            protocol_version=PROTOCOL_VERSION,
+            engine_version=self.engine_version,
+            architecture=description.architecture,
+            shape=shape_of(description.shape),
+            fingerprint=description.fingerprint,
+            prompt_length=length,
+            new_tokens=question.new_tokens,
+            reveal=question.reveal,
+            engine_address=listening.address,
+            engine_certificate=listening.certificate,
+        )
+
+    async def _wait(
+        self, server: ServerEvents, worker: WorkerProcess, request: SessionRequest, question: Question
+    ) -> AsyncGenerator[Queued, None]:
+        """Until the server has a worker; it is introduced to ours once the handshake has been checked, and not before."""
+        clock = asyncio.get_running_loop().time
+        start = clock()
+        while isinstance(event := await server.place(self.start_seconds), Queued):
+            yield event
+            if clock() - start > self.queue_seconds:
+                raise SessionError(f"The server had no place within {self.queue_seconds:.0f} s: ask again later.")
+        check_accepted(event, request, self.description, self.engine_version)
+        prompt = list(question.prompt_tokens)
+        worker.send(PeerOrder(address=event.engine_address, certificate=event.engine_certificate, prompt=prompt))
+
+
+async def _follow(worker: WorkerProcess, server: ServerEvents) -> AsyncGenerator[WorkerEvent, None]:
+    """Events of the worker until it has finished; the server's end of the session is watched meanwhile.
+
+    Raises:
+        SessionError, WorkerDiedError, httpx.HTTPError: whatever ended the session first.
+    """
+    watch: asyncio.Task[Failed | Finished] = asyncio.create_task(server.end())
+    reading: asyncio.Task[WorkerEvent] | None = None
+    try:
+        while True:
+            reading = asyncio.create_task(worker.next())
+            await asyncio.wait({reading} if watch.done() else {reading, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if watch.done() and not (watch.exception() is None and isinstance(watch.result(), Finished)):
+                # The answer may be complete all the same: the worker gets a moment to say so.
+                await asyncio.wait({reading}, timeout=GRACE_SECONDS)
+                if not (reading.done() and reading.exception() is None and reading.result().event != "failed"):
+                    raise SessionError(last_words(watch.result()))
+            event = _raise_failure(await reading)
+            yield event
+            if event.event == "finished":
+                await asyncio.wait({watch}, timeout=GRACE_SECONDS)
+                return
+    finally:
+        for task in (watch, reading):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(BaseException):
+                    await task
+
+
+def _raise_failure(event: WorkerEvent) -> WorkerEvent:
+    if event.event == "failed":
+        raise SessionError(event.error or "The session failed.")
+    return event

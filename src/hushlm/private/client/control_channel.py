@@ -1,0 +1,215 @@
+"""The client's end of the control channel: one request, then the server's events for as long as the session lasts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+
+from hushlm.private.keys.certificates import client_context, load_keys
+from hushlm.private.session.messages import (
+    MAXIMUM_BODY_BYTES,
+    Accepted,
+    Failed,
+    Finished,
+    Queued,
+    SessionError,
+    SessionEvent,
+    SessionRequest,
+    parse_address,
+    printable,
+    read_event,
+)
+
+__all__ = ["ControlChannel", "ServerEvents", "UnavailableError", "last_words"]
+
+NO_PLACE = (429, 503)
+"""Status codes of a server that has no place now, or none for this client."""
+
+
+class UnavailableError(SessionError):
+    """No server, or one without a place: nothing has begun, and asking again is safe.
+
+    Attributes:
+        wished_seconds: after which the server wishes to be asked again; None if it said nothing.
+    """
+
+    def __init__(self, sentence: str, wished_seconds: float | None = None) -> None:
+        super().__init__(sentence)
+        self.wished_seconds = wished_seconds
+
+
+class ControlChannel:
+    """Opens sessions at one server.
+
+    Args:
+        server: HOST:PORT.
+        keys: folder with authority.pem and this client's .pem and .key.
+        name: of this client's files there.
+        connect_seconds: for the connection to open.
+        alive_seconds: how long the server may be silent.
+
+    Raises:
+        ValueError: one sentence: unusable keys, or a malformed address.
+    """
+
+    def __init__(self, server: str, keys: Path, name: str, connect_seconds: float, alive_seconds: float) -> None:
+        self._server, self._keys = server, keys
+        self._host, self._port = parse_address(server)
+        self._connect_seconds, self._alive_seconds = connect_seconds, alive_seconds
+        self._context = client_context(load_keys(keys, name))
+
+    async def local_address(self) -> str:
+        """This machine's IPv4 address on the way to the server; nothing is sent.
+
+        Raises:
+            SessionError: the server's name is unknown, or has no IPv4 address.
+        """
+        return await asyncio.to_thread(_local_address, self._host, self._port)
+
+    async def open(self, stack: contextlib.AsyncExitStack, request: SessionRequest) -> ServerEvents:
+        """Post a request; the connection stays open until `stack` is left.
+
+        Raises:
+            UnavailableError: no server, or no place.
+            SessionError: the wrong server, or one that does not want this request.
+        """
+        timeout = httpx.Timeout(self._alive_seconds, connect=self._connect_seconds)
+        # trust_env=False: no proxy of the environment gets to see a session.
+        http = await stack.enter_async_context(httpx.AsyncClient(verify=self._context, timeout=timeout, trust_env=False))
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        try:
+            url = f"https://{host}:{self._port}/sessions"
+            response = await stack.enter_async_context(http.stream("POST", url, content=request.model_dump_json()))
+        # An alert that comes while the request is being written is not wrapped by the HTTP library.
+        except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
+            unanswered = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) and not any(
+                isinstance(cause, ssl.SSLError) for cause in _causes(error)
+            )
+            raise (UnavailableError if unanswered else SessionError)(self._unreachable(error)) from error
+        server = ServerEvents(response)
+        if response.status_code != 200:
+            sentence = f"The server at {self._server} refused: {await server.refusal()}"
+            if response.status_code in NO_PLACE:
+                raise UnavailableError(sentence, _seconds(response.headers.get("retry-after", "")))
+            raise SessionError(sentence)
+        return server
+
+    def _unreachable(self, error: Exception) -> str:
+        causes = list(_causes(error))
+        if refusal := next((cause for cause in causes if isinstance(cause, ssl.SSLCertVerificationError)), None):
+            return (
+                f"The server at {self._server} is not one that {self._keys}/authority.pem vouches for under this name "
+                f"({refusal.verify_message.rstrip('.')}): check the address and the keys."
+            )
+        if isinstance(error, httpx.ConnectError) and any(isinstance(cause, ssl.SSLError) for cause in causes):
+            return f"What answers at {self._server} does not speak TLS as hushlm does: check the address."
+        if isinstance(error, httpx.ConnectError | httpx.InvalidURL):
+            return f"No server can be reached at {self._server}: check the address, and that `hushlm serve` runs there."
+        if isinstance(error, httpx.ConnectTimeout):
+            return f"The server at {self._server} did not answer within {self._connect_seconds:.0f} s."
+        if isinstance(error, httpx.TimeoutException):
+            return f"The server at {self._server} did not answer the request within {self._alive_seconds:.0f} s."
+        return (
+            f"The server at {self._server} ended the connection without an answer: it does not accept the certificate in {self._keys}, "
+            "or is no hushlm server."
+        )
+
+    def broken(self, error: httpx.HTTPError | ssl.SSLError) -> str:
+        """The sentence for a connection that broke during a session."""
+        if isinstance(error, httpx.TimeoutException):
+            return f"The server at {self._server} has been silent for {self._alive_seconds:.0f} s, so the session was given up."
+        return f"The server at {self._server} closed the session: it was stopped or killed, or the network broke."
+
+
+class ServerEvents:
+    """The server's stream of events, read line by line with bounded memory."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._chunks = response.aiter_bytes()
+        self._buffer = bytearray()
+
+    async def next(self) -> SessionEvent:
+        """Raises SessionError: no event, or not one of ours."""
+        while b"\n" not in self._buffer:
+            try:
+                self._buffer += await anext(self._chunks)
+            except StopAsyncIteration:
+                raise SessionError("The server ended the session without a word.") from None
+            if len(self._buffer) > MAXIMUM_BODY_BYTES:
+                raise SessionError(
+                    f"The server sent more than {MAXIMUM_BODY_BYTES} bytes in one piece, which is no event of this protocol."
+                )
+        line, _, rest = bytes(self._buffer).partition(b"\n")
+        self._buffer = bytearray(rest)
+        return read_event(line)
+
+    async def place(self, seconds: float) -> Queued | Accepted:
+        """The next word on whether there is a worker; `Queued` comes every few seconds.
+
+        Raises:
+            SessionError: the session failed instead, or there was no such word in that time.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                while not isinstance(event := await self.next(), Queued | Accepted):
+                    if isinstance(event, Failed | Finished):
+                        raise SessionError(last_words(event))
+        except TimeoutError:
+            raise SessionError(f"The server's worker was not ready within {seconds:.0f} s.") from None
+        return event
+
+    async def end(self) -> Failed | Finished:
+        """Wait for the last event."""
+        while not isinstance(event := await self.next(), Failed | Finished):
+            pass
+        return event
+
+    async def refusal(self) -> str:
+        """The sentence of an error response."""
+        body = bytearray()
+        async for chunk in self._chunks:
+            body += chunk
+            if len(body) > MAXIMUM_BODY_BYTES:
+                break
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            return printable(str(httpx.Response(200, content=bytes(body)).json()["error"]), 500)
+        return "it gave no reason."
+
+
+def last_words(event: Failed | Finished) -> str:
+    """The sentence of a session that ended too early."""
+    return printable(event.error, 500) if isinstance(event, Failed) else "The server finished before the answer was complete."
+
+
+def _seconds(text: str) -> float | None:
+    """Of a `retry-after` header; its other form, a date, is taken for none."""
+    return float(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
+def _local_address(host: str, port: int) -> str:
+    """This machine's IPv4 address on the way to a server; nothing is sent.
+
+    Raises:
+        SessionError: the name is unknown, or has no IPv4 address.
+    """
+    try:
+        [*_, address] = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_DGRAM)[0]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect(address)
+            return probe.getsockname()[0]
+    except OSError as error:
+        raise SessionError(
+            f"{host} has no IPv4 address that this machine can reach ({error.strerror or error}): check --server."
+        ) from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

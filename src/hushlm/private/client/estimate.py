@@ -1,0 +1,80 @@
+"""What a question is going to move, known before it is asked: the cost model's account of the passes that the program will make."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache, cached_property
+from itertools import accumulate
+
+from hushlm.cost import LAN, CostReport, Network, Protocol, price
+from hushlm.plan import Plan, Reveal, bucket_length, decode_plan, prefill_plan
+from hushlm.private.program.description import ProgramDescription, RevealPolicy
+
+__all__ = ["Estimate", "estimate"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A question's predicted traffic; opening the session is counted apart.
+
+    Attributes:
+        passes: one a token; equal ones are one object.
+        set_up_bytes: of opening a session, both directions.
+    """
+
+    passes: tuple[CostReport, ...]
+    set_up_bytes: int
+
+    @cached_property
+    def bytes(self) -> int:
+        """Of all passes, both directions."""
+        return sum(report.total.bytes for report in self.passes)
+
+    @cached_property
+    def messages(self) -> int:
+        """Of both parties."""
+        return sum(report.total.messages for report in self.passes)
+
+    @cached_property
+    def seconds(self) -> float:
+        """Of all passes, under the network of the estimate."""
+        return self._ends[-1]
+
+    def seconds_done(self, token: int, step: int) -> float:
+        """Predicted seconds of what lies behind.
+
+        Args:
+            token: 0-based, that is being computed.
+            step: how many steps of its pass are done.
+        """
+        before = self._ends[token - 1] if token else 0.0
+        steps = self.passes[token].steps[:step]
+        return before + sum(priced.amount.seconds for priced in steps)
+
+    @cached_property
+    def _ends(self) -> list[float]:
+        return list(accumulate(sum(priced.amount.seconds for priced in report.steps) for report in self.passes))
+
+
+def estimate(
+    description: ProgramDescription, prompt_length: int, new_tokens: int, reveal: RevealPolicy = RevealPolicy(), network: Network = LAN
+) -> Estimate:
+    """Price a question as `PrivateGenerator` runs it: lengths rounded up to buckets, one pass over the prompt, one a further token.
+
+    Args:
+        network: of the seconds; bytes and messages do not depend on it.
+    """
+    engine, shape = description.engine, description.shape
+    protocol = Protocol(engine.pack_products, engine.one_bit_error, engine.fraction_bits, engine.threads)
+    policy = Reveal(shape.vocabulary, reveal.kind, reveal.top)
+    architecture, rewrites = description.parsed_architecture, description.rewrites
+
+    @cache
+    def priced(plan: Plan) -> CostReport:
+        return price(plan, protocol, network)
+
+    lengths = [bucket_length(prompt_length + index, shape.context) for index in range(new_tokens)]
+    plans = [prefill_plan(architecture, shape, lengths[0], policy, rewrites)]
+    plans += [decode_plan(architecture, shape, length, policy, rewrites) for length in lengths[1:]]
+    passes = tuple(priced(plan) for plan in plans)
+    return Estimate(passes, passes[0].set_up.bytes)

@@ -1,0 +1,115 @@
+"""How far a session is: the worker's events as progress, with what the cost model expects beside it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from hushlm.private.client.estimate import Estimate
+from hushlm.private.engine.traffic import Traffic
+from hushlm.private.program.token_answer import StepTraffic, TokenAnswer
+from hushlm.private.session.process import WorkerEvent
+
+__all__ = ["Progress", "Tally"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a session is.
+
+    Attributes:
+        phase: "waiting" before a further attempt, "queued" at the server, "set-up" until the engine is ready, then "query".
+        token, tokens: 1-based token that is being computed, and how many will be.
+        step, steps: of the pass for that token, 1-based.
+        layer: 1-based block of that step, or None outside the blocks.
+        layers: blocks.
+        traffic: so far, of this phase.
+        seconds: since the question was asked.
+        expected_bytes: of the query, both directions, by the cost model.
+        done_share: of the query's time, by the cost model; 0 before it.
+        remaining_seconds: the model's time for what is left, at the pace of what is done; before that, on a local network.
+        position: in the server's queue, 1 being the next; None elsewhere.
+    """
+
+    phase: str
+    token: int
+    tokens: int
+    step: int
+    steps: int
+    layer: int | None
+    layers: int
+    traffic: Traffic
+    seconds: float
+    expected_bytes: int
+    done_share: float
+    remaining_seconds: float
+    position: int | None = None
+
+
+class Tally:
+    """Worker events into progress and answers.
+
+    Args:
+        layers: of the model.
+        expected: of the question.
+        start: on `time.perf_counter`.
+    """
+
+    def __init__(self, layers: int, expected: Estimate, start: float) -> None:
+        self._layers, self._expected, self._start = layers, expected, start
+        self._tokens = len(expected.passes)
+        self._token, self._traffic = 1, Traffic()
+        self._ready = 0.0
+        self._steps: list[StepTraffic] = []
+
+    def waiting(self, position: int | None = None) -> Progress:
+        """Of a client in the server's queue, or between two attempts."""
+        return self._progress("waiting" if position is None else "queued", 0, 1, None, position)
+
+    def note(self, event: WorkerEvent) -> Iterator[TokenAnswer | Progress]:
+        """What an event of the worker means to the caller; nothing for some."""
+        match event.event:
+            case "linked":
+                yield self._progress("set-up", 0, 1, None)
+            case "ready":
+                assert event.traffic is not None
+                self._traffic = event.traffic.to_traffic()
+                self._ready = time.perf_counter()
+                yield self._progress("set-up", 1, 1, None)
+                self._traffic = Traffic()
+            case "step":
+                assert event.traffic is not None
+                assert event.index is not None
+                assert event.count is not None
+                assert event.name is not None
+                moved = event.traffic.to_traffic()
+                self._traffic += moved
+                self._steps.append(StepTraffic(event.name, event.layer, moved))
+                yield self._progress("query", event.index + 1, event.count, None if event.layer is None else event.layer + 1)
+            case "token":
+                self._token += 1
+                yield replace(event.to_answer(), steps=tuple(self._steps))
+                self._steps = []
+
+    def _progress(self, phase: str, step: int, steps: int, layer: int | None, position: int | None = None) -> Progress:
+        now, token = time.perf_counter(), min(self._token, self._tokens)
+        total, remaining = self._expected.seconds, self._expected.seconds
+        done = self._expected.seconds_done(token - 1, step) if phase == "query" else 0.0
+        if done > 0:
+            remaining = (total - done) * (now - self._ready) / done
+        return Progress(
+            phase=phase,
+            token=token,
+            tokens=self._tokens,
+            step=step,
+            steps=steps,
+            layer=layer,
+            layers=self._layers,
+            traffic=self._traffic,
+            seconds=now - self._start,
+            expected_bytes=self._expected.bytes,
+            done_share=done / total,
+            remaining_seconds=remaining,
+            position=position,
+        )

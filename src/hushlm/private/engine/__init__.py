@@ -1,0 +1,22 @@
+"""The two-party engine. Only this folder imports the MPC library, and only when a program is compiled or a link is opened."""
+
+from hushlm.private.engine.channel import Channel
+from hushlm.private.engine.compiler import Executable, compile_program
+from hushlm.private.engine.library import engine_version, load_engine
+from hushlm.private.engine.runtime import Engine
+from hushlm.private.engine.settings import EngineSettings, Party, TlsFiles
+from hushlm.private.engine.traffic import OperationTraffic, Traffic
+
+__all__ = [
+    "Channel",
+    "Engine",
+    "EngineSettings",
+    "Executable",
+    "OperationTraffic",
+    "Party",
+    "TlsFiles",
+    "Traffic",
+    "compile_program",
+    "engine_version",
+    "load_engine",
+]

@@ -1,0 +1,68 @@
+"""Array programs compiled for the engine. Both parties compile them from shapes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hushlm.private.engine.library import load_engine
+
+__all__ = ["Executable", "compile_program"]
+
+
+@dataclass(frozen=True)
+class Executable:
+    """A compiled program; the same one runs on other variables through `renamed`."""
+
+    native: Any
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def lines(self) -> int:
+        """Of its text, which the engine reads anew at every run."""
+        return len(self.native.code.splitlines())
+
+    def renamed(self, inputs: Sequence[str], outputs: Sequence[str]) -> Executable:
+        """The same code on other variables (weights of another layer, say): nothing is compiled again."""
+        assert (len(inputs), len(outputs)) == (len(self.inputs), len(self.outputs))
+        _, libspu = load_engine()
+        native = libspu.Executable(name=self.native.name, input_names=list(inputs), output_names=list(outputs), code=self.native.code)
+        return Executable(native, tuple(inputs), tuple(outputs))
+
+
+def compile_program(
+    function: Callable[..., Any], shapes: Sequence[tuple[int, ...]], outputs: int, name: str, public: Collection[int] = ()
+) -> Executable:
+    """Compile a JAX function of float32 arrays.
+
+    Args:
+        function: takes one array per shape, returns one array or a tuple of `outputs` arrays.
+        shapes: of the arguments; every party compiles from these alone.
+        outputs: how many arrays it returns.
+        name: for profiles.
+        public: positions of arguments known to both parties; the others are secret.
+    """
+    _, libspu = load_engine()
+    import jax
+    from spu.utils import frontend
+
+    def named(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    named.__name__ = name
+    inputs = [f"in{i}" for i in range(len(shapes))]
+    outs = [f"out{i}" for i in range(outputs)]
+    native, _ = frontend.compile(
+        frontend.Kind.JAX,
+        named,
+        [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes],
+        {},
+        inputs,
+        [libspu.Visibility.VIS_PUBLIC if i in public else libspu.Visibility.VIS_SECRET for i in range(len(shapes))],
+        lambda flat: outs,
+    )
+    return Executable(native, tuple(inputs), tuple(outs))

@@ -1,0 +1,126 @@
+"""One party's engine: its variables, executions, and values opened to one party.
+
+One OS process is one party. An input is encoded as *private* by its owner; the other party installs a placeholder of the
+same shape, so nothing is sent at infeed and no dealer exists.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hushlm.private.engine.channel import Channel
+from hushlm.private.engine.compiler import Executable
+from hushlm.private.engine.library import load_engine
+from hushlm.private.engine.settings import EngineSettings, Party
+from hushlm.private.engine.traffic import Traffic, read_traffic
+
+__all__ = ["Engine"]
+
+
+class Engine:
+    """One party's runtime: variables, executions, and opening a value to one party.
+
+    Args:
+        party: this process's rank; with `settings.simulate` there is no peer and the rank only matters to `reveal`.
+        settings: the same at both parties.
+        channel: the link; None only with `settings.simulate`.
+    """
+
+    def __init__(self, party: Party, settings: EngineSettings, channel: Channel | None) -> None:
+        spu, libspu = load_engine()
+        assert (channel is None) == settings.simulate
+        self.party, self.settings, self.channel = party, settings, channel
+        config = libspu.RuntimeConfig()
+        if not config.ParseFromJsonString(settings.to_json()):
+            raise RuntimeError(f"The engine does not accept these settings: {settings.to_json()}")
+        self._log = self._capture_log(libspu)
+        if channel is None:
+            description = libspu.link.Desc()
+            description.add_party("only", "only")
+            context, parties = libspu.link.create_mem(description, 0), 1
+        else:
+            context, parties = channel.context, 2
+        self._io = spu.Io(parties, config)
+        self._runtime = spu.Runtime(context, config)
+        self._libspu = libspu
+
+    @staticmethod
+    def _capture_log(libspu: Any) -> Path:
+        """Send the engine's log, where its byte counters are, to a file of this process instead of the console."""
+        options = libspu.logging.LogOptions()
+        options.enable_console_logger = False
+        handle, path = tempfile.mkstemp(prefix="hushlm-engine-", suffix=".log")
+        os.close(handle)
+        options.system_log_path = path
+        libspu.logging.setup_logging(options)
+        return Path(path)
+
+    def put(self, name: str, owner: Party, shape: tuple[int, ...], value: np.ndarray | None) -> None:
+        """Install a private input. Nothing is sent.
+
+        Args:
+            name: variable.
+            owner: who knows the value.
+            shape: known to both.
+            value: float array of that shape at its owner, None at the other party.
+        """
+        owned = self.settings.simulate or owner == self.party
+        assert owned == (value is not None), f"{name}: only its owner has a value"
+        array = np.ascontiguousarray(value, dtype=np.float32) if value is not None else np.zeros(shape, np.float32)
+        assert array.shape == tuple(shape), (name, array.shape, shape)
+        rank = -1 if self.settings.simulate else int(owner)
+        shares = self._io.make_shares(array, self._libspu.Visibility.VIS_SECRET, rank)
+        self._runtime.set_var(name, shares[0 if self.settings.simulate else int(self.party)])
+
+    def put_public(self, name: str, value: np.ndarray) -> None:
+        """Install a value that both parties know (a mask, a position)."""
+        shares = self._io.make_shares(np.ascontiguousarray(value, dtype=np.float32), self._libspu.Visibility.VIS_PUBLIC)
+        self._runtime.set_var(name, shares[0 if self.settings.simulate else int(self.party)])
+
+    def delete(self, name: str) -> None:
+        """Forget a variable."""
+        self._runtime.del_var(name)
+
+    def run(self, executable: Executable) -> Traffic:
+        """Execute on variables present under the executable's input names; the results become variables."""
+        offset = self._log.stat().st_size
+        start = time.perf_counter()
+        self._runtime.run(executable.native)
+        seconds = time.perf_counter() - start
+        if self.settings.simulate:
+            return Traffic(seconds=seconds)
+        with self._log.open() as log:
+            log.seek(offset)
+            return read_traffic(log.read(), seconds)
+
+    def reveal(self, name: str, to: Party) -> tuple[np.ndarray | None, Traffic]:
+        """Open a variable to one party: only the other party's share moves.
+
+        Returns:
+            The array at `to`, None at the other party; and what moved.
+        """
+        share = self._runtime.get_var(name)
+        if self.settings.simulate:
+            return self._io.reconstruct([share]), Traffic()
+        assert self.channel is not None
+        context = self.channel.context
+        if self.party != to:
+            parts = [share.meta, *share.share_chunks]
+            messages = [json.dumps([len(part) for part in parts]).encode(), *parts]
+            for message in messages:
+                context.send(int(to), message)
+            return None, Traffic(sent_bytes=sum(map(len, messages)), sent_messages=len(messages))
+        header = context.recv(int(to.other))
+        parts = [context.recv(int(to.other)) for _ in json.loads(header)]
+        received = self._libspu.Share()
+        received.meta, received.share_chunks = parts[0], parts[1:]
+        both = [share, received] if to == Party.CLIENT else [received, share]
+        moved = Traffic(received_bytes=len(header) + sum(map(len, parts)), received_messages=1 + len(parts))
+        return self._io.reconstruct(both), moved

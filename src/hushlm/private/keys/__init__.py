@@ -1,0 +1,1 @@
+"""Keys: certificates for mutual TLS, and what lies in a keys folder."""

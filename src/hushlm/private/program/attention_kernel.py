@@ -1,0 +1,106 @@
+"""The attention kernel as an array program: row maxima, clip, exponential and row sums of the scores that may be attended to.
+
+Under a causal mask only the lower triangle goes through them, its rows behind one another in one flat vector: comparisons are paid
+for by the element and squares by the ciphertext, so nothing is padded. Which score stands where is public, so moving costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from hushlm.plan import Kernel, row_lengths
+from hushlm.private.program.polynomials import square
+
+__all__ = ["MASKED_SCORE", "attention_kernel", "clip_bound", "exponential_reference"]
+
+Array = Any
+
+MASKED_SCORE = -131072.0
+"""Stands for minus infinity before the row maximum: far below any score, far inside the ring's range."""
+
+EXACT_SOFTMAX_CLIP = -14.0
+"""Where exp is below 1e-6 the argument is held, so that (1 + z/2^n)^(2^n) never grows again."""
+
+
+def clip_bound(kernel: Kernel) -> float:
+    """Lowest z = score - maximum that the exponential sees: -2^n, where SMn's kernel is zero, or `EXACT_SOFTMAX_CLIP`."""
+    return -float(2**kernel.squarings) if kernel.bounded else EXACT_SOFTMAX_CLIP
+
+
+def exponential_reference(z: np.ndarray, kernel: Kernel) -> np.ndarray:
+    """What the exponential stands for, in float64: SMn's own kernel, or exp."""
+    return np.maximum(1 + z / 2**kernel.squarings, 0) ** (2**kernel.squarings) if kernel.bounded else np.exp(z)
+
+
+def _exponential(xp: ModuleType, z_N: Array, kernel: Kernel) -> Array:
+    """(1 + z/2^n)^(2^n) of a flat vector, its last elements by x * x."""
+    if xp is np:
+        return exponential_reference(z_N, kernel)
+    whole = z_N.shape[0] - kernel.written_out
+    parts = []
+    if whole and kernel.exponentials == 1:
+        # The engine's own exponential is this form, n being a setting of the engine.
+        parts.append(xp.exp(z_N[:whole]))
+    elif whole:
+        parts.append(_squarings(xp, z_N[:whole], kernel, built_in=True))
+    if kernel.written_out:
+        parts.append(_squarings(xp, z_N[whole:], kernel, built_in=False))
+    return xp.concatenate(parts)
+
+
+def _squarings(xp: ModuleType, z_N: Array, kernel: Kernel, built_in: bool) -> Array:
+    power = 1 + z_N * (1 / 2**kernel.squarings)
+    for _ in range(kernel.squarings):
+        power = square(xp, power, built_in)
+    return power
+
+
+def _pick(x_HN: Array, places: np.ndarray) -> Array:
+    """Columns in the order of `places`."""
+    return x_HN if np.array_equal(places, np.arange(x_HN.shape[1])) else x_HN[:, places]
+
+
+def _row_maxima(xp: ModuleType, x_HN: Array, lengths: list[int]) -> Array:
+    """Maxima (H, R) of R rows of given lengths that stand behind one another in (H, N).
+
+    A tournament in which all rows play each round together: as many rounds as the longest row needs.
+    """
+    ends = np.cumsum(lengths)
+    rows = [np.arange(end - length, end) for end, length in zip(ends, lengths, strict=True)]
+    while any(len(row) > 1 for row in rows):
+        pairs = [len(row) // 2 for row in rows]
+        first = np.concatenate([row[:pair] for row, pair in zip(rows, pairs, strict=True)])
+        second = np.concatenate([row[len(row) - pair :] for row, pair in zip(rows, pairs, strict=True)])
+        idle = [row[pair : len(row) - pair] for row, pair in zip(rows, pairs, strict=True)]
+        winners = xp.maximum(x_HN[:, first], x_HN[:, second])
+        x_HN = xp.concatenate([winners, x_HN[:, np.concatenate(idle)]], 1)
+        won, left, rows = 0, len(first), []
+        for pair, resting in zip(pairs, idle, strict=True):
+            rows.append(np.append(np.arange(won, won + pair), np.arange(left, left + len(resting))))
+            won, left = won + pair, left + len(resting)
+    return _pick(x_HN, np.concatenate(rows))
+
+
+def attention_kernel(xp: ModuleType, operation: Kernel) -> Callable[[Array, Array], tuple[Array, Array]]:
+    """Scores (H, T, S) and a public mask (T, S) of allowed pairs -> unnormalised weights (H, T, S) and row sums (H, T)."""
+    heads, rows, keys = operation.heads, operation.rows, operation.keys
+    lengths = row_lengths(operation)
+    chosen = np.concatenate([row * keys + np.arange(length) for row, length in enumerate(lengths)])
+    row_of = np.repeat(np.arange(rows), lengths)
+    back = np.full(rows * keys, len(chosen))
+    back[chosen] = np.arange(len(chosen))
+
+    def kernel(s_HTS: Array, allowed_TS: Array) -> tuple[Array, Array]:
+        mask_N = _pick(allowed_TS.reshape(1, -1), chosen)[0] > 0.5
+        s_HN = xp.where(mask_N, _pick(s_HTS.reshape(heads, -1), chosen), MASKED_SCORE)
+        maxima_HT = _row_maxima(xp, s_HN, lengths)
+        z_HN = xp.maximum(s_HN - maxima_HT[:, row_of], clip_bound(operation))
+        e_HN = xp.where(mask_N, _exponential(xp, z_HN.reshape(-1), operation).reshape(heads, -1), 0.0)
+        weights_HTS = _pick(xp.pad(e_HN, ((0, 0), (0, 1))), back).reshape(heads, rows, keys)
+        return weights_HTS, xp.sum(weights_HTS, -1)
+
+    return kernel

@@ -1,0 +1,250 @@
+"""The private forward pass and greedy generation, run in step by both parties.
+
+A prefill pass over the prompt predicts the first token; each further token costs one row, with keys and values kept as
+shares inside the engine. Lengths are rounded up to buckets, so programs are compiled once a bucket and not once a token;
+the true length is public, and padding is masked by public masks, which cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from types import ModuleType
+
+import numpy as np
+
+from hushlm.plan import Plan, Reveal, Rotate, Step, bucket_length, decode_plan, prefill_plan
+from hushlm.private.engine import Engine, Party
+from hushlm.private.engine.traffic import Traffic
+from hushlm.private.program.backend import Backend, EngineBackend
+from hushlm.private.program.description import ProgramDescription, RevealPolicy
+from hushlm.private.program.rotary_turns import turns
+from hushlm.private.program.sampling import Sampling
+from hushlm.private.program.steps import Arithmetic
+from hushlm.private.program.token_answer import StepTraffic, TokenAnswer
+from hushlm.private.program.wiring import is_narrowed, step_program, weight_names, weight_shapes
+
+__all__ = ["PrivateGenerator"]
+
+OnStep = Callable[[Step, int, int, Traffic], None]
+
+
+def _narrow(xp: ModuleType) -> Arithmetic:
+    """The row of (T, D) that a public one-hot (T,) names, as (1, D)."""
+    return lambda x_TD, slot_T: xp.sum(xp.where(slot_T[:, None] > 0.5, x_TD, 0.0), 0, keepdims=True)
+
+
+def _update(xp: ModuleType) -> Arithmetic:
+    """A cache (H, S, E) with the new key or value (H, 1, E) at the place that a public one-hot (S,) names."""
+    return lambda cache_HSE, new_H1E, slot_S: xp.where(slot_S[None, :, None] > 0.5, new_H1E, cache_HSE)
+
+
+class PrivateGenerator:
+    """Generation of one session. Both parties make the same calls in the same order.
+
+    Args:
+        engine: this party's engine (or one that simulates), or a `Backend`.
+        description: what is run; the same at both parties.
+        weights: the server's tensors; None at the client.
+    """
+
+    def __init__(self, engine: Engine | Backend, description: ProgramDescription, weights: dict[str, np.ndarray] | None) -> None:
+        self._backend: Backend = EngineBackend(engine) if isinstance(engine, Engine) else engine
+        self._description, self._weights = description, weights
+        self._architecture, self._shape = description.parsed_architecture, description.shape
+        assert self._backend.knows_server == (weights is not None)
+        whole = prefill_plan(self._architecture, self._shape, self._shape.context, None, description.rewrites)
+        one = decode_plan(self._architecture, self._shape, self._shape.context, None, description.rewrites)
+        self._sliced: dict[str, tuple[int, ...]] = {}
+        for name, shape in (weight_shapes(whole) | weight_shapes(one)).items():
+            if name.endswith((".positions", ".inverse")):
+                self._sliced[name] = shape  # installed row by row, for the positions of a pass
+            else:
+                self._backend.put(name, Party.SERVER, shape, self._weight(name, shape))
+
+    def _weight(self, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
+        if self._weights is None:
+            return None
+        value = self._weights[name]
+        assert value.shape == shape, (name, value.shape, shape)
+        return value
+
+    def set_up(self) -> Traffic:
+        """One-time work of a session (keys, stocks of oblivious transfers), so that a query's bytes are its own.
+
+        Brought about by one product, comparison and exponential, large enough for every thread of the engine to set up its stock.
+        """
+        shape = (32 * self._description.engine.threads, 64)
+        self._backend.put("warm_client", Party.CLIENT, shape, np.ones(shape) if self._backend.knows_client else None)
+        self._backend.put("warm_server", Party.SERVER, (64, 64), np.ones((64, 64)) if self._backend.knows_server else None)
+        return self._backend.run(
+            "set-up",
+            lambda xp: lambda a, b: xp.exp(xp.maximum((a @ b) * a, -1.0) * -0.01) @ b,
+            ("warm_client", "warm_server"),
+            ("warm",),
+            (),
+        )
+
+    def generate(
+        self,
+        prompt_tokens: Sequence[int] | None,
+        prompt_length: int,
+        new_tokens: int,
+        reveal: RevealPolicy | None = None,
+        on_step: OnStep | None = None,
+        choose: Callable[[TokenAnswer], int] | None = None,
+    ) -> Iterator[TokenAnswer]:
+        """Continue a prompt.
+
+        Args:
+            prompt_tokens: at the client; None at the server.
+            prompt_length: public.
+            new_tokens: public.
+            reveal: what the client learns of each step; the token by default.
+            on_step: called after each step with the step, its number, their count in this pass, and its traffic.
+            choose: at the client, the token to go on with where top-k or logits are revealed; greedy by default.
+
+        Raises:
+            ValueError: if prompt and answer do not fit the context, or a token is not in the vocabulary.
+        """
+        reveal = reveal or RevealPolicy()
+        choose = choose or Sampling().chooser(reveal)
+        self._check(prompt_tokens, prompt_length, new_tokens)
+        policy = Reveal(self._shape.vocabulary, reveal.kind, reveal.top)
+        length = bucket_length(prompt_length, self._shape.context)
+        plan = prefill_plan(self._architecture, self._shape, length, policy, self._description.rewrites)
+        tokens = list(prompt_tokens) if prompt_tokens is not None else None
+        for index in range(new_tokens):
+            if index:
+                keys = bucket_length(prompt_length + index, self._shape.context)
+                if keys > length:
+                    self._grow(length, keys)
+                    length = keys
+                plan = decode_plan(self._architecture, self._shape, keys, policy, self._description.rewrites)
+            position = prompt_length + index - 1
+            answer = self._forward(plan, tokens, position, on_step)
+            if self._backend.knows_client:
+                token = answer.token if answer.token is not None else choose(answer)
+                tokens = [token]
+                answer = TokenAnswer(token, answer.top, answer.logits, answer.traffic, answer.steps)
+            yield answer
+
+    def _check(self, prompt_tokens: Sequence[int] | None, prompt_length: int, new_tokens: int) -> None:
+        context, vocabulary = self._shape.context, self._shape.vocabulary
+        if prompt_length < 1 or new_tokens < 1 or prompt_length + new_tokens > context:
+            raise ValueError(
+                f"A prompt of {prompt_length} tokens and an answer of {new_tokens} must each hold at least one token and fit the "
+                f"context of {context} together: shorten one of them."
+            )
+        assert (prompt_tokens is not None) == self._backend.knows_client
+        if prompt_tokens is not None:
+            assert len(prompt_tokens) == prompt_length
+            if not all(0 <= token < vocabulary for token in prompt_tokens):
+                raise ValueError(f"The prompt has a token outside 0 to {vocabulary - 1}: was it made by another tokenizer?")
+
+    def _forward(self, plan: Plan, tokens: list[int] | None, position: int, on_step: OnStep | None) -> TokenAnswer:
+        """One pass; the last true token stands at `position`, and in a prefill at row `position` too."""
+        self._install(plan, tokens, position)
+        counted: list[StepTraffic] = []
+        names = {"one_hot": "one_hot", "mask": "mask_last" if plan.rows == 1 else "mask", "turns": "turns", "turns_query": "turns"}
+        for index, step in enumerate(plan.steps):
+            traffic = self._run_step(plan, step, names)
+            counted.append(StepTraffic(step.name, step.layer, traffic))
+            if on_step is not None:
+                on_step(step, index, len(plan.steps), traffic)
+        total = sum((entry.traffic for entry in counted), Traffic())
+        return self._open(plan.steps[-1].operation, total, tuple(counted))
+
+    def _install(self, plan: Plan, tokens: list[int] | None, position: int) -> None:
+        """Inputs of a pass: one-hot tokens of the client, positions and temperatures of the server, public masks."""
+        backend, vocabulary = self._backend, self._shape.vocabulary
+        one_hot = None
+        if tokens is not None:
+            one_hot = np.zeros((plan.rows, vocabulary), np.float32)
+            one_hot[np.arange(len(tokens)), tokens] = 1
+        backend.put("one_hot", Party.CLIENT, (plan.rows, vocabulary), one_hot)
+        first = position if plan.rows == 1 else 0
+        rows = slice(first, first + plan.rows)
+        for name, shape in self._sliced.items():
+            value = self._weight(name, shape)
+            if name.endswith(".positions"):
+                backend.put(name, Party.SERVER, (plan.rows, *shape[1:]), None if value is None else value[rows])
+            else:
+                narrowed = plan.rewrites.last_row_only and name.startswith(f"{self._shape.layers - 1}.") and plan.rows > 1
+                chosen = slice(position, position + 1) if narrowed else rows
+                count = 1 if narrowed else plan.rows
+                backend.put(name, Party.SERVER, (shape[0], count, *shape[2:]), None if value is None else value[:, chosen])
+        queries = np.arange(plan.rows)[:, None] + first
+        keys = np.arange(plan.keys)[None]
+        backend.put_public("mask", (keys <= queries).astype(np.float32))
+        backend.put_public("mask_last", (keys <= position).astype(np.float32))
+        if self._architecture.is_parallel:
+            width, base = self._shape.rotary_width, self._shape.rotary_base
+            backend.put_public("turns", turns(first, plan.rows, width, base))
+            backend.put_public("turns_last", turns(position, 1, width, base))
+        backend.put_public("slot", (np.arange(plan.keys) == position).astype(np.float32))
+
+    def _run_step(self, plan: Plan, step: Step, names: dict[str, str]) -> Traffic:
+        """Run a step; `names` maps the step's values to variables, and is brought up to date."""
+        program = step_program(plan, step)
+        if is_narrowed(plan, step):
+            for stream in ("x", "h"):
+                if stream in names:
+                    self._local("narrow", _narrow, (names[stream], "slot"), f"{stream}_last", ("slot",))
+                    names[f"{stream}_last"] = f"{stream}_last"
+            names |= {"mask": "mask_last", "turns_query": "turns_last"}
+        inputs = [names[name] for name in program.inputs]
+        public = [names[name] for name in program.public]
+        outputs = [self._variable(plan, step, name) for name in program.outputs]
+        traffic = self._backend.run(program.key, program.build, [*inputs, *weight_names(step, program)], outputs, public)
+        names |= dict(zip(program.outputs, outputs, strict=True))
+        if step.name == "key_value":
+            names |= {stream: names[f"{stream}_last"] for stream in ("x", "h") if stream in names}
+        # The cache holds keys as scores read them: turned, where positions are rotary.
+        if "k" in program.outputs and plan.rows == 1 and isinstance(step.operation, Rotate) == self._architecture.is_parallel:
+            for part in ("k", "v"):
+                cache = f"{step.layer}.cache.{part}"
+                self._local("update", _update, (cache, names[part], "slot"), cache, ("slot",))
+                names[part] = cache
+        return traffic
+
+    @staticmethod
+    def _variable(plan: Plan, step: Step, name: str) -> str:
+        """Keys and values stay, a pair a layer; other values are overwritten by the next layer."""
+        if name in ("k", "v"):
+            return f"new.{name}" if plan.rows == 1 else f"{step.layer}.cache.{name}"
+        return name
+
+    def _grow(self, length: int, keys: int) -> None:
+        """Lengthen every cache with zeros to the next bucket."""
+        for layer in range(self._shape.layers):
+            for part in ("k", "v"):
+                cache = f"{layer}.cache.{part}"
+                self._local(("grow", keys), lambda xp: lambda kept: xp.pad(kept, ((0, 0), (0, keys - length), (0, 0))), (cache,), cache)
+
+    def _local(
+        self, key: Hashable, build: Callable[[ModuleType], Arithmetic], inputs: Sequence[str], output: str, public: Sequence[str] = ()
+    ) -> None:
+        """A program that must not send anything."""
+        traffic = self._backend.run(key, build, inputs, (output,), public)
+        assert traffic.total_bytes == 0, f"{key} moved {traffic.total_bytes} bytes"
+
+    def _open(self, operation: object, total: Traffic, counted: tuple[StepTraffic, ...]) -> TokenAnswer:
+        """Open the answer to the client alone."""
+        assert isinstance(operation, Reveal)
+        answer, traffic = self._backend.reveal("answer", Party.CLIENT)
+        total += traffic
+        logits = None
+        if operation.kind == "topk":
+            logits, traffic = self._backend.reveal("answer_logits", Party.CLIENT)
+            total += traffic
+        if answer is None:
+            return TokenAnswer(None, None, None, total, counted)
+        match operation.kind:
+            case "token":
+                return TokenAnswer(round(float(answer[0])), None, None, total, counted)
+            case "topk":
+                assert logits is not None
+                top = [(round(float(i)), float(value)) for i, value in zip(answer, logits, strict=True)]
+                return TokenAnswer(None, top, None, total, counted)
+            case "logits":
+                return TokenAnswer(None, None, np.asarray(answer), total, counted)

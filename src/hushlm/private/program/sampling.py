@@ -1,0 +1,70 @@
+"""Choosing the next token at the client, from what was revealed to it. The server takes no part and learns nothing of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from hushlm.private.program.description import RevealPolicy
+from hushlm.private.program.token_answer import TokenAnswer
+
+__all__ = ["Sampling"]
+
+
+class Sampling(BaseModel):
+    """How the client goes on.
+
+    Attributes:
+        temperature: 0 takes the largest logit; above 0 a token is drawn with probability softmax(logit / temperature), among all
+            logits or the revealed top k.
+        top_p: draws only among the most likely tokens that reach this probability together (nucleus sampling, arXiv 1904.09751);
+            probabilities are those of the logits or, where the top k is revealed, of the top k among themselves.
+        seed: of the draws; the same seed, prompt and logits give the same answer.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    temperature: float = Field(default=0.0, ge=0, le=100)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    seed: int = Field(default=0, ge=0)
+
+    def chooser(self, reveal: RevealPolicy) -> Callable[[TokenAnswer], int]:
+        """A function from what was revealed of a step to a token id.
+
+        Raises:
+            ValueError: if only tokens are revealed, so there is nothing to draw from.
+        """
+        if self.temperature > 0 and reveal.kind == "token":
+            raise ValueError("Sampling needs logits at the client: add --reveal topk:K or --reveal logits, or leave the temperature at 0.")
+        random = np.random.default_rng(self.seed)
+
+        def choose(answer: TokenAnswer) -> int:
+            ids, logits = _revealed(answer)
+            if self.temperature == 0:
+                return int(ids[logits.argmax()])
+            weights = np.exp((logits - logits.max()) / self.temperature)
+            probabilities = _nucleus(weights / weights.sum(), self.top_p)
+            return int(random.choice(ids, p=probabilities))
+
+        return choose
+
+
+def _nucleus(probabilities: np.ndarray, top_p: float) -> np.ndarray:
+    """The fewest largest probabilities with a sum of at least `top_p`, scaled to 1; the others 0."""
+    if top_p == 1:
+        return probabilities
+    order = np.argsort(-probabilities, kind="stable")
+    kept = order[: np.searchsorted(np.cumsum(probabilities[order]), top_p) + 1]
+    nucleus = np.zeros_like(probabilities)
+    nucleus[kept] = probabilities[kept]
+    return nucleus / nucleus.sum()
+
+
+def _revealed(answer: TokenAnswer) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and float64 logits."""
+    if answer.top is not None:
+        ids, logits = zip(*answer.top, strict=True)
+        return np.array(ids), np.array(logits, np.float64)
+    assert answer.logits is not None
+    return np.arange(len(answer.logits)), np.asarray(answer.logits, np.float64)

@@ -1,0 +1,1 @@
+"""The service: accepts clients, queues them, and runs one session each."""

@@ -1,0 +1,256 @@
+"""Who gets a worker, and when: places, a bounded queue, and what each client may use.
+
+A ticket holds a place, first in the queue if all workers are busy, and is left once. Everything happens in one event loop, and
+nothing is awaited between a check and what follows from it, so two requests cannot take the same place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hushlm.private.session.messages import SessionError
+
+__all__ = ["Admission", "ClientLimits", "RefusedError", "Ticket"]
+
+STOPPING = "This server is stopping and takes no new session: ask again later, or ask another server."
+
+
+class RefusedError(SessionError):
+    """A session was refused; the message is one sentence for the client.
+
+    Attributes:
+        reason: one word or two, for counting.
+        status: of the answer, see `session`.
+        retry_seconds: after which asking again may help; None where that is not known.
+    """
+
+    def __init__(self, sentence: str, reason: str, status: int, retry_seconds: float | None = None) -> None:
+        super().__init__(sentence)
+        self.reason, self.status, self.retry_seconds = reason, status, retry_seconds
+
+
+@dataclass(frozen=True)
+class ClientLimits:
+    """What one client may use, by the name in its certificate.
+
+    Attributes:
+        sessions: at a time, waiting ones included; None for no limit but the server's.
+        tokens: to be generated in any `window_seconds`; None for no limit.
+        window_seconds: length of the window.
+    """
+
+    sessions: int | None = None
+    tokens: int | None = None
+    window_seconds: float = 3600.0
+
+    def __post_init__(self) -> None:
+        if self.sessions is not None and self.sessions < 1:
+            raise ValueError(f"A client must be allowed at least one session, not {self.sessions}.")
+        if self.tokens is not None and self.tokens < 1:
+            raise ValueError(f"A client must be allowed at least one token, not {self.tokens}.")
+        if self.window_seconds <= 0:
+            raise ValueError("The time over which a client's tokens are counted must be above 0 seconds.")
+
+
+@dataclass
+class _Use:
+    """Tokens of one session, from `start` on."""
+
+    start: float
+    tokens: int
+
+
+@dataclass
+class _Account:
+    """Of one client."""
+
+    sessions: int = 0
+    uses: deque[_Use] = field(default_factory=deque)
+
+
+class Ticket:
+    """A place, made by `Admission.enter`."""
+
+    def __init__(self, admission: Admission, client: str, use: _Use) -> None:
+        self._admission, self.client, self._use = admission, client, use
+        self.changed = asyncio.Event()
+        self.on_stop: Callable[[], object] = lambda: None
+        """Called if the session must end before its time."""
+        self.on_end: Callable[[], None] = lambda: None
+        """Called once the place has been given back."""
+
+    @property
+    def position(self) -> int:
+        """In the queue: 1 is the next to get a worker; 0 has one."""
+        return self._admission.position(self)
+
+    async def wait(self, seconds: float) -> None:
+        """Until the position changes, at most so long.
+
+        Raises:
+            RefusedError: the server stops; a ticket with a worker keeps it.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):  # wait_for can lose a cancellation, see `hosting`
+                await self.changed.wait()
+        self.changed.clear()
+        if self._admission.closed and self.position:
+            raise RefusedError(STOPPING, "stopping", 503)
+
+    def leave(self, tokens: int) -> None:
+        """Give the place back; only the tokens that were computed stay on the client's account."""
+        self._use.tokens = tokens
+        self._admission.leave(self)
+        self.on_end()
+
+
+class Admission:
+    """Places of one server.
+
+    Args:
+        workers: sessions at a time.
+        queue: sessions that may wait.
+        limits: of each client.
+        clock: seconds, for the windows.
+    """
+
+    def __init__(self, workers: int, queue: int, limits: ClientLimits, clock: Callable[[], float] = time.monotonic) -> None:
+        self.workers, self.queue, self.limits = workers, queue, limits
+        self.closed = False
+        self._clock = clock
+        self._running: list[Ticket] = []
+        self._waiting: list[Ticket] = []
+        self._accounts: dict[str, _Account] = {}
+        self._left = asyncio.Event()
+
+    @property
+    def running(self) -> int:
+        """Sessions that have a worker."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Sessions in the queue."""
+        return len(self._waiting)
+
+    def position(self, ticket: Ticket) -> int:
+        """See `Ticket.position`."""
+        return self._waiting.index(ticket) + 1 if ticket in self._waiting else 0
+
+    def enter(self, client: str, tokens: int) -> Ticket:
+        """Take a place.
+
+        Args:
+            client: name in its certificate.
+            tokens: that the session is going to generate.
+
+        Raises:
+            RefusedError: the server stops, is full, or the client has used what it may.
+        """
+        if self.closed:
+            raise RefusedError(STOPPING, "stopping", 503)
+        account = self._accounts.get(client, _Account())
+        self._check(account, tokens)
+        if self.running >= self.workers and self.waiting >= self.queue:
+            raise RefusedError(self._full(), "full", 503)
+        ticket = Ticket(self, client, _Use(self._clock(), tokens))
+        self._accounts[client] = account
+        account.sessions += 1
+        account.uses.append(ticket._use)
+        self._waiting.append(ticket)
+        self._advance()
+        return ticket
+
+    def leave(self, ticket: Ticket) -> None:
+        """See `Ticket.leave`."""
+        (self._running if ticket in self._running else self._waiting).remove(ticket)
+        self._accounts[ticket.client].sessions -= 1
+        for client in list(self._accounts):
+            self._expire(client)
+        self._advance()
+        self._left.set()
+
+    def close(self) -> None:
+        """Refuse everybody from now on, those who wait too; running sessions go on."""
+        self.closed = True
+        for ticket in self._waiting:
+            ticket.changed.set()
+
+    def stop(self) -> None:
+        """End the running sessions; each gives its place back when its worker is gone."""
+        for ticket in self._running:
+            ticket.on_stop()
+
+    async def idle(self) -> None:
+        """Until nobody holds a place."""
+        while self._running or self._waiting:
+            self._left.clear()
+            await self._left.wait()
+
+    def _check(self, account: _Account, tokens: int) -> None:
+        limits = self.limits
+        # What would never be allowed first: after the other refusals asking again helps.
+        if limits.tokens is not None and tokens > limits.tokens:
+            raise RefusedError(
+                f"This server lets a client ask for {_count(limits.tokens, 'token')} in {limits.window_seconds:.0f} s, "
+                f"and {tokens} were asked for at once: ask for fewer.",
+                "tokens",
+                400,
+            )
+        if limits.sessions is not None and account.sessions >= limits.sessions:
+            raise RefusedError(
+                f"This server lets a client have {_count(limits.sessions, 'session')} at a time: wait until one has ended.", "sessions", 429
+            )
+        if limits.tokens is None:
+            return
+        used = sum(use.tokens for use in self._recent(account))
+        if used + tokens > limits.tokens:
+            seconds = self._wait_seconds(account, used + tokens - limits.tokens)
+            raise RefusedError(
+                f"This server lets a client ask for {_count(limits.tokens, 'token')} in {limits.window_seconds:.0f} s, and "
+                f"{used} of them are used: ask for fewer, or again in {seconds:.0f} s.",
+                "tokens",
+                429,
+                seconds,
+            )
+
+    def _recent(self, account: _Account) -> list[_Use]:
+        since = self._clock() - self.limits.window_seconds
+        return [use for use in account.uses if use.start > since]
+
+    def _wait_seconds(self, account: _Account, excess: int) -> float:
+        """Until so many tokens have left the window."""
+        for use in self._recent(account):
+            excess -= use.tokens
+            if excess <= 0:
+                return math.ceil(use.start + self.limits.window_seconds - self._clock())
+        raise AssertionError("more tokens are in excess than were used")
+
+    def _expire(self, client: str) -> None:
+        """Forget what no limit looks at any more: the table holds clients that are here or were within the window."""
+        account = self._accounts[client]
+        account.uses = deque(self._recent(account))
+        if not account.sessions and not (account.uses and self.limits.tokens is not None):
+            del self._accounts[client]
+
+    def _advance(self) -> None:
+        while self._waiting and self.running < self.workers and not self.closed:
+            self._running.append(self._waiting.pop(0))
+            self._running[-1].changed.set()
+        for ticket in self._waiting:
+            ticket.changed.set()
+
+    def _full(self) -> str:
+        busy = "worker is" if self.workers == 1 else f"{self.workers} workers are"
+        waiting = f" and {_count(self.queue, 'session')} {'waits' if self.queue == 1 else 'wait'} already" if self.queue else ""
+        return f"This server's {busy} busy{waiting}: try again later."
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"

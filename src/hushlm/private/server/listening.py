@@ -1,0 +1,212 @@
+"""Connections to the server: TLS, who is at the other end, and no patience with those who connect and say nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import signal
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp, Scope
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from hushlm.private.session.messages import MAXIMUM_BODY_BYTES, printable
+
+__all__ = [
+    "HANDSHAKE_SECONDS",
+    "HEADER_SECONDS",
+    "ControlListener",
+    "ControlLoop",
+    "Peer",
+    "address_of",
+    "listen",
+    "peer_of",
+    "plain_address",
+    "plain_listener",
+]
+
+HANDSHAKE_SECONDS = 10.0
+"""For the TLS handshake of a connection."""
+
+HEADER_SECONDS = 10.0
+"""From there to the end of the request's header."""
+
+GOODBYE_SECONDS = 1
+"""For the last words of sessions that are stopped, or have just ended, to leave."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Who sent a request.
+
+    Attributes:
+        address: IP address.
+        name: common name in the certificate, or the fingerprint if it has none; limits are by name, so a renewed certificate keeps them.
+        fingerprint: sha256 hex of the certificate.
+    """
+
+    address: str
+    name: str
+    fingerprint: str
+
+
+def peer_of(scope: Scope) -> Peer:
+    """Of a request that came over a connection of ours."""
+    address = plain_address((scope.get("client") or ("?",))[0])
+    name, fingerprint = scope.get("state", {}).get("certificate", ("?", "?"))
+    return Peer(address, name, fingerprint)
+
+
+def plain_address(host: str) -> str:
+    """An IPv4 address that reached a listener for both families, as IPv4."""
+    return host.removeprefix("::ffff:") if "." in host else host
+
+
+class _Connection(H11Protocol):
+    """One request a connection, so that one deadline is enough; the certificate is put where the application finds it."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, "certificate": _certificate(transport.get_extra_info("ssl_object"))}
+        self._deadline = self.loop.call_later(HEADER_SECONDS, self._late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._deadline.cancel()
+        super().connection_lost(exc)
+
+    def _late(self) -> None:
+        if self.cycle is None:
+            self.transport.abort()
+
+
+def _certificate(tls: ssl.SSLObject) -> tuple[str, str]:
+    """Name and fingerprint of a verified peer."""
+    encoded = tls.getpeercert(binary_form=True)
+    assert encoded is not None, "the context demands a certificate"
+    fingerprint = hashlib.sha256(encoded).hexdigest()
+    # CPython's shape: a tuple of relative names, each a tuple of (kind, value) pairs.
+    subject: Any = (tls.getpeercert() or {}).get("subject", ())
+    names = [value for part in subject for kind, value in part if kind == "commonName"]
+    return (printable(names[0]) if names and names[0] else fingerprint), fingerprint
+
+
+class ControlLoop(asyncio.SelectorEventLoop):
+    """Gives a TLS handshake less time than the minute of asyncio."""
+
+    async def create_server(self, *arguments: Any, **options: Any) -> asyncio.Server:
+        if options.get("ssl"):
+            options["ssl_handshake_timeout"] = HANDSHAKE_SECONDS
+        return await super().create_server(*arguments, **options)
+
+
+class ControlListener(uvicorn.Server):
+    """HTTPS with mutual TLS.
+
+    Args:
+        application: answers the requests.
+        tls: demands a certificate.
+        on_ready: called when clients can connect.
+        on_stop: called in the event loop at SIGTERM or SIGINT; sets `should_exit` when the server may end. A second signal ends it at once.
+    """
+
+    def __init__(
+        self, application: ASGIApp, tls: ssl.SSLContext, on_ready: Callable[[], None], on_stop: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
+        config = uvicorn.Config(
+            application,
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,  # the peer's address decides where its engine may listen: no header may change it
+            server_header=False,
+            headers=[("connection", "close")],
+            loop=f"{__name__}:{ControlLoop.__name__}",
+            http=_Connection,
+            ws="none",
+            lifespan="off",
+            h11_max_incomplete_event_size=MAXIMUM_BODY_BYTES,
+            timeout_graceful_shutdown=GOODBYE_SECONDS,
+            ssl_context_factory=lambda _config, _default: tls,
+        )
+        super().__init__(config)
+        self._on_ready, self._on_stop = on_ready, on_stop
+        self._stopping: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._loop = asyncio.get_running_loop()
+        self._on_ready()
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Until stopped. In the main thread SIGTERM ends the process with exit code 0, SIGINT with KeyboardInterrupt."""
+        if threading.current_thread() is threading.main_thread():
+            # uvicorn raises a signal that it took again at the end: to stop when asked to is exit code 0.
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        super().run(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._captured_signals or self._loop is None:
+            super().handle_exit(sig, frame)
+            return
+        self._captured_signals.append(sig)
+        self._loop.call_soon_threadsafe(self.stop)
+
+    def stop(self) -> None:
+        """Begin to stop, from within the event loop; again, it changes nothing."""
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._on_stop())
+
+
+@contextlib.contextmanager
+def plain_listener(application: ASGIApp, listener: socket.socket) -> Iterator[None]:
+    """Serve an application over plain HTTP, in a thread of its own, for as long as the block lasts."""
+    config = uvicorn.Config(application, log_config=None, access_log=False, ws="none", http="h11", lifespan="off", loop="asyncio")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="hushlm-metrics", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join(5)
+
+
+def listen(host: str, port: int, option: str) -> socket.socket:
+    """A listening socket; a server that has just ended does not keep its port from the next one.
+
+    Args:
+        host, port: where; port 0 lets the system choose.
+        option: that named them.
+
+    Raises:
+        ValueError: the address is not this machine's, or is taken.
+    """
+    listener: socket.socket | None = None
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(100)
+    except OSError as error:
+        if listener is not None:
+            listener.close()
+        raise ValueError(
+            f"The server cannot listen on {host}:{port}, {error.strerror or error}: choose another address with {option}."
+        ) from error
+    return listener
+
+
+def address_of(listener: socket.socket) -> str:
+    """HOST:PORT."""
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,265 @@
+"""One session at the server: the response to the request that opened it, with a worker process that lives exactly as long."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from hushlm.private.program.description import PROTOCOL_VERSION, ProgramDescription
+from hushlm.private.server.admission import RefusedError, Ticket
+from hushlm.private.server.listening import Peer, plain_address
+from hushlm.private.server.logs import log
+from hushlm.private.server.metrics import ServerMetrics
+from hushlm.private.server.work_done import WorkTally
+from hushlm.private.session.messages import ALIVE_SECONDS, Accepted, Alive, Failed, Finished, Limits, Queued, SessionRequest, shape_of
+from hushlm.private.session.process import Order, PeerOrder, WorkerDiedError, WorkerEvent, WorkerProcess, start_worker
+
+__all__ = ["HostedSession", "Hosting", "error_response"]
+
+
+@dataclass(frozen=True)
+class Hosting:
+    """What every session of a server shares.
+
+    Attributes:
+        folder: the export's `server/`.
+        description: of its program.
+        engine_version: of this machine.
+        start_seconds: for a worker to load the weights.
+        connect_seconds: for the engine's link to the client to open.
+        silent_seconds: how long the client's engine may be silent.
+        limits: of a session.
+    """
+
+    folder: Path
+    description: ProgramDescription
+    engine_version: str
+    start_seconds: float
+    connect_seconds: float
+    silent_seconds: float
+    limits: Limits
+
+
+class _GoneError(Exception):
+    """The client closed its connection."""
+
+
+class _FailedError(Exception):
+    """The session ends with a sentence for the client."""
+
+
+class HostedSession(Response):
+    """One session, from the queue to the end of its worker.
+
+    Args:
+        hosting: the server's.
+        wanted: checked already.
+        peer: who asked.
+        ticket: its place, given back at the end.
+        metrics: the server's.
+    """
+
+    def __init__(self, hosting: Hosting, wanted: SessionRequest, peer: Peer, ticket: Ticket, metrics: ServerMetrics) -> None:
+        self.background = None
+        self._hosting, self._wanted, self._peer, self._ticket, self._metrics = hosting, wanted, peer, ticket, metrics
+        self._host = ""
+        self._name = secrets.token_hex(4)
+        self._log = log.bind(session=self._name)
+        self._over = False
+        self._tally = WorkTally(metrics)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        wanted, peer, start = self._wanted, self._peer, time.monotonic()
+        self._host = plain_address(scope["server"][0])
+        self._log.info(
+            "session",
+            client=peer.name,
+            certificate=peer.fingerprint[:16],
+            address=peer.address,
+            prompt_tokens=wanted.prompt_length,
+            new_tokens=wanted.new_tokens,
+            reveal=str(wanted.reveal),
+        )
+        outcome, error = "stopped", None
+        try:
+            async with asyncio.TaskGroup() as group:
+                watch = group.create_task(self._watch_client(receive))
+                work = group.create_task(self._serve(send))
+                self._ticket.on_stop = work.cancel
+                # Not `await work`: its cancellation is the server's stop, and this task's own is another matter.
+                await asyncio.wait({work})
+                watch.cancel()
+                if not work.cancelled():
+                    outcome, error = await work
+        except* (_GoneError, OSError):
+            outcome = "given_up"
+        finally:
+            self._ticket.leave(self._tally.charged(wanted.new_tokens, outcome == "finished"))
+            self._metrics.sessions.labels(outcome).inc()
+            said = {} if error is None else {"error": error}
+            seconds, moved = round(time.monotonic() - start, 3), self._tally.traffic
+            self._log.info(
+                "session ended",
+                outcome=outcome,
+                **said,
+                seconds=seconds,
+                tokens=self._tally.tokens,
+                received_bytes=moved.received_bytes,
+                sent_bytes=moved.sent_bytes,
+            )
+
+    async def _watch_client(self, receive: Receive) -> None:
+        """Raises: _GoneError, when the connection closes before the session is over."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if not self._over:
+            raise _GoneError
+
+    async def _serve(self, send: Send) -> tuple[str, str | None]:
+        """Wait for a place, run the worker, and tell the client how it goes. Returns: the outcome and, if it failed, its sentence."""
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/x-ndjson")]})
+        last: Failed | Finished = Finished()
+        try:
+            await self._wait(send)
+            with self._metrics.seconds.time():
+                last = await self._run(send)
+        except RefusedError as refusal:
+            self._metrics.refused.labels(refusal.reason).inc()
+            last = Failed(error=str(refusal))
+        except asyncio.CancelledError:
+            with contextlib.suppress(Exception):
+                await self._end(send, Failed(error="The server was stopped."))
+            raise
+        await self._end(send, last)
+        return (last.event, None) if isinstance(last, Finished) else (last.event, last.error)
+
+    async def _wait(self, send: Send) -> None:
+        """Until there is a worker.
+
+        Raises:
+            RefusedError: the server stops.
+        """
+        with self._metrics.queue_seconds.time():
+            while position := self._ticket.position:
+                await _send_line(send, Queued(position=position))
+                await self._ticket.wait(ALIVE_SECONDS)
+
+    async def _run(self, send: Send) -> Finished | Failed:
+        """The worker's life. Returns: the last words for the client."""
+        limit = self._hosting.limits.session_seconds
+        self._metrics.tokens.labels("prompt").inc(self._wanted.prompt_length)
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                worker, scratch = await stack.enter_async_context(start_worker())
+            except OSError as error:
+                self._log.error("no worker could be started", error=str(error))
+                return Failed(error="The server could not start a worker for this session: see the server's log.")
+            self._order(worker, scratch)
+            try:
+                async with asyncio.timeout(limit):
+                    await self._follow(worker, send)
+            except TimeoutError:
+                return Failed(error=f"The session took longer than the {limit:.0f} s that this server allows.")
+            except (_FailedError, WorkerDiedError) as error:
+                self._log_tail(scratch / "worker.log")
+                return Failed(error=f"The server's worker for this session {error}"[:499] + ".")
+        return Finished()
+
+    def _order(self, worker: WorkerProcess, scratch: Path) -> None:
+        hosting, wanted = self._hosting, self._wanted
+        order = Order(
+            role="server",
+            folder=hosting.folder,
+            scratch=scratch,
+            host=self._host,
+            fingerprint=hosting.description.fingerprint,
+            prompt_length=wanted.prompt_length,
+            new_tokens=wanted.new_tokens,
+            reveal=wanted.reveal,
+            connect_seconds=hosting.connect_seconds,
+            silent_seconds=hosting.silent_seconds,
+        )
+        worker.send(order)
+        worker.send(PeerOrder(address=wanted.engine_address, certificate=wanted.engine_certificate))
+
+    async def _follow(self, worker: WorkerProcess, send: Send) -> None:
+        """Pass a worker's life on to the client until it has finished.
+
+        Raises:
+            _FailedError, WorkerDiedError: it failed or died; the message goes on from "The server's worker for this session".
+        """
+        clock = asyncio.get_running_loop().time
+        start, spoken, accepted = clock(), clock(), False
+        while True:
+            # However much the worker has to say, the client hears from this server every few seconds.
+            if clock() - spoken >= ALIVE_SECONDS:
+                await _send_line(send, Alive())
+                spoken = clock()
+            try:
+                # Not wait_for, which in Python 3.11 takes no notice of a cancellation that comes at the same moment as the event:
+                # a client that hangs up would keep its worker.
+                async with asyncio.timeout(max(0.01, spoken + ALIVE_SECONDS - clock())):
+                    event = await worker.next()
+            except TimeoutError:
+                if not accepted and clock() - start > self._hosting.start_seconds:
+                    raise _FailedError(f"was not ready within {self._hosting.start_seconds:.0f} s") from None
+                continue
+            self._tally.note(event)
+            match event.event:
+                case "listening":
+                    await _send_line(send, self._accepted(event))
+                    accepted = True
+                case "failed":
+                    self._log.warning("the worker failed", kind=event.kind, error=event.error)
+                    # The client may know the state of the link, but not the names of this machine's files.
+                    shown = (event.error or "").rstrip(".") if event.kind in ("link", "peer") else "see the server's log"
+                    raise _FailedError(f"failed: {shown}")
+                case "finished":
+                    return
+
+    def _accepted(self, event: WorkerEvent) -> Accepted:
+        assert event.address is not None
+        assert event.certificate is not None
+        hosting, wanted = self._hosting, self._wanted
+        return Accepted(
+            session=self._name,
+            protocol_version=PROTOCOL_VERSION,
+            engine_version=hosting.engine_version,
+            architecture=hosting.description.architecture,
+            shape=shape_of(hosting.description.shape),
+            fingerprint=hosting.description.fingerprint,
+            prompt_length=wanted.prompt_length,
+            new_tokens=wanted.new_tokens,
+            reveal=wanted.reveal,
+            limits=hosting.limits,
+            engine_address=event.address,
+            engine_certificate=event.certificate,
+        )
+
+    async def _end(self, send: Send, event: Finished | Failed) -> None:
+        self._over = True
+        await _send_line(send, event)
+        await send({"type": "http.response.body", "body": b""})
+
+    def _log_tail(self, path: Path) -> None:
+        with contextlib.suppress(OSError):
+            tail = path.read_bytes()[-2000:].decode(errors="replace")
+            self._log.debug("the end of the worker's log", tail=tail)
+
+
+def error_response(status: int, sentence: str, retry_seconds: float | None = None) -> JSONResponse:
+    """{"error": sentence}."""
+    headers = {} if retry_seconds is None else {"retry-after": str(math.ceil(retry_seconds))}
+    return JSONResponse({"error": sentence}, status, headers)
+
+
+async def _send_line(send: Send, event: Queued | Accepted | Alive | Finished | Failed) -> None:
+    await send({"type": "http.response.body", "body": event.model_dump_json().encode() + b"\n", "more_body": True})

@@ -1,0 +1,50 @@
+"""What a session's worker at the server has done so far, for the log, the metrics and the client's account."""
+
+from __future__ import annotations
+
+from hushlm.private.engine.traffic import Traffic
+from hushlm.private.server.metrics import ServerMetrics
+from hushlm.private.session.process import WorkerEvent
+
+__all__ = ["WorkTally"]
+
+
+class WorkTally:
+    """Of one session.
+
+    Args:
+        metrics: the server's, told as it happens.
+    """
+
+    def __init__(self, metrics: ServerMetrics) -> None:
+        self._metrics = metrics
+        self._linked = False
+        self.tokens = 0
+        self.traffic = Traffic()
+        self._of_steps = Traffic()
+
+    def note(self, event: WorkerEvent) -> None:
+        """Count one event of the worker."""
+        if event.event == "linked":
+            self._linked = True
+        if event.traffic is None:
+            return
+        moved = event.traffic.to_traffic()
+        match event.event:
+            case "step":
+                self._of_steps += moved
+            case "token":
+                # Its traffic is that of its steps, which are counted, and of its opening.
+                self.tokens += 1
+                self._metrics.tokens.labels("generated").inc()
+                moved, self._of_steps = _without(moved, self._of_steps), Traffic()
+        self.traffic += moved
+        self._metrics.moved(moved)
+
+    def charged(self, wanted: int, finished: bool) -> int:
+        """Tokens for the client's account: one that was being computed when a session broke may have reached it."""
+        return wanted if finished else min(wanted, self.tokens + self._linked)
+
+
+def _without(whole: Traffic, part: Traffic) -> Traffic:
+    return Traffic(whole.sent_bytes - part.sent_bytes, whole.received_bytes - part.received_bytes)

@@ -1,0 +1,265 @@
+"""What client and server say to each other before any share moves; `handshake` compares it with what either runs.
+
+Control channel: HTTPS with mutual TLS. The client posts one `SessionRequest`; the answer is either one error (status 4xx or
+5xx, {"error": sentence}), or a stream of events, one JSON document a line, that lasts as long as the session: `queued` while it
+waits for a worker, `accepted` when there is one, then `alive` at intervals, and `finished` or `failed` at the end. Closing the
+connection gives the session up at either end, so a killed party is noticed at once, although the engine's own links would notice
+only by their timeout.
+
+Status 503 says that there is no place now, 429 that this client has used what it may: nothing has begun, and a client may ask again,
+after as many seconds as a `retry-after` header names. After any other refusal it would be refused again.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+from hushlm.config import ModelShape
+from hushlm.private.program.description import PROTOCOL_VERSION, RevealPolicy
+
+__all__ = [
+    "ALIVE_SECONDS",
+    "MAXIMUM_BODY_BYTES",
+    "Accepted",
+    "Alive",
+    "Failed",
+    "Finished",
+    "Limits",
+    "Queued",
+    "SessionError",
+    "SessionEvent",
+    "SessionRequest",
+    "parse_address",
+    "printable",
+    "read_event",
+    "read_request",
+    "reserve_port",
+    "shape_of",
+]
+
+MAXIMUM_BODY_BYTES = 16 * 1024
+"""Of a request, and of one event: a request is about 1.2 kB, most of it a certificate."""
+
+ALIVE_SECONDS = 5.0
+"""Between two `alive` events."""
+
+MAXIMUM_COUNT = 10_000_000
+
+
+class SessionError(ValueError):
+    """A session could not be opened, or broke; the message is one sentence for the user."""
+
+
+class _Message(BaseModel):
+    # Strict and closed: what another version adds is refused, not ignored.
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Address = Annotated[str, Field(min_length=3, max_length=300)]
+Certificate = Annotated[str, Field(min_length=1, max_length=4096)]
+Count = Annotated[int, Field(ge=1, le=MAXIMUM_COUNT)]
+
+
+Shape = Annotated[
+    dict[Annotated[str, Field(max_length=40)], Annotated[float, Field(ge=-MAXIMUM_COUNT, le=MAXIMUM_COUNT)]], Field(max_length=40)
+]
+"""Sizes of a program: the fields of `ModelShape`, by name."""
+
+
+def shape_of(shape: ModelShape) -> dict[str, float]:
+    """Every size, with nothing left to defaults; yes is 1."""
+    return {name: float(size) for name, size in asdict(shape).items()}
+
+
+class Limits(_Message):
+    """What a server lets one session do.
+
+    Attributes:
+        new_tokens: most.
+        session_seconds: longest, after which the server ends it.
+        reveal: most that a client learns of each step.
+    """
+
+    new_tokens: Count
+    session_seconds: float = Field(gt=0, le=1e9)
+    reveal: RevealPolicy
+
+
+class SessionRequest(_Message):
+    """What a client asks for. Nothing in it depends on the prompt but its length.
+
+    Attributes:
+        protocol_version: of these messages.
+        engine_version: name and version of the two-party engine.
+        architecture: its name.
+        shape: of the program.
+        fingerprint: of the program (sha256 hex of the whole description: architecture, shape, rewrites, engine settings, checkpoint).
+        prompt_length: tokens.
+        new_tokens: to be generated.
+        reveal: what the client learns of each step.
+        engine_address: HOST:PORT where the client's engine listens; HOST must be where the request comes from.
+        engine_certificate: PEM, made for this session.
+    """
+
+    protocol_version: int = Field(ge=1, le=MAXIMUM_COUNT)
+    engine_version: str = Field(min_length=1, max_length=100)
+    architecture: str = Field(min_length=1, max_length=100)
+    shape: Shape
+    fingerprint: str = Field(pattern="^[0-9a-f]{64}$")
+    prompt_length: Count
+    new_tokens: Count
+    reveal: RevealPolicy
+    engine_address: Address
+    engine_certificate: Certificate
+
+
+class Queued(_Message):
+    """All workers are busy; sent again every few seconds in place of `alive`, until a worker starts.
+
+    Attributes:
+        position: 1 is the next to get a worker.
+    """
+
+    event: Literal["queued"] = "queued"
+    position: Count
+
+
+class Accepted(_Message):
+    """The server's side of the handshake; the client checks it as the server checked the request.
+
+    Attributes:
+        session: name of the session in the server's log.
+        protocol_version, engine_version, architecture, shape, fingerprint: of the server, as in the request.
+        prompt_length, new_tokens, reveal: of the request, as the server is going to run it.
+        limits: of this server, for this client.
+        engine_address: HOST:PORT where the server's engine listens.
+        engine_certificate: PEM, made for this session.
+    """
+
+    event: Literal["accepted"] = "accepted"
+    session: str = Field(max_length=64)
+    protocol_version: int
+    engine_version: str = Field(max_length=100)
+    architecture: str = Field(max_length=100)
+    shape: Shape
+    fingerprint: str = Field(max_length=64)
+    prompt_length: Count
+    new_tokens: Count
+    reveal: RevealPolicy
+    limits: Limits
+    engine_address: Address
+    engine_certificate: Certificate
+
+
+class Alive(_Message):
+    """The server is there and the session goes on."""
+
+    event: Literal["alive"] = "alive"
+
+
+class Finished(_Message):
+    """The server's worker has done its part."""
+
+    event: Literal["finished"] = "finished"
+
+
+class Failed(_Message):
+    """The session is over without an answer."""
+
+    event: Literal["failed"] = "failed"
+    error: str = Field(max_length=500)
+
+
+SessionEvent = Annotated[Queued | Accepted | Alive | Finished | Failed, Field(discriminator="event")]
+_EVENTS: TypeAdapter[Queued | Accepted | Alive | Finished | Failed] = TypeAdapter(SessionEvent)
+
+
+def read_request(body: bytes) -> SessionRequest:
+    """Read a request. The version is looked at first, because another version may have other fields.
+
+    Raises:
+        SessionError: one sentence, for anything that is not a request of this protocol version.
+    """
+    try:
+        values = from_json(body)
+    except ValueError as error:
+        raise SessionError("The request is not a JSON document.") from error
+    if not isinstance(values, dict):
+        raise SessionError("The request is not a JSON object.")
+    version = values.get("protocol_version")
+    if isinstance(version, int) and version != PROTOCOL_VERSION:
+        raise SessionError(
+            f"The client speaks protocol version {str(version)[:20]}, this server version {PROTOCOL_VERSION}: "
+            "install the same hushlm on both."
+        )
+    try:
+        # From the text, not from `values`: strict mode takes JSON's own types only, so "3" is not 3.
+        return SessionRequest.model_validate_json(body, strict=True)
+    except ValidationError as error:
+        raise SessionError(f"The request is not valid: {_first(error)}.") from error
+
+
+def read_event(line: str | bytes) -> Queued | Accepted | Alive | Finished | Failed:
+    """Read one line of the server's stream.
+
+    Raises:
+        SessionError: if it is not an event of this protocol.
+    """
+    try:
+        return _EVENTS.validate_json(line, strict=True)
+    except ValidationError as error:
+        raise SessionError(
+            "The server sent something that is not an event of this protocol: install the same hushlm on both sides."
+        ) from error
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """HOST:PORT; an IPv6 address stands in brackets.
+
+    Raises:
+        SessionError: if it is anything else.
+    """
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        host = ""
+    numbered = port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535
+    if not (host and colon and numbered and host.isprintable() and " " not in host):
+        raise SessionError(f"An address is written HOST:PORT, for example 127.0.0.1:9000, not {printable(text)!r}.")
+    return host, int(port)
+
+
+def reserve_port(host: str) -> tuple[socket.socket, int]:
+    """A free port of `host`, kept from others until the socket is closed; a listener with SO_REUSEADDR may be opened on it meanwhile.
+
+    Raises:
+        SessionError: if `host` is no address of this machine.
+    """
+    reservation = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        reservation.bind((host, 0))
+    except OSError as error:
+        reservation.close()
+        raise SessionError(
+            f"The engine cannot listen on {host}: {error.strerror or error}; give an IPv4 address of this machine."
+        ) from error
+    return reservation, reservation.getsockname()[1]
+
+
+def printable(text: str, limit: int = 100) -> str:
+    """What a peer sent, fit for a terminal or a log: one line, no control characters, bounded."""
+    return "".join(character if character.isprintable() else "?" for character in text[:limit])
+
+
+def _first(error: ValidationError) -> str:
+    first: Any = error.errors(include_input=False, include_url=False)[0]
+    where = printable(".".join(str(part) for part in first["loc"]))
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {message[:1].lower()}{message[1:]}".rstrip(".")

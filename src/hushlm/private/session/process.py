@@ -1,0 +1,220 @@
+"""A worker as its parent sees it: the orders it gets, the events it gives, and its life and death.
+
+`worker` is the other end. Orders and events are JSON, one document a line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from hushlm.private.engine.traffic import Traffic
+from hushlm.private.program.description import RevealPolicy
+from hushlm.private.program.sampling import Sampling
+from hushlm.private.program.token_answer import TokenAnswer
+
+__all__ = ["Order", "PeerOrder", "WorkerDiedError", "WorkerEvent", "WorkerProcess", "WorkerTraffic", "start_worker"]
+
+# -P: modules come from the installed packages, never from the folder that the user happens to be in.
+COMMAND = (sys.executable, "-P", "-m", "hushlm.private.session.worker")
+
+MAXIMUM_EVENT_BYTES = 64 << 20
+"""Of a line: the logits of a vocabulary of 50,257 are a megabyte of JSON."""
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Order(_Line):
+    """What to run.
+
+    Attributes:
+        role: which party.
+        folder: the export's `client/` or `server/`.
+        scratch: folder of this session alone, made and removed by the parent.
+        host: IPv4 address that the engine listens on.
+        fingerprint: that the program must have.
+        prompt_length, new_tokens, reveal: public sizes of the session.
+        connect_seconds: how long the engine's link may take to open.
+        silent_seconds: how long the peer may be silent.
+        sampling: how the client chooses among what is revealed; the server's stays as it is.
+        tls: False leaves the engine's link open to be read on the way; no command and no message of a peer can ask for it.
+    """
+
+    role: Literal["client", "server"]
+    folder: Path
+    scratch: Path
+    host: str
+    fingerprint: str
+    prompt_length: int
+    new_tokens: int
+    reveal: RevealPolicy
+    connect_seconds: float
+    silent_seconds: float
+    sampling: Sampling = Sampling()
+    tls: bool = True
+
+
+class PeerOrder(_Line):
+    """Whom to run it with.
+
+    Attributes:
+        address: HOST:PORT of the peer's engine.
+        certificate: PEM of the peer's certificate for this session.
+        prompt: token ids, at the client.
+    """
+
+    address: str
+    certificate: str
+    prompt: list[int] | None = None
+
+
+class WorkerTraffic(_Line):
+    """Counters of the engine, see `engine.Traffic`."""
+
+    sent_bytes: int
+    received_bytes: int
+    sent_messages: int
+    received_messages: int
+    seconds: float
+
+    @staticmethod
+    def of(traffic: Traffic) -> WorkerTraffic:
+        return WorkerTraffic(
+            sent_bytes=traffic.sent_bytes,
+            received_bytes=traffic.received_bytes,
+            sent_messages=traffic.sent_messages,
+            received_messages=traffic.received_messages,
+            seconds=traffic.seconds,
+        )
+
+    def to_traffic(self) -> Traffic:
+        return Traffic(self.sent_bytes, self.received_bytes, self.sent_messages, self.received_messages, self.seconds)
+
+
+class WorkerEvent(_Line):
+    """One line of a worker. Only the fields of its kind are set.
+
+    Attributes:
+        event: "listening" (address, certificate), "linked", "ready" (traffic of the set-up), "step" (name, layer, index, count,
+            traffic), "token" (token, top, logits, traffic), "finished", or "failed" (kind, error).
+        seconds: since the worker began, on every event.
+        kind: of a failure: "input" (what was asked for), "link" (it did not open), "peer" (it broke), "internal".
+    """
+
+    event: Literal["listening", "linked", "ready", "step", "token", "finished", "failed"]
+    seconds: float
+    address: str | None = None
+    certificate: str | None = None
+    name: str | None = None
+    layer: int | None = None
+    index: int | None = None
+    count: int | None = None
+    traffic: WorkerTraffic | None = None
+    token: int | None = None
+    top: list[tuple[int, float]] | None = None
+    logits: list[float] | None = None
+    kind: Literal["input", "link", "peer", "internal"] | None = None
+    error: str | None = None
+
+    def to_answer(self) -> TokenAnswer:
+        """A "token" event as the generator's own answer."""
+        assert self.traffic is not None
+        logits = None if self.logits is None else np.asarray(self.logits)
+        return TokenAnswer(self.token, self.top, logits, self.traffic.to_traffic())
+
+
+class WorkerDiedError(Exception):
+    """A worker ended without a last word; the message says how."""
+
+
+class WorkerProcess:
+    """A running worker, made by `start_worker`."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    @property
+    def identifier(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def send(self, order: Order | PeerOrder) -> None:
+        """Give an order. The pipe buffers it; a dead worker is noticed by `next`."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(order.model_dump_json().encode() + b"\n")
+
+    async def next(self) -> WorkerEvent:
+        """The next event.
+
+        Raises:
+            WorkerDiedError: there will be none.
+        """
+        assert self._process.stdout is not None
+        line = await self._process.stdout.readline()
+        if line.endswith(b"\n"):
+            return WorkerEvent.model_validate_json(line)
+        code = await self._process.wait()
+        raise WorkerDiedError(_how(code))
+
+    async def end(self) -> None:
+        """Kill it; one that has closed its end already gets a moment to exit by itself."""
+        assert self._process.stdout is not None
+        if self._process.returncode is None and self._process.stdout.at_eof():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), 2)
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+        await asyncio.shield(self._process.wait())
+
+
+def _how(code: int) -> str:
+    """How a worker ended, and why, as far as that can be told."""
+    how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+    match code:
+        case -9:
+            return f"{how}, by somebody or for want of memory"
+        case -6 | -11 | 255:
+            return f"{how}, as the two-party engine does when its link to the peer breaks"
+        case _:
+            return how
+
+
+@contextlib.asynccontextmanager
+async def start_worker() -> AsyncIterator[tuple[WorkerProcess, Path]]:
+    """A worker without orders, and its scratch folder; both are gone at the end of the block, whatever happens.
+
+    The scratch folder takes the engine's temporary files (its log of byte counts) and `worker.log`, the worker's stderr.
+    """
+    scratch = Path(tempfile.mkdtemp(prefix="hushlm-session-"))
+    try:
+        with (scratch / "worker.log").open("wb") as log:
+            process = await asyncio.create_subprocess_exec(
+                *COMMAND,
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=log,
+                env=os.environ | {"TMPDIR": str(scratch)},
+                limit=MAXIMUM_EVENT_BYTES,
+                start_new_session=True,  # Ctrl-C at a terminal is for the parent
+            )
+        worker = WorkerProcess(process)
+        try:
+            yield worker, scratch
+        finally:
+            await worker.end()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,219 @@
+"""One party of one session in a process of its own: `python -m hushlm.private.session.worker`, orders on stdin, events on stdout.
+
+Why a process: the engine's native link answers the death of its peer with an exception, with exit code 255 or with SIGSEGV,
+depending on where it stood (docs/threat-model.md, "Faults"). Here that ends one session and nothing else. Both parties are run this way.
+
+Orders are two lines of JSON, `Order` and `PeerOrder`; secrets travel on this pipe alone, never on the command line or in the
+environment. When the pipe is closed, which the kernel does when the parent dies, the process ends itself.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Literal, NoReturn
+
+import numpy as np
+
+from hushlm.plan import Step
+from hushlm.private.engine import Channel, Engine, Party, load_engine
+from hushlm.private.engine.traffic import Traffic
+from hushlm.private.program.description import ProgramDescription, load_description, load_server_weights
+from hushlm.private.program.generate import PrivateGenerator
+from hushlm.private.session.messages import reserve_port
+from hushlm.private.session.process import Order, PeerOrder, WorkerEvent, WorkerTraffic
+
+__all__ = ["main"]
+
+ORPHANED, TOO_LATE = 3, 4
+"""Exit codes: the parent has gone; the link did not open in time."""
+
+LINGER_SECONDS = 0.2
+"""For the acknowledgement of the client's last message to leave the server."""
+
+PART_SECONDS = 10.0
+"""For the client's parent to hear that the server has finished, and end the client's worker."""
+
+
+class _FailureError(Exception):
+    """Ends the worker with a `failed` event."""
+
+    def __init__(self, kind: Literal["input", "link", "peer", "internal"], sentence: str) -> None:
+        super().__init__(sentence)
+        self.kind = kind
+
+
+class _Worker:
+    """Writes events; runs one session."""
+
+    def __init__(self, events: IO[str]) -> None:
+        self._events, self._start, self._lock = events, time.perf_counter(), threading.Lock()
+
+    def emit(self, event: str, **values: Any) -> None:
+        line = WorkerEvent.model_validate({"event": event, "seconds": time.perf_counter() - self._start, **values})
+        with self._lock:
+            self._events.write(line.model_dump_json(exclude_none=True) + "\n")
+            self._events.flush()
+
+    def fail(self, kind: str, sentence: str) -> None:
+        self.emit("failed", kind=kind, error=sentence)
+
+    def run(self, orders: IO[str]) -> None:
+        """The whole session."""
+        order = Order.model_validate_json(orders.readline())
+        reservation, port = reserve_port(order.host)
+        # Imported here: a party that must not load the engine yet is ready to listen sooner.
+        from hushlm.private.keys.certificates import create_session_certificate
+
+        identity = create_session_certificate(order.scratch)
+        own = f"{order.host}:{port}"
+        if order.role == "client":
+            # The handshake goes on while the engine loads.
+            self.emit("listening", address=own, certificate=identity.text)
+        description, weights = _load(order)
+        if order.role == "server":
+            self.emit("listening", address=own, certificate=identity.text)
+        line = orders.readline()
+        if not line:
+            _orphaned(order.scratch)
+        peer = PeerOrder.model_validate_json(line)
+        threading.Thread(target=_watch_parent, args=(orders, order.scratch), daemon=True).start()
+        party = Party.CLIENT if order.role == "client" else Party.SERVER
+        addresses = (own, peer.address) if party is Party.CLIENT else (peer.address, own)
+        tls = identity.tls_files(peer.certificate) if order.tls else None
+        with self._deadline(order.connect_seconds, peer.address):
+            try:
+                channel = Channel(party, addresses, tls, order.silent_seconds, order.connect_seconds)
+            except ConnectionError as error:
+                raise _FailureError("link", _link_sentence(error, own, peer.address, order.connect_seconds)) from error
+        reservation.close()
+        self.emit("linked")
+        try:
+            self._generate(order, PrivateGenerator(Engine(party, description.engine, channel), description, weights), peer.prompt)
+            self._part(party, channel)
+        except RuntimeError as error:
+            raise _FailureError("peer", _peer_sentence(error, order.silent_seconds)) from error
+
+    def _part(self, party: Party, channel: Channel) -> None:
+        """End the session so that neither side dies of the other's end.
+
+        The link's own close needs the peer alive and takes the process down (exit code 255) where it is not, and so do late
+        acknowledgements. So the client has finished as soon as it has the answer, tells the server, and stays until its parent
+        ends it; the server, which must not leave while its last share is on the way, waits for that word and leaves at once.
+        """
+        if party is Party.CLIENT:
+            self.emit("finished")
+            channel.context.send(int(Party.SERVER), b"received")
+            time.sleep(PART_SECONDS)
+        else:
+            channel.context.recv(int(Party.CLIENT))
+            time.sleep(LINGER_SECONDS)
+            self.emit("finished")
+
+    def _generate(self, order: Order, generator: PrivateGenerator, prompt: list[int] | None) -> None:
+        self.emit("ready", traffic=WorkerTraffic.of(generator.set_up()))
+
+        def on_step(step: Step, index: int, count: int, traffic: Traffic) -> None:
+            self.emit("step", name=step.name, layer=step.layer, index=index, count=count, traffic=WorkerTraffic.of(traffic))
+
+        choose = order.sampling.chooser(order.reveal)
+        for answer in generator.generate(prompt, order.prompt_length, order.new_tokens, order.reveal, on_step, choose):
+            self.emit(
+                "token",
+                token=answer.token,
+                top=answer.top,
+                logits=None if answer.logits is None else np.asarray(answer.logits, float).tolist(),
+                traffic=WorkerTraffic.of(answer.traffic),
+            )
+
+    @contextmanager
+    def _deadline(self, seconds: float, address: str) -> Iterator[None]:
+        """End the process if the block takes longer: the native call that opens a link outlasts the time it was given."""
+
+        def late() -> None:
+            self.fail("link", _late_sentence(address, seconds))
+            os._exit(TOO_LATE)
+
+        timer = threading.Timer(seconds + 1, late)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
+def _load(order: Order) -> tuple[ProgramDescription, dict[str, np.ndarray] | None]:
+    description = load_description(order.folder)
+    if description.fingerprint != order.fingerprint:
+        raise _FailureError("input", f"{order.folder} has changed since it was opened: start again.")
+    weights = load_server_weights(order.folder) if order.role == "server" else None
+    # Half a second of imports, spent before the peer waits for this party.
+    load_engine()
+
+    return description, weights
+
+
+def _late_sentence(address: str, seconds: float) -> str:
+    return (
+        f"The engine's link to {address} did not open within {seconds:.0f} s: the peer is gone, its certificate is not the one of this "
+        "session, or a firewall is in between."
+    )
+
+
+def _link_sentence(error: ConnectionError, own: str, address: str, seconds: float) -> str:
+    if "failed start" in str(error.__cause__):
+        return f"The engine cannot listen on {own}: another program has taken that port; try again."
+    return _late_sentence(address, seconds)
+
+
+def _peer_sentence(error: RuntimeError, seconds: float) -> str:
+    if "timeout" in str(error).lower():
+        return f"The peer was silent for {seconds:.0f} s in the middle of the computation, so the session was given up."
+    return "The engine's link to the peer broke in the middle of the computation."
+
+
+def _watch_parent(orders: IO[str], scratch: Path) -> None:
+    # Nothing more is ever written to the pipe: a return from read means that the parent closed it, or is dead.
+    orders.read()
+    _orphaned(scratch)
+
+
+def _orphaned(scratch: Path) -> NoReturn:
+    shutil.rmtree(scratch, ignore_errors=True)
+    os._exit(ORPHANED)
+
+
+def main() -> None:
+    """Run one session; the exit code is 0 if it finished."""
+    # Native libraries write to stdout: events get a descriptor of their own, and stdout becomes stderr (the session's log).
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    worker, code = _Worker(events), 1
+    try:
+        worker.run(sys.stdin)
+        code = 0
+    except _FailureError as failure:
+        worker.fail(failure.kind, str(failure))
+        traceback.print_exc()
+    except ValueError as error:
+        worker.fail("input", str(error))
+        traceback.print_exc()
+    except Exception as error:
+        worker.fail("internal", f"The session's worker stopped on an internal error ({type(error).__name__}); its log says where.")
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        # The engine's static destructors can hang or crash after the link is gone.
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""Entropy attention inside models of transformers: their own logits, and the entropies of the attention matrices they would hand out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from hushlm.huggingface import ENTROPY_ATTENTION, measure_head_entropies, record_entropies, use_entropy_attention
+from tests.huggingface.models import FAMILIES, VOCABULARY, batch, eager, tiny
+
+transformers = pytest.importorskip("transformers", reason="the hf extra is not installed")
+every_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+@every_family
+@pytest.mark.parametrize("padding", [None, "right", "left"])
+def test_logits_and_entropies_equal_eager_attention(family: str, padding: str | None) -> None:
+    model, inputs = tiny(family), batch(padding)
+    logits, entropy_LHN = eager(model, inputs)
+    use_entropy_attention(model)
+    assert model.config._attn_implementation == ENTROPY_ATTENTION
+    with record_entropies() as record:
+        ours = model(**inputs).logits
+    rows_LHN = record.rows_LHN()
+    assert rows_LHN.shape == (3, 4, int(inputs["attention_mask"].sum()))
+    torch.testing.assert_close(rows_LHN.double(), entropy_LHN, rtol=1e-5, atol=1e-5)
+    real = inputs["attention_mask"].bool()
+    torch.testing.assert_close(ours[real], logits[real], rtol=1e-5, atol=2e-5)
+
+
+@every_family
+@pytest.mark.parametrize("padding", [None, "right", "left"])
+def test_gradients_of_loss_and_entropy_equal_eager_attention(family: str, padding: str | None) -> None:
+    model, inputs = tiny(family), batch(padding)
+    real = inputs["attention_mask"].bool()
+
+    def gradients(logits: torch.Tensor, rows_LHN: torch.Tensor) -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        loss = functional.cross_entropy(logits[:, :-1][real[:, 1:]], inputs["input_ids"][:, 1:][real[:, 1:]])
+        (loss + rows_LHN.square().mean()).backward()
+        return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+    expected = gradients(*eager(model, inputs))
+    use_entropy_attention(model)
+    with record_entropies() as record:
+        logits = model(**inputs).logits
+    for name, gradient in gradients(logits, record.rows_LHN()).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@every_family
+def test_generation_with_a_cache_is_that_of_eager_attention(family: str) -> None:
+    model = tiny(family)
+    prompt = batch("left")
+    settings = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    short = {name: x[:, -8:] for name, x in prompt.items()}
+    assert short["attention_mask"].sum(1).tolist() == [8, 8, 3]
+    model.set_attn_implementation("eager")
+    expected = model.generate(**short, **settings)
+    use_entropy_attention(model)
+    assert torch.equal(model.generate(**short, **settings), expected)
+
+
+def test_sliding_windows_are_seen() -> None:
+    config = transformers.MistralConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
+        sliding_window=5,
+    )
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    logits, entropy_LHN = eager(model, batch())
+    use_entropy_attention(model)
+    with record_entropies() as record:
+        ours = model(**batch()).logits
+    rows_LHN = record.rows_LHN().detach()
+    torch.testing.assert_close(rows_LHN.double(), entropy_LHN.detach(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours, logits, rtol=1e-5, atol=1e-5)
+    assert float(rows_LHN.max()) <= torch.tensor(5.0).log() + 1e-6
+
+
+def test_dropout_acts_on_the_output_and_leaves_the_entropy() -> None:
+    model = tiny("gpt2", attn_pdrop=0.5)
+    _, entropy_LHN = eager(model, batch())
+    use_entropy_attention(model)
+    model.train()
+    outputs, rows = [], []
+    for _ in range(2):
+        with record_entropies() as record:
+            outputs.append(model(**batch()).logits)
+        rows.append(record.rows_LHN())
+    assert not torch.allclose(outputs[0], outputs[1])
+    # The first layer's entropies are of scores that no dropout has touched yet.
+    torch.testing.assert_close(rows[0][0].double(), entropy_LHN[0], rtol=1e-5, atol=1e-5)
+
+
+def test_bfloat16_runs_and_stays_near() -> None:
+    model, inputs = tiny("llama", spread=0.05), batch("right")
+    expected = measure_head_entropies(model, [inputs]).head_entropy_nats_LH
+    half = measure_head_entropies(model.to(torch.bfloat16), [inputs]).head_entropy_nats_LH
+    torch.testing.assert_close(half, expected, rtol=0.05, atol=0.05)
+
+
+@every_family
+def test_measured_means_are_over_rows_not_over_batches(family: str) -> None:
+    model = tiny(family)
+    inputs = batch("right")
+    _, entropy_LHN = eager(model, inputs)
+    pieces = [{name: x[i : i + 1] for name, x in inputs.items()} for i in range(3)]
+    model.train()
+    measured = measure_head_entropies(model, pieces)
+    assert model.training
+    assert measured.rows == int(inputs["attention_mask"].sum())
+    torch.testing.assert_close(measured.head_entropy_nats_LH, entropy_LHN.mean(-1), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(measured.head_entropy_nats_LH[0, 0], measured.head_entropy_nats_LH[0, 1])
+
+
+def test_mistakes_are_told_in_a_sentence() -> None:
+    model = tiny("gpt2")
+    with record_entropies() as record:
+        model(**batch())
+    with pytest.raises(ValueError, match=r"use_entropy_attention\(model\) first"):
+        record.rows_LHN()
+    use_entropy_attention(model)
+    with record_entropies():
+        model(**batch())
+        with pytest.raises(ValueError, match="new record"):
+            model(**batch())
+    with pytest.raises(ValueError, match="no text"):
+        measure_head_entropies(model, [])
+    encoder = transformers.BertModel(
+        transformers.BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    )
+    use_entropy_attention(encoder)
+    with pytest.raises(ValueError, match="two-way"):
+        encoder(torch.tensor([[1, 2, 3]]))
+    t5 = transformers.T5ForConditionalGeneration(transformers.T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, vocab_size=9))
+    with pytest.raises(ValueError, match="does not let its attention be exchanged"):
+        use_entropy_attention(t5)

@@ -1,0 +1,107 @@
+"""A hosted session, seen from the control connection. The worker is a stand-in: a real one that talks for minutes takes minutes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from hushlm.config import ModelShape
+from hushlm.private.program.description import ProgramDescription, RevealPolicy
+from hushlm.private.server import server_session
+from hushlm.private.server.admission import Admission, ClientLimits
+from hushlm.private.server.listening import Peer
+from hushlm.private.server.metrics import ServerMetrics
+from hushlm.private.session.messages import PROTOCOL_VERSION, Limits, SessionRequest, shape_of
+from hushlm.private.session.process import WorkerEvent, WorkerProcess
+
+
+class Talkative:
+    """Says something every hundredth of a second, for a second."""
+
+    def __init__(self) -> None:
+        self._left = 100
+
+    async def next(self) -> WorkerEvent:
+        await asyncio.sleep(0.01)
+        self._left -= 1
+        return WorkerEvent(event="step" if self._left else "finished", seconds=0.0)
+
+
+@pytest.fixture
+def session() -> server_session.HostedSession:
+    """For a worker that the test brings."""
+    request = SessionRequest(
+        protocol_version=PROTOCOL_VERSION,
+        engine_version="x",
+        architecture="SM",
+        shape=shape_of(ModelShape()),
+        fingerprint="0" * 64,
+        prompt_length=1,
+        new_tokens=1,
+        reveal=RevealPolicy(),
+        engine_address="127.0.0.1:9",
+        engine_certificate="x" * 64,
+    )
+    limits = Limits(new_tokens=1, session_seconds=30, reveal=RevealPolicy())
+    settings = server_session.Hosting(Path(), cast(ProgramDescription, None), "x", 30.0, 30.0, 30.0, limits)
+    places = Admission(1, 0, ClientLimits())
+    metrics = ServerMetrics(1, lambda: 0, lambda: 0)
+    return server_session.HostedSession(settings, request, Peer("127.0.0.1", "a", "0" * 64), places.enter("a", 1), metrics)
+
+
+def test_a_talkative_worker_does_not_silence_the_server(monkeypatch: pytest.MonkeyPatch, session: server_session.HostedSession) -> None:
+    monkeypatch.setattr(server_session, "ALIVE_SECONDS", 0.1)
+    heard: list[tuple[float, str]] = []
+
+    async def follow() -> None:
+        clock = asyncio.get_running_loop().time
+
+        async def send(message: object) -> None:
+            body = cast(dict, message)["body"]
+            heard.append((clock(), json.loads(body)["event"]))
+
+        await session._follow(cast(WorkerProcess, Talkative()), send)
+
+    asyncio.run(follow())
+    assert {event for _, event in heard} == {"alive"}
+    assert len(heard) >= 5
+
+
+class Patient:
+    """Says something when the test lets it, and then nothing more."""
+
+    def __init__(self) -> None:
+        self.word = asyncio.get_running_loop().create_future()
+        self.asked = 0
+
+    async def next(self) -> WorkerEvent:
+        self.asked += 1
+        if self.asked > 1:
+            await asyncio.sleep(60)
+        return await self.word
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("moments", range(5))
+def test_who_hangs_up_at_the_moment_of_an_event_is_heard(session: server_session.HostedSession, moments: int) -> None:
+    """However many turns of the event loop lie between a worker's event and the end of the connection."""
+
+    async def hang_up() -> None:
+        async def send(_: object) -> None:
+            pass
+
+        worker = Patient()
+        following = asyncio.create_task(session._follow(cast(WorkerProcess, worker), send))
+        await asyncio.sleep(0.05)
+        worker.word.set_result(WorkerEvent(event="linked", seconds=0.0))
+        for _ in range(moments):
+            await asyncio.sleep(0)
+        following.cancel()
+        await asyncio.wait({following}, timeout=2)
+        assert following.cancelled()
+
+    asyncio.run(hang_up())
