@@ -18,14 +18,14 @@ from starlette.routing import Route
 from hushlm.private.client.client import Client
 from hushlm.private.program.description import RevealPolicy
 from hushlm.private.session.messages import printable
-from hushlm.proxy.answering import Answering, Places
-from hushlm.proxy.choices import questions_of
-from hushlm.proxy.completion import Completion
+from hushlm.proxy.completion_builder import CompletionBuilder
+from hushlm.proxy.completion_response import CompletionResponse
 from hushlm.proxy.errors import ApiError
-from hushlm.proxy.response import CompletionResponse
+from hushlm.proxy.questions import questions_of
+from hushlm.proxy.request_sessions import RequestSessions, SessionPool
 from hushlm.proxy.schema import read_completion
 
-__all__ = ["ProxySettings", "application", "places_of"]
+__all__ = ["ProxySettings", "application", "session_pool"]
 
 MAXIMUM_BODY_BYTES = 4 << 20
 
@@ -43,7 +43,7 @@ class ProxySettings:
         sessions: private sessions at a time.
         waiting: that may wait for a place.
         new_tokens: most that a choice may ask for; None leaves the context as the limit.
-        end_early: end a session with its text, see `Places`.
+        end_early: end a session with its text, see `SessionPool`.
         api_key: that requests must carry; None asks for none.
         hosts: names that requests may have come by; None allows all. Where only this machine can reach the proxy, a name of another
             machine means that a web page has a browser speak to it under a false name.
@@ -68,13 +68,13 @@ class ProxySettings:
             raise ValueError(f"A request must be allowed at least one token, not {self.new_tokens}.")
 
 
-def application(client: Client, settings: ProxySettings, places: Places | None = None) -> Starlette:
+def application(client: Client, settings: ProxySettings, places: SessionPool | None = None) -> Starlette:
     """An ASGI application that asks through `client`.
 
     Args:
         places: made from the settings by default.
     """
-    endpoint = _Endpoint(client, settings, places or places_of(settings))
+    endpoint = _Endpoint(client, settings, places or session_pool(settings))
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -92,13 +92,13 @@ def application(client: Client, settings: ProxySettings, places: Places | None =
     return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
 
 
-def places_of(settings: ProxySettings) -> Places:
+def session_pool(settings: ProxySettings) -> SessionPool:
     """Room as the settings say."""
-    return Places(settings.sessions, settings.waiting, settings.end_early)
+    return SessionPool(settings.sessions, settings.waiting, settings.end_early)
 
 
 class _Endpoint:
-    def __init__(self, client: Client, settings: ProxySettings, places: Places) -> None:
+    def __init__(self, client: Client, settings: ProxySettings, places: SessionPool) -> None:
         self._client, self._settings, self.places = client, settings, places
 
     async def completions(self, request: Request) -> Response:
@@ -107,8 +107,8 @@ class _Endpoint:
         self._check_model(wanted.model)
         client, settings = self._client, self._settings
         questions = questions_of(wanted, client.tokenizer, client.description, settings.reveal, settings.new_tokens)
-        completion = Completion(wanted, questions, client.tokenizer, client.description.fingerprint[:12])
-        return CompletionResponse(Answering(client, self.places, questions, completion.name), completion, bool(wanted.stream))
+        completion = CompletionBuilder(wanted, questions, client.tokenizer, client.description.fingerprint[:12])
+        return CompletionResponse(RequestSessions(client, self.places, questions, completion.name), completion, bool(wanted.stream))
 
     async def chat(self, request: Request) -> Response:
         self._admit(request)

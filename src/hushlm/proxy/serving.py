@@ -16,9 +16,8 @@ from types import FrameType
 import uvicorn
 
 from hushlm.private.client.client import Client
-from hushlm.private.server.listening import address_of, listen
-from hushlm.private.session.messages import parse_address
-from hushlm.proxy.application import ProxySettings, application, places_of
+from hushlm.private.session.addresses import listen, listener_address, parse_address
+from hushlm.proxy.application import ProxySettings, application, session_pool
 
 __all__ = ["Proxy", "read_api_key"]
 
@@ -51,8 +50,8 @@ class Proxy:
                 raise ValueError("A proxy that other machines can reach needs a key: add --api-key-file FILE.")
             settings = replace(settings, hosts=None)
         self._listener = listen(host, port, "--listen")
-        self.address = address_of(self._listener)
-        self._places = places_of(settings)
+        self.address = listener_address(self._listener)
+        self._places = session_pool(settings)
         self._application = application(client, settings, self._places)
 
     def run(self, on_ready: Callable[[], None] = lambda: None) -> None:

@@ -9,19 +9,19 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 
 from hushlm.private.client.client import Client, Progress
-from hushlm.private.client.client_session import Question
 from hushlm.private.client.control_channel import UnavailableError
+from hushlm.private.client.run_session import Question
 from hushlm.private.engine.traffic import Traffic
 from hushlm.private.program.token_answer import TokenAnswer
 from hushlm.private.session.messages import SessionError
 from hushlm.proxy.errors import ApiError
 
-__all__ = ["Answering", "Places"]
+__all__ = ["RequestSessions", "SessionPool"]
 
 log = logging.getLogger("hushlm.proxy")
 
 
-class Places:
+class SessionPool:
     """Room for private sessions of this proxy.
 
     Args:
@@ -37,13 +37,13 @@ class Places:
         self.running = 0
         self._limit, self._taken = sessions + waiting, 0
         self._left_alone: set[asyncio.Task[None]] = set()
-        self._under_way: set[Answering] = set()
+        self._under_way: set[RequestSessions] = set()
 
-    def enter(self, answering: Answering) -> None:
+    def enter(self, answering: RequestSessions) -> None:
         """A request is under way."""
         self._under_way.add(answering)
 
-    def leave_off(self, answering: Answering) -> None:
+    def leave_off(self, answering: RequestSessions) -> None:
         """It no longer is."""
         self._under_way.discard(answering)
 
@@ -78,7 +78,7 @@ class Places:
         await asyncio.gather(*self._left_alone, return_exceptions=True)
 
 
-class Answering:
+class RequestSessions:
     """Asks every question of a request. An async context manager: leaving it ends the sessions whose text has not stopped.
 
     Args:
@@ -91,13 +91,13 @@ class Answering:
         ApiError: 429.
     """
 
-    def __init__(self, client: Client, places: Places, questions: Sequence[Question], name: str) -> None:
+    def __init__(self, client: Client, places: SessionPool, questions: Sequence[Question], name: str) -> None:
         self._client, self._places, self._questions, self._name = client, places, questions, name
         self._inbox: asyncio.Queue[tuple[int | None, TokenAnswer | Progress | Exception | None]] = asyncio.Queue()
         self._stopped: dict[int, bool] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def __aenter__(self) -> Answering:
+    async def __aenter__(self) -> RequestSessions:
         self._places.take(len(self._questions))
         self._places.enter(self)
         for index, question in enumerate(self._questions):

@@ -10,9 +10,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from hushlm.private.program.token_answer import TokenAnswer
-from hushlm.proxy.answering import Answering
-from hushlm.proxy.completion import Completion
+from hushlm.proxy.completion_builder import CompletionBuilder
 from hushlm.proxy.errors import ApiError
+from hushlm.proxy.request_sessions import RequestSessions
 from hushlm.report.question import describe
 
 __all__ = ["CompletionResponse"]
@@ -21,7 +21,7 @@ BEAT_SECONDS = 5.0
 """Between two comments in a stream: tokens take their time, and connections that say nothing are closed by many."""
 
 
-class _GoneError(Exception):
+class _CallerGoneError(Exception):
     """The caller closed the connection."""
 
 
@@ -34,7 +34,7 @@ class CompletionResponse(Response):
         stream: answer with server-sent events.
     """
 
-    def __init__(self, answering: Answering, completion: Completion, stream: bool) -> None:
+    def __init__(self, answering: RequestSessions, completion: CompletionBuilder, stream: bool) -> None:
         self.background = None
         self._answering, self._completion, self._stream = answering, completion, stream
         self._started = False
@@ -51,14 +51,14 @@ class CompletionResponse(Response):
                 finally:
                     for task in beside:
                         task.cancel()
-        except* (_GoneError, OSError):
+        except* (_CallerGoneError, OSError):
             pass
 
     async def _watch(self, receive: Receive) -> None:
-        """Raises: _GoneError, when the connection closes."""
+        """Raises: _CallerGoneError, when the connection closes."""
         while (await receive())["type"] != "http.disconnect":
             pass
-        raise _GoneError
+        raise _CallerGoneError
 
     async def _beat(self, send: Send) -> None:
         while True:
