@@ -51,8 +51,8 @@ class Proxy:
             settings = replace(settings, hosts=None)
         self._listener = listen(host, port, "--listen")
         self.address = listener_address(self._listener)
-        self._places = session_pool(settings)
-        self._application = application(client, settings, self._places)
+        self._pool = session_pool(settings)
+        self._application = application(client, settings, self._pool)
 
     def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
         """Until SIGTERM or SIGINT; private sessions under way are given up at both ends."""
@@ -71,7 +71,7 @@ class Proxy:
         if threading.current_thread() is threading.main_thread():
             # uvicorn raises the signal again at the end: to stop when asked to is exit code 0.
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        _Server(config, on_ready, self._places.stop).run(sockets=[self._listener])
+        _Server(config, on_ready, self._pool.stop).run(sockets=[self._listener])
 
 
 class _Server(uvicorn.Server):

@@ -73,7 +73,7 @@ class Client:
             ValueError: the prompt is empty or too long.
             SessionError: the session could not be opened, or broke.
         """
-        tokens = encode_prompt(self.tokenizer, prompt, self.description.shape.context, new_tokens, truncate)
+        tokens = self._encode(prompt, new_tokens, truncate)
         collector = AnswerCollector(on_progress)
         for answer in self.stream(tokens, new_tokens, reveal, collector.note, sampling):
             collector.note(answer)
@@ -89,7 +89,7 @@ class Client:
         sampling: Sampling = Sampling(),
     ) -> PrivateAnswer:
         """`ask` in the caller's event loop; cancelling it gives the session up at both ends."""
-        tokens = encode_prompt(self.tokenizer, prompt, self.description.shape.context, new_tokens, truncate)
+        tokens = self._encode(prompt, new_tokens, truncate)
         collector = AnswerCollector(on_progress)
         async with contextlib.aclosing(self.events(tokens, new_tokens, reveal, sampling)) as events:
             async for event in events:
@@ -132,6 +132,9 @@ class Client:
                     yield item
         finally:
             thread.stop()
+
+    def _encode(self, prompt: str, new_tokens: int, truncate: bool) -> list[int]:
+        return encode_prompt(self.tokenizer, prompt, self.description.shape.context, new_tokens, truncate)
 
     async def events(
         self,
