@@ -73,8 +73,8 @@ def test_the_fit_gives_back_what_the_measurements_were_made_of() -> None:
             assert ours == pytest.approx(theirs, rel=1e-3, abs=1), (program.name, name)
     for kind, settings in (("packed", SETTINGS), ("unpacked", replace(SETTINGS, pack_products=False))):
         for program in PROGRAMS[kind]:
-            for ours, theirs in ((fitted.values, cpu), (fitted.elapsed, elapsed)):
-                assert seconds(program, 20, ours, settings) == pytest.approx(seconds(program, 20, theirs, settings), rel=1e-3), program.name
+            for found, given in ((fitted.values, cpu), (fitted.elapsed, elapsed)):
+                assert seconds(program, 20, found, settings) == pytest.approx(seconds(program, 20, given, settings), rel=1e-3), program.name
     assert fitted.values.refill == pytest.approx(cpu.refill, abs=1)
     assert fitted.values.answer_element == pytest.approx(cpu.answer_element, rel=1e-3)
     assert fitted.values.slot_keys == 1000

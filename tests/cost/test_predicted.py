@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 
-from hushlm.architectures import REGISTRY, parse
+from hushlm.architectures import REGISTRY, Architecture, parse
 from hushlm.calibration.both_parties import run_both
 from hushlm.calibration.counting import distinct_steps
 from hushlm.calibration.validation import timed_passes
@@ -97,7 +97,7 @@ def test_every_run_of_every_step_is_predicted(shape_name: str, rewrites: Rewrite
 
 @pytest.mark.parametrize("architecture", REGISTRY, ids=str)
 @pytest.mark.parametrize("shape_name", SHAPES)
-def test_every_architecture_is_predicted_within_two_percent(shape_name: str, architecture) -> None:
+def test_every_architecture_is_predicted_within_two_percent(shape_name: str, architecture: Architecture) -> None:
     runs = counted_and_predicted(shape_name, HUSH)
     shape = SHAPES[shape_name]
     for plan in (prefill_plan(architecture, shape, shape.context), decode_plan(architecture, shape, shape.context)):

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,12 +29,13 @@ def checkpoint(tiny: Callable[..., RunConfig]) -> Path:
     return Path(config.output)
 
 
-def document(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
+def document(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
     assert main(["cost", *words, "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
 
 
-def test_a_checkpoint_and_its_export_are_priced_by_themselves(capsys, checkpoint: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_and_its_export_are_priced_by_themselves(capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path) -> None:
     found = document(capsys, str(checkpoint))
     assert (found["architecture"], found["shape"], found["folder"]) == ("EReg(SM2+ScFuFFN)", asdict(SHAPE), str(checkpoint))
     assert found["total"]["bytes"] == price(prefill_plan(parse("SM2+ScFuFFN"), SHAPE, 32)).total.bytes
@@ -63,6 +65,6 @@ def test_a_checkpoint_and_its_export_are_priced_by_themselves(capsys, checkpoint
     ("text", "complaint"),
     [("runs/none", "There is no folder runs/none"), ("SMX", "Unknown architecture"), ("tests", "has no manifest.json")],
 )
-def test_what_is_neither_a_name_nor_a_model_is_refused(capsys, text: str, complaint: str) -> None:
+def test_what_is_neither_a_name_nor_a_model_is_refused(capsys: pytest.CaptureFixture[str], text: str, complaint: str) -> None:
     assert main(["cost", text]) == 2
     assert complaint in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import jax
@@ -38,7 +39,7 @@ def lines_of(plan: Plan, step: Step) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [prefill_plan, decode_plan], ids=["first token", "further token"])
 @pytest.mark.parametrize("context", [32, 128])
-def test_the_lines_of_a_pass_are_about_those_of_its_compiled_programs(context: int, make) -> None:
+def test_the_lines_of_a_pass_are_about_those_of_its_compiled_programs(context: int, make: Callable[..., Plan]) -> None:
     shape = ModelShape(layers=2, heads=2, width=32, context=context, vocabulary=256)
     plans = [make(parse(name), shape, context) for name in NAMES]
     compiled = {step.operation: lines_of(plan, step) for plan, step in distinct_steps(plans)}
