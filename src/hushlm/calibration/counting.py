@@ -17,7 +17,7 @@ from hushlm.plan import Plan, Step, Value, input_shapes, stored_shapes
 from hushlm.private.engine import Engine, EngineSettings, Party
 from hushlm.private.engine.traffic import Traffic
 from hushlm.private.program.backend import EngineBackend
-from hushlm.private.program.wiring import step_program
+from hushlm.private.program.step_programs import step_program
 
 __all__ = ["StepCount", "count_steps", "distinct_steps", "run_step"]
 

@@ -18,7 +18,7 @@ from hushlm.calibration.micro_programs import LOCAL_PROGRAMS, MICRO_PROGRAMS, SE
 from hushlm.cost.constants import CalibratedConstants, Constants, Residual, load_constants
 from hushlm.cost.exchange import Exchange
 from hushlm.cost.primitives import Primitives
-from hushlm.cost.programs import overhead_seconds
+from hushlm.cost.program_overhead import overhead_seconds
 from hushlm.plan import ProtocolSettings
 from hushlm.private.engine import Engine, EngineSettings, Party, compile_program, engine_version
 

@@ -19,7 +19,7 @@ from hushlm.private.engine import Engine, Party
 from hushlm.private.program.description import ProgramDescription, describe
 from hushlm.private.program.generate import PrivateGenerator
 
-__all__ = ["Measured", "TimedPass", "measure", "predict", "timed_passes"]
+__all__ = ["MeasuredPass", "TimedPass", "measure", "predict", "timed_passes"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class TimedPass:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredPass:
     """One architecture over one network.
 
     Attributes:
@@ -97,7 +97,7 @@ def timed_passes(engine: Engine, description: ProgramDescription, passes: int) -
     return timed
 
 
-def measure(architecture: str, shape: ModelShape, network: Network, passes: int = 3) -> Measured:
+def measure(architecture: str, shape: ModelShape, network: Network, passes: int = 3) -> MeasuredPass:
     """Run an architecture's private pass over a network and predict it.
 
     Args:
@@ -113,7 +113,7 @@ def measure(architecture: str, shape: ModelShape, network: Network, passes: int 
     link = probe(network.round_trip_seconds, network.bits_per_second)
     client, _ = run_both(timed_passes, (description, passes), description.engine, Link(network.round_trip_seconds, network.bits_per_second))
     later: list[TimedPass] = client[1:]
-    return Measured(
+    return MeasuredPass(
         architecture=architecture,
         network=str(network),
         link=link,

@@ -31,9 +31,9 @@ from hushlm.private.program.backend import Backend, EngineBackend
 from hushlm.private.program.description import ProgramDescription, RevealPolicy
 from hushlm.private.program.rotary_turns import turns
 from hushlm.private.program.sampling import Sampling
+from hushlm.private.program.step_programs import step_program
 from hushlm.private.program.steps import Arithmetic
 from hushlm.private.program.token_answer import StepTraffic, TokenAnswer
-from hushlm.private.program.wiring import step_program
 
 __all__ = ["PrivateGenerator"]
 
