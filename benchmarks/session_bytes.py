@@ -33,7 +33,9 @@ from hushlm.private.program.generate import PrivateGenerator
 
 ARCHITECTURES = ("SM2+R", "SM2+ScFuFFN", "SM+LN+G")
 SHAPE = ModelShape(layers=2, heads=2, width=32, context=32, vocabulary=64)
-PROMPT_TOKENS, NEW_TOKENS, QUESTIONS = 4, 4, 4
+PROMPT_TOKENS, NEW_TOKENS, QUESTIONS = 4, 4, 12
+"""Twelve questions are enough for SM+LN+G to need a refill of oblivious transfers."""
+
 WARM_ELEMENTS = 4096
 """Elements of the comparison and of the selection in `PrivateGenerator.set_up` with the default number of threads."""
 RESULTS = Path(__file__).parents[1] / "results" / "session-bytes.json"
