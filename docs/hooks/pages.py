@@ -39,9 +39,9 @@ def commands_page() -> str:
 
     parts = [
         "# Commands",
-        "Made from the commands' own parsers. `hushlm COMMAND --help` prints the same. Dashes and underscores in options mean the same, and "
-        "`--config FILE` reads any of them from a YAML file. Exit codes: 0 done; 1 it ran and the answer is bad (training diverged, private "
-        "tokens differ); 2 a mistake in what was asked, with one sentence that says which; 130 interrupted.",
+        "Made from the commands' own parsers; `hushlm COMMAND --help` prints the same. Dashes and underscores in options mean the same, "
+        "and `--config FILE` reads any of them from a YAML file. Exit codes: 0 done; 1 it ran and the answer is bad (training diverged, "
+        "private tokens differ); 2 a mistake in what was asked, with one sentence that says which; 130 interrupted.",
     ]
     for name in COMMANDS:
         parts.append(_command(name, load_command(name)))
