@@ -81,16 +81,17 @@ class Session:
         """Run a block in the document's interpreter, which remembers the blocks before. Returns: what it wrote on standard output."""
         log = self.folder.parent / "interpreter.log"
         if self._interpreter is None:
-            self._interpreter = subprocess.Popen(
-                [sys.executable, "-c", INTERPRETER],
-                cwd=self.folder,
-                env=self._environment,
-                stdin=subprocess.PIPE,
-                stdout=log.open("w"),
-                stderr=subprocess.PIPE,
-                text=True,
-                start_new_session=True,
-            )
+            with log.open("w") as output:
+                self._interpreter = subprocess.Popen(
+                    [sys.executable, "-c", INTERPRETER],
+                    cwd=self.folder,
+                    env=self._environment,
+                    stdin=subprocess.PIPE,
+                    stdout=output,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    start_new_session=True,
+                )
             self._groups.append(self._interpreter.pid)
         assert self._interpreter.stdin is not None
         assert self._interpreter.stderr is not None
