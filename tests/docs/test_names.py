@@ -60,6 +60,7 @@ def test_python_names_exist(page: str) -> None:
                 continue
         except ModuleNotFoundError:
             pass
+        found: object
         try:
             found = importlib.import_module(".".join(parts[:-1]))
         except ModuleNotFoundError:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 
 from tests.docs.blocks import ROOT
 
@@ -34,9 +32,11 @@ def test_stored_without_outputs(path: Path) -> None:
 @pytest.mark.two_party
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed, which belongs to the extra dev")
+    nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed, which belongs to the extra dev")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
     printed = "\n".join(
         output["text"] for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs if output.output_type == "stream"
     )
