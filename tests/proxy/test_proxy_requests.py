@@ -207,7 +207,7 @@ def test_any_request_becomes_questions_or_a_sentence(client: Client, changes: di
     except ApiError as error:
         refusal = error
     if refusal is not None:
-        refused(httpx.Response(refusal.status, content=refusal.response().body), 400, parameter=refusal.parameter)
+        refused(httpx.Response(refusal.status, content=bytes(refusal.response().body)), 400, parameter=refusal.parameter)
         return
     assert len(asked) == len(request.prompts) * (request.n or 1)
     assert all(len(question.prompt_tokens) + question.new_tokens <= 32 for question in asked)
