@@ -49,7 +49,7 @@ def set_up(_asking: Asking, errors: Path) -> bool:
 
 def computing(_asking: Asking, errors: Path) -> bool:
     """The first token is being computed."""
-    return "token 1 of 20" in errors.read_text()
+    return "token 1 of 12" in errors.read_text()
 
 
 @pytest.mark.parametrize("moment", [loading, starting, set_up, computing])
@@ -57,11 +57,11 @@ def computing(_asking: Asking, errors: Path) -> bool:
 def test_ctrl_c_ends_everything(server: Serving, scratch: Path, export_folder: Path, key_folder: Path, moment: Moment, times: int) -> None:
     """As a terminal sends it: to the whole process group, and again by a user who does not want to wait."""
     errors = scratch / "ask.err"
-    command = ask_command(PROMPTS[0], export_folder, key_folder, server.address, "--new-tokens", "20", "--retries", "1")
+    command = ask_command(PROMPTS[0], export_folder, key_folder, server.address, "--new-tokens", "12", "--retries", "1")
     with errors.open("w") as stderr:
         asking = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, process_group=0)
     try:
-        wait_for(lambda: moment(asking, errors), 90, moment.__name__)
+        wait_for(lambda: moment(asking, errors) or asking.poll() is not None, 90, moment.__name__)
         workers = workers_of(asking.pid)
         for _ in range(times):
             os.killpg(asking.pid, signal.SIGINT)
