@@ -64,6 +64,7 @@ def ask(
         silent_seconds: how long the server's engine may be silent before the session is given up.
         json: print one JSON document.
     """
+    from hushlm.extras import require_engine
     from hushlm.private.program.description import RevealPolicy
     from hushlm.private.program.sampling import Sampling
     from hushlm.report.table import print_json
@@ -80,10 +81,12 @@ def ask(
         case "plain":
             result = _plain(text, model, new_tokens, policy, truncate)
         case "simulate":
+            require_engine()
             result = _simulate(text, model, new_tokens, policy, sampling, truncate)
         case "two-party":
             if keys is None:
                 raise ValueError("ask needs --keys: the folder that `hushlm keys create` wrote.")
+            require_engine()
             from hushlm.private.client.client import Client, ClientSettings
             from hushlm.private.client.retries import Retries
             from hushlm.report.question import QuestionProgress

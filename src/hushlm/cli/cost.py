@@ -197,6 +197,9 @@ def _growth(architecture: str, shape: ModelShape, network: Network, output: Path
 
 
 def _calibrate(output: Path | None, json: bool) -> None:
+    from hushlm.extras import require_engine
+
+    require_engine()
     from hushlm.calibration.fit import calibrate
     from hushlm.files import write_atomic
 
