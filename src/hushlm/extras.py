@@ -26,6 +26,8 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 _ENGINE_PYTHON = (3, 11)
 """The newest Python for which the engine is published."""
 
+_THIS_PYTHON = sys.version_info[:2]
+
 
 def extra_of(package: str) -> str | None:
     """The extra that brings a package, given by its import name; None if no extra does."""
@@ -47,8 +49,8 @@ def installed_version(package: str) -> str | None:
 
 def engine_problem() -> str | None:
     """Why the two-party engine cannot run here and what to do about it, in one sentence; None if it can."""
-    if sys.version_info[:2] > _ENGINE_PYTHON:
-        wanted, found = (".".join(map(str, pair)) for pair in (_ENGINE_PYTHON, sys.version_info[:2]))
+    if _THIS_PYTHON > _ENGINE_PYTHON:
+        wanted, found = (".".join(map(str, pair)) for pair in (_ENGINE_PYTHON, _THIS_PYTHON))
         return (
             f"The two-party engine needs Python {wanted}, but this is Python {found}: "
             f"make an environment with Python {wanted} and run pip install 'hushlm[private]' there."
