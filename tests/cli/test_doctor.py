@@ -95,8 +95,7 @@ def test_why_there_is_no_engine(
     assert problem is not None
     assert said in problem
     assert problem.endswith(".")
-    for words in (["serve", "export", "--keys", "keys"], ["ask", "-", "--model", "export", "--keys", "keys"]):
-        monkeypatch.setattr("sys.stdin.read", lambda: "x")
+    for words in (["serve", "export", "--keys", "keys"], ["ask", "a prompt", "--model", "export", "--keys", "keys"]):
         assert main(words) == 2
         assert capsys.readouterr().err == f"hushlm: {problem}\n"
 
