@@ -62,6 +62,9 @@ def proxy(
         raise ValueError("proxy needs --model: the client/ folder of an export.")
     if keys is None:
         raise ValueError("proxy needs --keys: the folder that `hushlm keys create` wrote.")
+    from hushlm.extras import require_engine
+
+    require_engine()
     from hushlm.private.client.client import Client, ClientSettings
     from hushlm.private.client.retries import Retries
     from hushlm.private.program.description import DESCRIPTION_FILE, RevealPolicy

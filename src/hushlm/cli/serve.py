@@ -59,6 +59,9 @@ def serve(
 
     if keys is None:
         raise ValueError("serve needs --keys: the folder that `hushlm keys create` wrote.")
+    from hushlm.extras import require_engine
+
+    require_engine()
     from hushlm.private.program.description import RevealPolicy
     from hushlm.private.server.admission import ClientLimits
     from hushlm.private.server.logs import start_log

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import platform
@@ -22,6 +21,7 @@ from hushlm.demo.private_answer import AnswerComparison, answer_privately
 from hushlm.demo.rows import Row, choose, rows_table, trained_row
 from hushlm.demo.settings import COLLAPSE, REFERENCE, ROWS, DemoSettings
 from hushlm.entropy import attainable_maximum_nats
+from hushlm.extras import require_engine
 from hushlm.files import write_atomic
 from hushlm.report.figures import LayerCourse, head_entropy_figure, head_share_figure, layer_entropy_figure, save_figure
 from hushlm.report.table import Table
@@ -48,8 +48,7 @@ def run_demo(settings: DemoSettings, say: Say, show: Callable[[Table], None]) ->
     # Tensors are small: further threads would only wait for each other, and on a busy machine for long.
     torch.set_num_threads(1)
     begin = time.monotonic()
-    if importlib.util.find_spec("spu") is None:
-        raise ValueError("The demo ends with a private answer and needs the two-party engine for it: pip install 'hushlm[private]'.")
+    require_engine()  # the demo ends with a private answer
     if settings.private_architecture not in (None, *ROWS):
         raise ValueError(f"{settings.private_architecture} is not a row of the demo: choose one of {', '.join(ROWS)}.")
 
