@@ -36,8 +36,8 @@ def demo(
         quick: every stage at a size at which nothing is learned; for tests.
         json: print the summary as one JSON document, and everything else on standard error.
     """
+    from hushlm.demo.demo_settings import DemoSettings
     from hushlm.demo.pipeline import run_demo
-    from hushlm.demo.settings import DemoSettings
     from hushlm.report.table import Table, print_json, print_table
 
     if threading.current_thread() is threading.main_thread():

@@ -17,10 +17,10 @@ import torch
 
 from hushlm.config import ModelShape
 from hushlm.data import TokenStore, open_token_store
+from hushlm.demo.demo_rows import DemoRow, choose, rows_table, trained_row
+from hushlm.demo.demo_settings import COLLAPSE, REFERENCE, ROWS, DemoSettings
 from hushlm.demo.jobs import RunOutcome, run_all
 from hushlm.demo.private_answer import PrivateAnswer, answer_privately
-from hushlm.demo.rows import Row, choose, rows_table, trained_row
-from hushlm.demo.settings import COLLAPSE, REFERENCE, ROWS, DemoSettings
 from hushlm.entropy import attainable_maximum_nats
 from hushlm.files import write_atomic
 from hushlm.report.figures import LayerCourse, head_entropy_figure, head_share_figure, layer_entropy_figure, save_figure
@@ -117,7 +117,7 @@ def _collapse_sentence(outcome: RunOutcome) -> str:
     return f"stopped by the watch before update {outcome.stopped_at_step}; {where}"
 
 
-def _draw(settings: DemoSettings, rows: Sequence[Row], outcomes: Mapping[str, RunOutcome], collapse: RunOutcome) -> list[Path]:
+def _draw(settings: DemoSettings, rows: Sequence[DemoRow], outcomes: Mapping[str, RunOutcome], collapse: RunOutcome) -> list[Path]:
     """Heat maps, shares by range, and layer entropy against step; the collapsing run beside the others."""
     maximum = attainable_maximum_nats(settings.shape.context)
     collapse_maximum = attainable_maximum_nats(settings.collapse_shape.context)
@@ -157,10 +157,10 @@ def _summary(
     settings: DemoSettings,
     store: TokenStore,
     shape: ModelShape,
-    rows: Sequence[Row],
+    rows: Sequence[DemoRow],
     outcomes: Mapping[str, RunOutcome],
     collapse: RunOutcome,
-    chosen: Row,
+    chosen: DemoRow,
     answer: PrivateAnswer,
     figures: Sequence[Path],
 ) -> dict[str, Any]:

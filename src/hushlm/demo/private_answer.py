@@ -23,7 +23,7 @@ import torch
 from tokenizers import Tokenizer
 
 from hushlm.data import Tokens, TokenStore
-from hushlm.demo.settings import DemoSettings
+from hushlm.demo.demo_settings import DemoSettings
 from hushlm.model import LanguageModel
 from hushlm.training import load_checkpoint
 
