@@ -32,6 +32,7 @@ def record(
     architecture: str, seed: int, perplexity: float | None, entropy: float = 1.0, stopped: int | None = None, deep: bool = False
 ) -> RunRecord:
     base = MICRO.stress if deep else MICRO.base
+    assert base is not None
     config = with_changes(replace(base, architecture=architecture), (("training.seed", seed),))
     shape = config.shape
     return RunRecord(

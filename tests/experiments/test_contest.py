@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -175,6 +175,7 @@ def test_a_search_that_was_cut_off_ends_as_one_that_was_not(scale: ContestScale,
     cut = Search(scale, tmp_path / "cut")
     first = cut.run(3, HERE)
     assert next(first)[0] == 1
+    assert isinstance(first, Generator)
     first.close()
     # A process that died while two trials were under way.
     for _ in range(2):
@@ -266,7 +267,7 @@ def test_from_the_search_to_the_page(
         read_contest(tmp_path / "frontier-micro.json")
 
 
-def outcome(architecture: str, validation: float | None, base: RunConfig, **shape: int) -> RowOutcome:
+def outcome(architecture: str, validation: float | None, base: RunConfig, **shape: Any) -> RowOutcome:
     """A finished row with one seed; its test perplexity would choose otherwise."""
     config = replace(base, architecture=architecture, shape=replace(base.shape, **shape))
     record = RunRecord(
