@@ -27,9 +27,9 @@ def demo(
     are not the plaintext model's.
 
     Args:
-        output: folder of everything it writes.
-        seed: of weights, data order and prompt.
-        steps: of each row's training; 1200 by default, 30 with --quick.
+        output: the folder of everything it writes.
+        seed: what weights, data order and prompt are drawn with.
+        steps: how many updates each row is trained for; 1200 by default, 30 with --quick.
         tokenizer: "bytes", or "bpe:SIZE", for example "bpe:1024".
         private_architecture: the row that answers privately, for example "EReg(SM(t)+ScFuFFN)"; by default the cheapest that is at
             least as good as that one.

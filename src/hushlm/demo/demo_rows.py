@@ -25,13 +25,15 @@ class DemoRow:
     """One architecture of the table.
 
     Attributes:
-        validation_perplexity, test_perplexity: None for a run that diverged.
-        report: of the heads, on the validation split; None for a run that diverged.
-        stopped_at_step: where a run that diverged was stopped.
-        nonlinear_operations: as the paper writes them, at the demo's shape.
-        ffn_gflops, attn_gflops: of one pass over a full context, counted as the paper does.
-        predicted_bytes: of the private pass over a full context that reveals the next token, both directions.
-        training_seconds: of the run's loop, with another run beside it.
+        name: the architecture's name.
+        validation_perplexity, test_perplexity: what its model reaches; None for a run that diverged.
+        report: what its heads do on the validation split; None for a run that diverged.
+        stopped_at_step: the update at which a run that diverged was stopped.
+        nonlinear_operations: its nonlinear operations at the demo's shape, as the paper writes them.
+        ffn_gflops, attn_gflops: 10^9 floating-point operations in the feed-forward networks and in attention during one pass over a full
+            context, counted as the paper does.
+        predicted_bytes: what a private pass over a full context that reveals the next token moves, both directions together.
+        training_seconds: how long the training loop took, with another run beside it.
     """
 
     name: str
@@ -46,7 +48,7 @@ class DemoRow:
     training_seconds: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """As in summary.json."""
+        """The row as summary.json holds it."""
         report = self.report
         return {
             "name": self.name,
@@ -72,11 +74,11 @@ def trained_row(name: str, outcome: RunOutcome, shape: ModelShape, store: TokenS
     """Evaluate a finished run on both held-out splits.
 
     Args:
-        name: architecture.
-        outcome: of its run.
-        shape: with the tokenizer's vocabulary.
-        store: of the demo's corpus.
-        batches: of each evaluation.
+        name: the architecture's name.
+        outcome: how its run ended.
+        shape: the model's sizes, with the tokenizer's vocabulary.
+        store: the tokens of the demo's corpus.
+        batches: how many batches each evaluation reads at most.
     """
     validation = test = report = None
     if outcome.stopped_at_step is None:
@@ -126,7 +128,7 @@ def choose(rows: Sequence[DemoRow], reference: str, wanted: str | None) -> tuple
 
 
 def rows_table(rows: Sequence[DemoRow], title: str) -> Table:
-    """For the terminal and the README."""
+    """The table that the demo prints and writes."""
     columns = (
         Column("name", "architecture"),
         Column("validation_perplexity", "validation\nperplexity", ".2f", "right"),

@@ -11,7 +11,7 @@ from hushlm.config import DataConfig, ModelShape, RunConfig, TrainingConfig
 __all__ = ["COLLAPSE", "REFERENCE", "ROWS", "DemoSettings"]
 
 ROWS = ("SM+LN+G", "SM+ScFuFFN", "EReg(SM(t)+ScFuFFN)", "SM2+R")
-"""In the table's order."""
+"""The architectures of the table, in its order."""
 
 REFERENCE = "EReg(SM(t)+ScFuFFN)"
 """The private answer comes from the cheapest row whose perplexity is at least as good as this one's."""
@@ -25,16 +25,16 @@ class DemoSettings:
     """One demo.
 
     Attributes:
-        output: folder of everything it writes.
-        seed: of weights, data order and prompt.
-        shape: of the rows of the table.
-        collapse_shape: of the run that collapses.
-        data: corpus and tokenizer.
-        training: of every row alike.
-        collapse_training: of the run that collapses.
-        evaluation_batches: of the table's perplexities and entropies.
-        prompt_tokens, new_tokens: of the private answer.
-        private_architecture: the row to answer with; None for the cheapest that is good enough.
+        output: the folder of everything it writes.
+        seed: what weights, data order and prompt are drawn with.
+        shape: the sizes of the models in the table.
+        collapse_shape: the sizes of the model that collapses.
+        data: the corpus and the tokenizer.
+        training: how every row of the table is trained.
+        collapse_training: how the model that collapses is trained.
+        evaluation_batches: how many batches the table's perplexities and entropies are measured on.
+        prompt_tokens, new_tokens: the lengths of the private question and of its answer.
+        private_architecture: the row to answer with; None for the cheapest one that is good enough.
     """
 
     output: Path
@@ -51,8 +51,8 @@ class DemoSettings:
 
     @staticmethod
     def full(output: Path, seed: int, steps: int, tokenizer: str, private_architecture: str | None = None) -> DemoSettings:
-        """Minutes on two cores. The setting of docs/log.md in which the paper's effects show at this scale."""
-        # One thread a run: two runs go on at once.
+        """The whole demo: minutes on two cores, at a setting in which the paper's effects show at this scale."""
+        # One thread for each run, because two runs go on at once.
         training = TrainingConfig(steps=steps, seed=seed, threads=1, evaluate_every=200, evaluation_batches=16)
         return DemoSettings(
             output=output,

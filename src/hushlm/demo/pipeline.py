@@ -40,12 +40,12 @@ def run_demo(settings: DemoSettings, say: Say, show: Callable[[Table], None]) ->
         say: prints a line.
         show: prints a table.
 
-    Returns: the summary, as written; docs/demo.md describes its keys.
+    Returns: the summary as written; docs/demo.md describes its keys.
 
     Raises:
-        ValueError: one sentence, if a stage can't be done.
+        ValueError: in one sentence, if a stage can't be done.
     """
-    # Tensors are small: further threads would only wait for each other, and on a busy machine for long.
+    # The tensors are small: further threads would only wait for each other, and for long on a busy machine.
     torch.set_num_threads(1)
     begin = time.monotonic()
     if importlib.util.find_spec("spu") is None:
