@@ -8,7 +8,7 @@ all run is not judged.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +18,7 @@ from hushlm.entropy.diagnostics import HeadReport, summarise
 from hushlm.experiments.paper.tables import CLIPPED, EREG, GAMMAS, STRESS, gamma_label
 from hushlm.experiments.published_figures import published_figures
 from hushlm.experiments.runs import RunRecord
-from hushlm.experiments.study import Outcome
+from hushlm.experiments.study import Outcome, RowOutcome
 
 __all__ = ["Claim", "Verdict", "judge", "near_uniform_share", "rank_correlation"]
 
@@ -85,10 +85,10 @@ def _lower(left: str, right: str, text: str, ours: bool = False) -> Callable[[Ou
     """The claim that `left` reaches a lower perplexity than `right`, seed by seed."""
 
     def claim(outcome: Outcome) -> Claim:
-        rows = outcome.find(left), outcome.find(right)
-        if rows[0] is None or rows[1] is None:
+        rows = _all_of(outcome.find(name) for name in (left, right))
+        if not rows:
             return Claim(text, "not run", f"{left} and {right} were not both run.", ours)
-        pairs = [(_or_infinite(a), _or_infinite(b)) for a, b in zip(rows[0].perplexity_by_seed, rows[1].perplexity_by_seed, strict=True)]
+        pairs = _pairs(*rows)
         changes = [100 * (a / b - 1) if np.isfinite(a) and np.isfinite(b) else None for a, b in pairs]
         shown = ", ".join(
             f"{_shown(a)} against {_shown(b)}" + (f" ({c:+.1f}%)" if c is not None else "")
@@ -125,10 +125,10 @@ def _diverges(outcome: Outcome) -> Claim:
 def _stabilised(outcome: Outcome) -> Claim:
     text = "static normalisation and learnable scaling stabilise the softmax-only model"
     names = ("SM+WNorm(FFN)", "SM+SNorm(FFN)", "SM+ScFFN")
-    rows = [outcome.find(name, STRESS) for name in ("SM", *names)]
-    if any(row is None for row in rows):
+    rows = _all_of(outcome.find(name, STRESS) for name in ("SM", *names))
+    if not rows:
         return Claim(text, "not run", "The divergence setting was not run.")
-    runs = [row.runs[0] for row in rows if row is not None]
+    runs = [row.runs[0] for row in rows]
     stable = [run.stopped_at_step is None for run in runs]
     verdict: Verdict = (
         "reproduced" if not stable[0] and all(stable[1:]) else "contradicted" if not any(stable[1:]) else "not reproduced at this scale"
@@ -138,10 +138,10 @@ def _stabilised(outcome: Outcome) -> Claim:
 
 def _overload(outcome: Outcome) -> Claim:
     text = "overload in early layers: SM+G and SM put more of their early heads in the top range than SM+LN+G"
-    rows = [outcome.find(name) for name in ("SM+LN+G", "SM+G", "SM")]
-    if any(row is None for row in rows):
+    rows = _all_of(outcome.find(name) for name in ("SM+LN+G", "SM+G", "SM"))
+    if not rows:
         return Claim(text, "not run", "SM+LN+G, SM+G and SM were not all run.")
-    shares = [[_early_top_share(run) for run in row.runs] for row in rows if row is not None]
+    shares = [[_early_top_share(run) for run in row.runs] for row in rows]
     return Claim(
         text,
         _verdict(
@@ -170,26 +170,20 @@ def _collapse(outcome: Outcome) -> Claim:
 
 def _fewer_overloaded(outcome: Outcome) -> Claim:
     text = "EReg leaves fewer heads near the greatest attainable entropy than SM+ScFuFFN"
-    rows = outcome.find(EREG), outcome.find("SM+ScFuFFN")
-    if rows[0] is None or rows[1] is None:
+    rows = _all_of(outcome.find(name) for name in (EREG, "SM+ScFuFFN"))
+    if not rows:
         return Claim(text, "not run", "The rows were not both run.")
-    shares = [[near_uniform_share(run) for run in row.runs] for row in rows if row is not None]
-    pairs = list(zip(*shares, strict=True))
+    pairs = list(zip(*([near_uniform_share(run) for run in row.runs] for row in rows), strict=True))
     shown = ", ".join(f"{100 * a:.0f}% against {100 * b:.0f}%" for a, b in pairs)
     return Claim(text, _all_lower(pairs), f"Heads at three quarters of it or above, by seed: {shown}.")
 
 
 def _placement(outcome: Outcome) -> Claim:
     text = "normalising the FFN's weights does better than normalising attention's (QK)"
-    rows = [(outcome.find(f"SM+{norm}(FFN)"), outcome.find(f"SM+{norm}(QK)")) for norm in ("WNorm", "SNorm")]
-    if any(left is None or right is None for left, right in rows):
+    rows = _all_of(outcome.find(f"SM+{norm}({layers})") for norm in ("WNorm", "SNorm") for layers in ("FFN", "QK"))
+    if not rows:
         return Claim(text, "not run", "The rows were not all run.")
-    pairs = [
-        (_or_infinite(a), _or_infinite(b))
-        for left, right in rows
-        if left and right
-        for a, b in zip(left.perplexity_by_seed, right.perplexity_by_seed, strict=True)
-    ]
+    pairs = [pair for left, right in (rows[:2], rows[2:]) for pair in _pairs(left, right)]
     shown = ", ".join(f"{_shown(a)} against {_shown(b)}" for a, b in pairs)
     return Claim(text, _all_lower(pairs), f"WNorm, then SNorm, by seed: {shown}.")
 
@@ -209,10 +203,10 @@ def _thresholds(outcome: Outcome) -> Claim:
 
 def _gamma(outcome: Outcome) -> Claim:
     text = "a wider tolerance leaves more heads in the top range"
-    rows = [outcome.find(EREG, gamma_label(gamma)) for gamma in GAMMAS]
-    if any(row is None for row in rows):
+    rows = _all_of(outcome.find(EREG, gamma_label(gamma)) for gamma in GAMMAS)
+    if not rows:
         return Claim(text, "not run", "Not every tolerance was run.")
-    shares = [statistics.mean(near_uniform_share(run) for run in row.runs) for row in rows if row is not None]
+    shares = [statistics.mean(near_uniform_share(run) for run in row.runs) for row in rows]
     correlation = rank_correlation(GAMMAS, shares)
     shown = ", ".join(f"{100 * share:.1f}% at {gamma:g}" for gamma, share in zip(GAMMAS, shares, strict=True))
     evidence = f"Heads at three quarters of the attainable entropy or above, mean over seeds: {shown}; rank correlation {correlation:.2f}."
@@ -265,8 +259,16 @@ def _ending(run: RunRecord) -> str:
     return f"was stopped before update {run.stopped_at_step}{layers}"
 
 
-def _or_infinite(perplexity: float | None) -> float:
-    return float("inf") if perplexity is None else perplexity
+def _all_of(rows: Iterable[RowOutcome | None]) -> list[RowOutcome]:
+    """The rows if all are there, otherwise none."""
+    found = list(rows)
+    return [] if None in found else [row for row in found if row is not None]
+
+
+def _pairs(left: RowOutcome, right: RowOutcome) -> list[tuple[float, float]]:
+    """The perplexities of two rows seed by seed, infinite where training was stopped."""
+    either = zip(left.perplexity_by_seed, right.perplexity_by_seed, strict=True)
+    return [(np.inf if a is None else a, np.inf if b is None else b) for a, b in either]
 
 
 def _shown(perplexity: float) -> str:
