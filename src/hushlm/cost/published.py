@@ -1,13 +1,12 @@
-"""The published costs of private inference, as data; reproduce/published/SOURCE.md says where they come from."""
+"""The published costs of private inference, as data; published/SOURCE.md says where they come from."""
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
-from importlib.resources import files
 
 from hushlm.architectures import Architecture, parse
 from hushlm.config import ModelShape
+from hushlm.published import read_published
 from hushlm.shapes import GPT2_VOCABULARY
 
 __all__ = ["VOCABULARIES", "PublishedRow", "published_rows"]
@@ -42,8 +41,7 @@ class PublishedRow:
 
 def published_rows() -> tuple[PublishedRow, ...]:
     """Every row, in the order of the file."""
-    text = (files("hushlm") / "reproduce" / "published" / "pi_cost.csv").read_text(encoding="utf-8")
-    return tuple(_row(values) for values in csv.DictReader(text.splitlines()))
+    return tuple(_row(values) for values in read_published("pi_cost.csv"))
 
 
 def _row(values: dict[str, str]) -> PublishedRow:
