@@ -11,13 +11,11 @@ for a whole batch or refill. Weights are random, because bytes depend on shapes 
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
-
-import numpy as np
 
 from hushlm.architectures import parse
 from hushlm.calibration.both_parties import run_both
+from hushlm.calibration.validation import random_weights
 from hushlm.config import ModelShape
 from hushlm.cost import price_generation
 from hushlm.cost.constants import load_constants
@@ -26,7 +24,7 @@ from hushlm.cost.operation_prices import price_opening, price_operation
 from hushlm.cost.primitives import TRANSFER_STOCK, TRIPLE_BATCH, Primitives
 from hushlm.cost.stocks import Session
 from hushlm.files import write_atomic
-from hushlm.plan import Plan, Reveal, decode_plan, prefill_plan, stored_shapes
+from hushlm.plan import Plan, Reveal
 from hushlm.private.engine import Engine, Party
 from hushlm.private.program.description import ProgramDescription, describe
 from hushlm.private.program.generate import PrivateGenerator
@@ -43,11 +41,7 @@ RESULTS = Path(__file__).parents[1] / "results" / "session-bytes.json"
 
 def answer_questions(engine: Engine, description: ProgramDescription) -> list[list[int]]:
     """Bytes of every token of every question at this party, both directions together."""
-    shape, random = description.shape, np.random.default_rng(0)
-    plans = [make(description.parsed_architecture, shape, shape.context) for make in (prefill_plan, decode_plan)]
-    sizes = stored_shapes(plans[0]) | stored_shapes(plans[1])
-    tensors = {name: random.normal(0, 1 / math.sqrt(shape.width), size).astype(np.float32) for name, size in sizes.items()}
-    generator = PrivateGenerator(engine, description, tensors if engine.party is Party.SERVER else None)
+    generator = PrivateGenerator(engine, description, random_weights(description) if engine.party is Party.SERVER else None)
     generator.set_up()
     prompt = list(range(PROMPT_TOKENS)) if engine.party is Party.CLIENT else None
     return [[answer.traffic.total_bytes for answer in generator.generate(prompt, PROMPT_TOKENS, NEW_TOKENS)] for _ in range(QUESTIONS)]

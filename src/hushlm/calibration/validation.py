@@ -19,7 +19,7 @@ from hushlm.private.engine import Engine, Party
 from hushlm.private.program.description import ProgramDescription, describe
 from hushlm.private.program.generate import PrivateGenerator
 
-__all__ = ["MeasuredPass", "TimedPass", "measure", "predict", "timed_passes"]
+__all__ = ["MeasuredPass", "TimedPass", "measure", "predict", "random_weights", "timed_passes"]
 
 
 @dataclass(frozen=True)
@@ -78,15 +78,18 @@ def predict(architecture: str, shape: ModelShape, link: MeasuredLink) -> Amount:
     return price_total(prefill_plan(parse(architecture), shape, shape.context), network=achieved)
 
 
+def random_weights(description: ProgramDescription) -> dict[str, np.ndarray]:
+    """Random tensors (float32) for the server of a program, from a normal distribution with standard deviation 1/sqrt(width)."""
+    shape, random = description.shape, np.random.default_rng(0)
+    plans = [make(description.parsed_architecture, shape, shape.context) for make in (prefill_plan, decode_plan)]
+    shapes = stored_shapes(plans[0]) | stored_shapes(plans[1])
+    return {name: random.normal(0, 1 / math.sqrt(shape.width), size).astype(np.float32) for name, size in shapes.items()}
+
+
 def timed_passes(engine: Engine, description: ProgramDescription, passes: int) -> list[TimedPass]:
     """Run passes over a full context with random weights, on whose values bytes and time do not depend."""
-    shape, random = description.shape, np.random.default_rng(0)
-    weights = None
-    if engine.party is Party.SERVER:
-        plans = [make(description.parsed_architecture, shape, shape.context) for make in (prefill_plan, decode_plan)]
-        shapes = stored_shapes(plans[0]) | stored_shapes(plans[1])
-        weights = {name: random.normal(0, 1 / math.sqrt(shape.width), size).astype(np.float32) for name, size in shapes.items()}
-    generator = PrivateGenerator(engine, description, weights)
+    shape = description.shape
+    generator = PrivateGenerator(engine, description, random_weights(description) if engine.party is Party.SERVER else None)
     generator.set_up()
     length = shape.context - 1
     prompt = [i % shape.vocabulary for i in range(length)] if engine.party is Party.CLIENT else None

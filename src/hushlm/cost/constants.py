@@ -126,7 +126,7 @@ class CalibratedConstants:
         fraction_bits: the fraction bits of the fixed-point numbers for which the constants hold.
         cores: how many cores the machine had on which the seconds were taken; bytes do not depend on it.
         values: the constants, with seconds that are the CPU seconds of both parties together.
-        elapsed: the same constants, but with seconds that are those that pass when both parties run on one idle machine of `cores` cores,
+        elapsed: the same constants, but with the seconds that pass when both parties run on one idle machine of `cores` cores,
             with no network between them.
         residuals: how well each micro-program is predicted that the constants were fitted to.
     """
