@@ -214,7 +214,7 @@ def session() -> str:
         return section("A session, counted", "Run `python benchmarks/session_bytes.py`.")
     document = json.loads(SESSION.read_text())
     shape, counted = document["shape"], document["rows"]
-    questions = {(row["architecture"], row["question"]): [] for row in counted}
+    questions: dict[tuple[str, int], list[dict]] = {(row["architecture"], row["question"]): [] for row in counted}
     for row in counted:
         questions[row["architecture"], row["question"]].append(row)
     rows = [
