@@ -23,6 +23,7 @@ __all__ = [
     "expand_user",
     "folder_candidates",
     "new_folder",
+    "read_json",
     "verify_manifest",
     "write_atomic",
     "write_manifest",
@@ -44,7 +45,20 @@ def expand_user(path: str | Path) -> Path:
         raise ValueError(f"{path} begins with a home folder that is not known here: write the whole path, or set HOME.") from None
 
 
-def write_atomic(path: Path, data: bytes | str) -> None:
+def read_json(path: Path) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        ValueError: one sentence, if it is not JSON, or nested so deeply that no program of ours wrote it.
+        OSError: if it can't be read.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        raise ValueError(f"{path} is damaged: restore the folder from a copy, or make it anew.") from None
+
+
+def write_atomic(path: Path, data: bytes | memoryview | str) -> None:
     """Write a file so that a kill at any moment leaves the old content or the new, never a part of either.
 
     What a killed writer of the same file left beside it is cleared.
@@ -99,7 +113,7 @@ def verify_manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{folder} has no {MANIFEST}: it was not written by hushlm, or not to the end.")
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = read_json(path)
         known, listed = manifest["format"], dict(manifest["files"])
         expected = {name: (entry["sha256"], entry["bytes"]) for name, entry in listed.items()}
     except (ValueError, KeyError, TypeError):
