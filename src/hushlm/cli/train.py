@@ -67,6 +67,7 @@ def train(
 
 
 def _train(config: RunConfig, world: World, resume: str | None, checkpoint_every: int | None, progress: _Progress, json: bool) -> int:
+    from hushlm.cli.reading import open_and_tell
     from hushlm.data import open_token_store
     from hushlm.files import check_replaceable, write_atomic
     from hushlm.training import Divergence, Preempted, with_teacher_fingerprint
@@ -75,7 +76,7 @@ def _train(config: RunConfig, world: World, resume: str | None, checkpoint_every
     def prepare() -> None:
         check_replaceable(config.output)
         values = with_teacher_fingerprint(config).to_dict()
-        values["shape"]["vocabulary"] = open_token_store(config.data).vocabulary
+        values["shape"]["vocabulary"] = open_and_tell(config.data, quiet=progress == "none").vocabulary
         if resume is None or not run_file(config.output).exists():  # a refused resume must not change another run's settings
             write_atomic(run_file(config.output), yaml.safe_dump(values, sort_keys=False))
 
@@ -104,7 +105,7 @@ def _train(config: RunConfig, world: World, resume: str | None, checkpoint_every
         if world.rank == 0:
             print(f"hushlm: {preempted}", file=sys.stderr)
         return 0
-    summary = _summary(result)
+    summary = {**_summary(result), "corpus": store.report.to_dict()}
     if progress == "json":
         _emit({"event": "done", **summary})
     elif json:
