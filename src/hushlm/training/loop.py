@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from hushlm.config import RunConfig
 from hushlm.data import Sampler, TokenStore
 from hushlm.entropy import EntropyRegulariser
-from hushlm.files import check_replaceable, check_writable, write_atomic
+from hushlm.files import check_replaceable, check_writable, one_writer, what_to_do, write_atomic
 from hushlm.model import LanguageModel
 from hushlm.training.checkpoint import Checkpoint, TrainingState, build_model, load_checkpoint, load_training_state, save_checkpoint
 from hushlm.training.evaluation import Evaluation, evaluate
@@ -73,9 +74,20 @@ def train(
     check_replaceable(config.output)
     if config.training.device == "cpu" and config.shape.width >= ONE_THREAD_BELOW_WIDTH:
         keep_freed_memory()
-    with open_world(config.training) as world, linear_algebra_threads(config), torch.random.fork_rng(devices=[]), termination() as noted:
+    with (
+        open_world(config.training) as world,
+        linear_algebra_threads(config),
+        torch.random.fork_rng(devices=[]),
+        termination() as noted,
+        ExitStack() as held,
+    ):
         torch.manual_seed(config.training.seed + world.rank)
-        world.first(lambda: check_writable(config.output))
+
+        def take() -> None:
+            check_writable(config.output)
+            held.enter_context(one_writer(config.output))
+
+        world.first(take)
         run = _Run(config, store, world, resume_from)
         tracker = open_tracker(config.training.track, config.output, run.step, config.to_dict()) if world.rank == 0 else None
         try:
@@ -280,7 +292,7 @@ class _Run:
                 kept = f"that of step {self.saved_step} is whole" if self.saved_step else "there is none before it"
                 raise ValueError(
                     f"The checkpoint of step {self.step} could not be written to {self.config.output} ({error.strerror}); {kept}. "
-                    "Make room and go on with --resume auto."
+                    f"{what_to_do(error)} and go on with --resume auto."
                 ) from error
 
         self.world.first(write)
