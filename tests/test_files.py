@@ -321,7 +321,7 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", script, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(ValueError, match="Another process is writing to .*folder"):
+        with pytest.raises(ValueError, match=r"Another process is writing to .*folder"):
             write_version(folder, 1)
         assert not folder.exists()
         other.kill()

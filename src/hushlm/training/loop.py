@@ -26,7 +26,7 @@ from hushlm.training.evaluation import Evaluation, evaluate
 from hushlm.training.gradient import BatchLoss, backpropagate, head_entropies
 from hushlm.training.memory import keep_freed_memory
 from hushlm.training.optimiser import learning_rate, make_optimiser, optimiser_tensors, regulariser_weight, restore_optimiser
-from hushlm.training.preemption import Preempted, Termination, termination
+from hushlm.training.preemption import Termination, termination
 from hushlm.training.records import LiveRows, entropy_verdict, layer_gradients, lines, statistics
 from hushlm.training.results import StepRecord, TrainingResult
 from hushlm.training.resume import checkpoint_of
@@ -69,6 +69,7 @@ def train(
         Divergence: before an update that would spoil the weights. The rows so far are in its `metrics` and in
             `<output>.diverged.jsonl`; an earlier checkpoint stays as it was.
         Preempted: after SIGTERM, with a checkpoint of the updates made.
+        Interrupted: the same after Ctrl-C; a KeyboardInterrupt.
     """
     config = with_teacher_fingerprint(replace(config, shape=replace(config.shape, vocabulary=store.vocabulary)))
     check_replaceable(config.output)
@@ -159,7 +160,7 @@ class _Run:
                     if stops or (checkpoint_every and self.step % checkpoint_every == 0):
                         self.save()
                     if stops:
-                        raise Preempted(self.step, self.config.output)
+                        raise noted.stopped(self.step, self.config.output)
         except Divergence as divergence:
             divergence.metrics = self.metrics
             if self.world.rank == 0:
