@@ -218,7 +218,7 @@ def _advice(report: HeadReport) -> list[str]:
     if report.collapse:
         found.append(
             "Collapse: these layers attend to a single token, so that training tends to become unstable. Lower training.learning_rate, or "
-            "choose an architecture with normalised queries and keys or with ScFuFFN; see docs/entropy.md."
+            "choose an architecture with normalised queries and keys or with ScFuFFN; see `hushlm architectures`."
         )
     return found
 

@@ -40,7 +40,9 @@ def train(
 
     The resolved settings are saved in the checkpoint (config.json) and beside it (OUTPUT.run.yaml), ready for `--config`. A run
     that diverges is stopped before the update that would spoil the weights; the exit code is then 1. SIGTERM saves a checkpoint
-    and ends with 0, Ctrl-C saves one as well and ends with 130. Several processes: torchrun --nproc-per-node 2 -m hushlm train --training.parallel ddp ...
+    and ends with 0, Ctrl-C saves one as well and ends with 130.
+
+    Several processes: torchrun --nproc-per-node 2 -m hushlm train --training.parallel ddp ...
 
     Args:
         architecture: a name, see `hushlm architectures`.

@@ -28,7 +28,7 @@ class FileTokens:
         described: which text that is, in words.
     """
 
-    tokens: npt.NDArray[np.int64]
+    tokens: npt.NDArray[np.uint32]
     described: str
 
 
@@ -46,7 +46,7 @@ def tokens_of_file(file: Path, encode: Callable[[str], Sequence[int]], context: 
     """
     size = file.stat().st_size
     if size <= WHOLE_BYTES:
-        ids = np.array(encode(_decode(file, file.read_bytes(), whole=True)), dtype=np.int64)
+        ids = np.array(encode(_decode(file, file.read_bytes(), whole=True)), dtype=np.uint32)
         if len(ids) <= context:
             raise ValueError(
                 f"{file} has {len(ids)} tokens, and one window takes {context + 1}: give a longer text or a smaller --context."
@@ -62,7 +62,7 @@ def tokens_of_file(file: Path, encode: Callable[[str], Sequence[int]], context: 
 
 def _stretches(
     file: Path, size: int, encode: Callable[[str], Sequence[int]], context: int, windows: int
-) -> Iterator[npt.NDArray[np.int64]]:
+) -> Iterator[npt.NDArray[np.uint32]]:
     with file.open("rb") as opened:
         for place in np.linspace(0, size, windows, endpoint=False, dtype=np.int64).tolist():
             length = 8 * (context + 1)
@@ -74,7 +74,7 @@ def _stretches(
                     content = content[1:]
                 ids = encode(_decode(file, content, whole=False))
                 if len(ids) >= context:
-                    yield np.array(ids[:context], dtype=np.int64)
+                    yield np.array(ids[:context], dtype=np.uint32)
                     break
                 if place + length >= size:
                     break  # too near the end
