@@ -38,6 +38,8 @@ def open_and_tell(data: DataConfig, *, quiet: bool = False) -> TokenStore:
             next_line = time.monotonic() + _EVERY_SECONDS
             _say(f"{data.corpus}: {done / 1e6:,.0f} MB of text are tokens now, after {time.monotonic() - begin:.0f} seconds")
 
+    if not quiet:
+        _say(f"reading {data.corpus} as {data.tokenizer}")
     store = open_token_store(data, on_bytes=tell)
     if not quiet:
         _say(store.report.line())

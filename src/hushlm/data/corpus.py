@@ -103,8 +103,8 @@ def open_corpus(config: DataConfig) -> Corpus:
         return _tables([root], root.name, config) if root.name.endswith(_ROW_SUFFIXES) else _text_file(root)
     if not root.is_dir():
         raise ValueError(
-            f"There is no folder or file {config.corpus!r}: data.corpus is {', '.join(NAMED)}, a folder of text, .parquet or .jsonl files, "
-            "or one such file."
+            f"There is no folder {config.corpus!r}, and no such file: data.corpus is {', '.join(NAMED)}, a folder of text, .parquet or "
+            ".jsonl files, or one such file."
         )
     return _folder(root, config)
 

@@ -80,7 +80,7 @@ class _LineError(ValueError):
 def text_of(row: Any) -> Iterator[str | LeftOut | Note]:
     """The text of a row, a long one in stretches; or why there is none. A second column with text is left out, and said to be."""
     if not isinstance(row, Mapping):
-        yield LeftOut("rows without columns")
+        yield LeftOut("without columns")
         return
     values = {column: _as_text(row[column]) for column in _COLUMNS if column in row}
     texts = {column: value for column, value in values.items() if isinstance(value, str) and value}
