@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import time
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +20,20 @@ pytest.importorskip("httpx")
 import httpx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
 
 from hushlm.cli.main import main
-from hushlm.private.client.client import Client, ClientSettings
+from hushlm.data.tokenizer import Tokenizer
+from hushlm.private.client.client import Client, ClientSettings, Progress
 from hushlm.private.client.retries import Retries
 from hushlm.private.engine.traffic import Traffic
 from hushlm.private.program.description import RevealPolicy
 from hushlm.private.program.token_answer import TokenAnswer
-from hushlm.proxy.answering import Places
 from hushlm.proxy.application import ProxySettings, application
 from hushlm.proxy.assembly import TextAssembler
-from hushlm.proxy.choices import questions_of
-from hushlm.proxy.completion import Completion
+from hushlm.proxy.completion_builder import CompletionBuilder
 from hushlm.proxy.errors import ApiError
+from hushlm.proxy.questions import questions_of
+from hushlm.proxy.request_sessions import SessionPool
 from hushlm.proxy.schema import CompletionRequest, read_completion
 
 KEY = "sk-0123456789abcdef"
@@ -136,6 +139,93 @@ def test_what_is_no_request_is_told_apart(client: Client) -> None:
     refused(send(client, ProxySettings(), "GET", "/v1/completions"), 405, "not GET /v1/completions")
 
 
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b'{"model": "hush", "prompt": "a\\ud800"}', "lone surrogate (\\ud800) in prompt"),
+        (b'{"model": "hush", "prompt": ["a", "\\udfff b"]}', "lone surrogate (\\udfff) in prompt"),
+        (b'{"model": "hush", "prompt": "a", "stop": ["\\ud83d"]}', "lone surrogate (\\ud83d) in stop"),
+        (b'{"model": "hush", "prompt": "a", "logit_bias": {"\\ude00": 1}}', "lone surrogate (\\ude00) in logit_bias"),
+        (b'{"model": "hush", "prompt": "caf\xe9"}', "not UTF-8: byte 33 is 0xe9"),
+        (b'{"prompt": ' + b"[" * 100_000, "not a JSON object"),
+    ],
+)
+def test_what_is_no_text_is_named(client: Client, content: bytes, part: str) -> None:
+    headers = {"content-type": "application/json"}
+    refused(send(client, ProxySettings(), "POST", "/v1/completions", content=content, headers=headers), 400, part)
+
+
+def test_a_pair_of_surrogates_is_a_character() -> None:
+    assert read_completion(b'{"model": "hush", "prompt": "\\ud83d\\ude00"}').prompt == "\U0001f600"
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"prompt": [1] * 300_000}, "A prompt of 300000 tokens exceeds the model's context of 32"),
+        ({"prompt": [[1], ["a"] * 200_000]}, "A prompt of 200000 tokens exceeds"),
+        ({"prompt": ["a"] * 150_000}, "150000 private sessions"),
+        ({"prompt": [[1]] * 150_000}, "150000 private sessions"),
+        ({"logit_bias": {str(token): "x" for token in range(50_000)}}, "logit_bias has 50000 entries"),
+        ({str(name): 1 for name in range(50_000)}, "0 is not a parameter that this proxy knows"),
+        ({"stop": ["a"] * 150_000}, "up to 4 texts"),
+    ],
+)
+def test_far_too_much_is_refused_before_it_is_looked_at(changes: dict[str, Any], part: str) -> None:
+    """Checking each part of such a body took up to fifteen seconds, in which the proxy answered nobody."""
+    content = json.dumps(body(**changes)).encode()
+    start = time.process_time()
+    with pytest.raises(ApiError, match=re.escape(part)):
+        read_completion(content, 32)
+    assert time.process_time() - start < 1
+
+
+SECRET = "what the answer says"
+
+
+class Leaky(Client):
+    """Its sessions, or what decodes their tokens, fail with the answer in the message: no real library can be made to."""
+
+    async def events(self, *_: Any) -> AsyncGenerator[TokenAnswer | Progress, None]:
+        yield TokenAnswer(97, None, None, Traffic())
+        raise RuntimeError(SECRET)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("where", ["session", "builder", "endpoint"])
+def test_an_exception_nobody_foresaw_keeps_the_contract_and_the_secret(
+    export_folder: Path, key_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str, stream: bool
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError(SECRET)
+
+    if where == "builder":
+        monkeypatch.setattr("hushlm.proxy.completion_builder._Choice.note", fail)
+    if where == "endpoint":
+        monkeypatch.setattr("hushlm.proxy.application.questions_of", fail)
+    leaky = Leaky(export_folder / "client", "127.0.0.1:1", key_folder)
+
+    async def go() -> httpx.Response:
+        # An exception that left the application would be raised here.
+        transport = httpx.ASGITransport(application(leaky, ProxySettings()), raise_app_exceptions=True)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8080") as http:
+            return await http.post("/v1/completions", json=body(stream=stream))
+
+    response = asyncio.run(go())
+    if stream and where == "session":
+        assert response.status_code == 200
+        first, last = response.text.strip().split("\n\n")
+        assert json.loads(first.removeprefix("data: "))["choices"][0]["text"] == "a"
+        error = json.loads(last.removeprefix("data: "))["error"]
+        assert error["code"] == "internal_error"
+        assert "[DONE]" not in response.text
+    else:
+        refused(response, 500, "internal error")
+        assert response.headers["x-should-retry"] == "false"
+    assert "RuntimeError" in caplog.text
+    assert SECRET not in caplog.text + response.text
+
+
 def test_models_are_listed(client: Client) -> None:
     made = ProxySettings(model="mine", created=7)
     [listed] = send(client, made, "GET", "/v1/models").json()["data"]
@@ -171,7 +261,7 @@ def test_a_server_that_is_not_there_may_be_asked_again(client: Client) -> None:
 
 def test_there_is_room_for_so_many() -> None:
     async def go() -> None:
-        places = Places(sessions=1, waiting=2, end_early=False)
+        places = SessionPool(sessions=1, waiting=2, end_early=False)
         places.take(2)
         with pytest.raises(ApiError, match="as many questions as it takes"):
             places.take(2)
@@ -207,7 +297,7 @@ def test_any_request_becomes_questions_or_a_sentence(client: Client, changes: di
     except ApiError as error:
         refusal = error
     if refusal is not None:
-        refused(httpx.Response(refusal.status, content=refusal.response().body), 400, parameter=refusal.parameter)
+        refused(httpx.Response(refusal.status, content=bytes(refusal.response().body)), 400, parameter=refusal.parameter)
         return
     assert len(asked) == len(request.prompts) * (request.n or 1)
     assert all(len(question.prompt_tokens) + question.new_tokens <= 32 for question in asked)
@@ -271,7 +361,7 @@ def logits_of_answer() -> list[np.ndarray]:
 def test_log_probabilities_are_those_of_all_logits(client: Client, logits_of_answer: list[np.ndarray]) -> None:
     asked = {"logprobs": 3, "max_tokens": 3, "temperature": 1}
     request = read_completion(json.dumps(body(**asked)).encode())
-    completion = Completion(request, questions(client, "logits", **asked), client.tokenizer, "f" * 12)
+    completion = CompletionBuilder(request, questions(client, "logits", **asked), client.tokenizer, "f" * 12)
     tokens = client.tokenizer.encode("hm.").ids
     for token, logits in zip(tokens, logits_of_answer, strict=True):
         completion.note(0, TokenAnswer(token, None, logits, Traffic()))
@@ -289,7 +379,7 @@ def test_log_probabilities_are_those_of_all_logits(client: Client, logits_of_ans
 def test_a_prompt_with_several_answers_is_counted_once(client: Client) -> None:
     asked = {"prompt": ["abc", "de"], "n": 2, "temperature": 1, "max_tokens": 4, "stop": "!", "echo": True}
     request = read_completion(json.dumps(body(**asked)).encode())
-    completion = Completion(request, questions(client, "topk:2", **asked), client.tokenizer, "f" * 12)
+    completion = CompletionBuilder(request, questions(client, "topk:2", **asked), client.tokenizer, "f" * 12)
     for index, answer in enumerate(("12345"[:4], "1!", "abcd", "xyz!")):
         for token in client.tokenizer.encode(answer).ids:
             chunk = completion.note(index, TokenAnswer(token, [(token, 1.0)], None, Traffic()))

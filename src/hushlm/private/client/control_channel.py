@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import httpx
 
 from hushlm.private.keys.certificates import client_context, load_keys
+from hushlm.private.session.addresses import format_address, local_host, parse_address
 from hushlm.private.session.messages import (
     MAXIMUM_BODY_BYTES,
     Accepted,
@@ -21,7 +21,6 @@ from hushlm.private.session.messages import (
     SessionError,
     SessionEvent,
     SessionRequest,
-    parse_address,
     printable,
     read_event,
 )
@@ -33,10 +32,10 @@ NO_PLACE = (429, 503)
 
 
 class UnavailableError(SessionError):
-    """No server, or one without a place: nothing has begun, and asking again is safe.
+    """There is no server, or it has no place: nothing has begun, and asking again is safe.
 
     Attributes:
-        wished_seconds: after which the server wishes to be asked again; None if it said nothing.
+        wished_seconds: how long the server wishes to be left alone before it is asked again; None if it said nothing.
     """
 
     def __init__(self, sentence: str, wished_seconds: float | None = None) -> None:
@@ -48,10 +47,10 @@ class ControlChannel:
     """Opens sessions at one server.
 
     Args:
-        server: HOST:PORT.
+        server: HOST:PORT of the server.
         keys: folder with authority.pem and this client's .pem and .key.
-        name: of this client's files there.
-        connect_seconds: for the connection to open.
+        name: name of this client's files there, without .pem and .key.
+        connect_seconds: how long the connection may take to open.
         alive_seconds: how long the server may be silent.
 
     Raises:
@@ -65,26 +64,25 @@ class ControlChannel:
         self._context = client_context(load_keys(keys, name))
 
     async def local_address(self) -> str:
-        """This machine's IPv4 address on the way to the server; nothing is sent.
+        """The IP address of this machine from which connections to the server come; nothing is sent.
 
         Raises:
-            SessionError: the server's name is unknown, or has no IPv4 address.
+            SessionError: the server's name is unknown, or this machine has no way to it.
         """
-        return await asyncio.to_thread(_local_address, self._host, self._port)
+        return await asyncio.to_thread(local_host, self._host, self._port)
 
     async def open(self, stack: contextlib.AsyncExitStack, request: SessionRequest) -> ServerEvents:
         """Post a request; the connection stays open until `stack` is left.
 
         Raises:
-            UnavailableError: no server, or no place.
-            SessionError: the wrong server, or one that does not want this request.
+            UnavailableError: if there is no server, or it has no place.
+            SessionError: if it is the wrong server, or one that refuses this request.
         """
         timeout = httpx.Timeout(self._alive_seconds, connect=self._connect_seconds)
         # trust_env=False: no proxy of the environment gets to see a session.
         http = await stack.enter_async_context(httpx.AsyncClient(verify=self._context, timeout=timeout, trust_env=False))
-        host = f"[{self._host}]" if ":" in self._host else self._host
         try:
-            url = f"https://{host}:{self._port}/sessions"
+            url = f"https://{format_address(self._host, self._port)}/sessions"
             response = await stack.enter_async_context(http.stream("POST", url, content=request.model_dump_json()))
         # An alert that comes while the request is being written is not wrapped by the HTTP library.
         except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
@@ -135,7 +133,11 @@ class ServerEvents:
         self._buffer = bytearray()
 
     async def next(self) -> SessionEvent:
-        """Raises SessionError: no event, or not one of ours."""
+        """The next event.
+
+        Raises:
+            SessionError: if the stream has ended, or holds something else than an event of this protocol.
+        """
         while b"\n" not in self._buffer:
             try:
                 self._buffer += await anext(self._chunks)
@@ -183,30 +185,13 @@ class ServerEvents:
 
 
 def last_words(event: Failed | Finished) -> str:
-    """The sentence of a session that ended too early."""
+    """The sentence for a session that the server ended before the answer was complete."""
     return printable(event.error, 500) if isinstance(event, Failed) else "The server finished before the answer was complete."
 
 
 def _seconds(text: str) -> float | None:
-    """Of a `retry-after` header; its other form, a date, is taken for none."""
+    """The seconds of a `retry-after` header. A date, which is its other form, counts as no header."""
     return float(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
-
-
-def _local_address(host: str, port: int) -> str:
-    """This machine's IPv4 address on the way to a server; nothing is sent.
-
-    Raises:
-        SessionError: the name is unknown, or has no IPv4 address.
-    """
-    try:
-        [*_, address] = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_DGRAM)[0]
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect(address)
-            return probe.getsockname()[0]
-    except OSError as error:
-        raise SessionError(
-            f"{host} has no IPv4 address that this machine can reach ({error.strerror or error}): check --server."
-        ) from error
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

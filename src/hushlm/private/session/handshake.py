@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from hushlm.private.program.description import PROTOCOL_VERSION, ProgramDescription
-from hushlm.private.session.messages import Accepted, Limits, SessionError, SessionRequest, parse_address, printable, shape_of
+from hushlm.private.session.addresses import parse_address, plain_host
+from hushlm.private.session.messages import Accepted, Limits, SessionError, SessionRequest, printable, shape_of
 
 __all__ = ["check_accepted", "check_request"]
 
@@ -14,11 +15,11 @@ def check_request(request: SessionRequest, description: ProgramDescription, engi
     """Compare a request with what this server runs and allows.
 
     Args:
-        request: from a client; `read_request` has looked at its protocol version.
-        description: of the server's program.
-        engine_version: the server's.
-        limits: of the server, for this client.
-        peer: IP address that the request came from.
+        request: a client's request; `read_request` has looked at its protocol version.
+        description: the description of the server's program.
+        engine_version: name and version of the server's engine.
+        limits: what the server lets this client do.
+        peer: the IP address that the request came from.
 
     Raises:
         SessionError: the first mismatch, in one sentence.
@@ -39,7 +40,7 @@ def check_request(request: SessionRequest, description: ProgramDescription, engi
         )
     host, port = parse_address(request.engine_address)
     # Or a client could make this server's engine connect to any machine that the server can reach.
-    if host != peer:
+    if plain_host(host) != plain_host(peer):
         raise SessionError(f"The client's engine must listen where its request comes from, which is {peer} and not {printable(host)}.")
     if port < 1024:
         raise SessionError(f"The client's engine must listen on a port from 1024 on, not {port}.")
@@ -49,10 +50,10 @@ def check_accepted(accepted: Accepted, request: SessionRequest, description: Pro
     """Compare the server's answer with what this client runs and has asked for; nothing has been shared yet.
 
     Args:
-        accepted: from the server.
-        request: that it answers.
-        description: of the client's program.
-        engine_version: the client's.
+        accepted: the server's answer.
+        request: the request that it answers.
+        description: the description of the client's program.
+        engine_version: name and version of the client's engine.
 
     Raises:
         SessionError: the first mismatch, in one sentence.

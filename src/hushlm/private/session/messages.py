@@ -12,7 +12,6 @@ after as many seconds as a `retry-after` header names. After any other refusal i
 
 from __future__ import annotations
 
-import socket
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
@@ -34,19 +33,17 @@ __all__ = [
     "SessionError",
     "SessionEvent",
     "SessionRequest",
-    "parse_address",
     "printable",
     "read_event",
     "read_request",
-    "reserve_port",
     "shape_of",
 ]
 
 MAXIMUM_BODY_BYTES = 16 * 1024
-"""Of a request, and of one event: a request is about 1.2 kB, most of it a certificate."""
+"""The longest request, and the longest event. A request is about 1.2 kB, most of it a certificate."""
 
 ALIVE_SECONDS = 5.0
-"""Between two `alive` events."""
+"""Time between two `alive` events."""
 
 MAXIMUM_COUNT = 10_000_000
 
@@ -80,8 +77,8 @@ class Limits(_Message):
     """What a server lets one session do.
 
     Attributes:
-        new_tokens: most.
-        session_seconds: longest, after which the server ends it.
+        new_tokens: how many tokens it may ask for at most.
+        session_seconds: how long it may take; then the server ends it.
         reveal: most that a client learns of each step.
     """
 
@@ -94,16 +91,16 @@ class SessionRequest(_Message):
     """What a client asks for. Nothing in it depends on the prompt but its length.
 
     Attributes:
-        protocol_version: of these messages.
+        protocol_version: version of these messages.
         engine_version: name and version of the two-party engine.
-        architecture: its name.
-        shape: of the program.
-        fingerprint: of the program (sha256 hex of the whole description: architecture, shape, rewrites, engine settings, checkpoint).
-        prompt_length: tokens.
-        new_tokens: to be generated.
+        architecture: name of the model's architecture.
+        shape: the program's sizes, by name.
+        fingerprint: sha256 in hexadecimal of the program's whole description: architecture, shape, rewrites, engine settings, checkpoint.
+        prompt_length: how many tokens the prompt has.
+        new_tokens: how many tokens to generate.
         reveal: what the client learns of each step.
         engine_address: HOST:PORT where the client's engine listens; HOST must be where the request comes from.
-        engine_certificate: PEM, made for this session.
+        engine_certificate: a certificate in PEM, made for this session.
     """
 
     protocol_version: int = Field(ge=1, le=MAXIMUM_COUNT)
@@ -138,7 +135,7 @@ class Accepted(_Message):
         prompt_length, new_tokens, reveal: of the request, as the server is going to run it.
         limits: of this server, for this client.
         engine_address: HOST:PORT where the server's engine listens.
-        engine_certificate: PEM, made for this session.
+        engine_certificate: a certificate in PEM, made for this session.
     """
 
     event: Literal["accepted"] = "accepted"
@@ -216,41 +213,6 @@ def read_event(line: str | bytes) -> Queued | Accepted | Alive | Finished | Fail
         raise SessionError(
             "The server sent something that is not an event of this protocol: install the same hushlm on both sides."
         ) from error
-
-
-def parse_address(text: str) -> tuple[str, int]:
-    """HOST:PORT; an IPv6 address stands in brackets.
-
-    Raises:
-        SessionError: if it is anything else.
-    """
-    host, colon, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        host = ""
-    numbered = port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535
-    if not (host and colon and numbered and host.isprintable() and " " not in host):
-        raise SessionError(f"An address is written HOST:PORT, for example 127.0.0.1:9000, not {printable(text)!r}.")
-    return host, int(port)
-
-
-def reserve_port(host: str) -> tuple[socket.socket, int]:
-    """A free port of `host`, kept from others until the socket is closed; a listener with SO_REUSEADDR may be opened on it meanwhile.
-
-    Raises:
-        SessionError: if `host` is no address of this machine.
-    """
-    reservation = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        reservation.bind((host, 0))
-    except OSError as error:
-        reservation.close()
-        raise SessionError(
-            f"The engine cannot listen on {host}: {error.strerror or error}; give an IPv4 address of this machine."
-        ) from error
-    return reservation, reservation.getsockname()[1]
 
 
 def printable(text: str, limit: int = 100) -> str:
