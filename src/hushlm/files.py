@@ -269,7 +269,7 @@ def new_folder(folder: Path, *, replace: bool) -> Iterator[Path]:
     Yields: the temporary folder, beside the final one.
 
     Raises:
-        ValueError: from `check_replaceable`.
+        ValueError: if the folder is not ours to replace, or another process writes to it.
     """
     folder = _target(folder)
     check_replaceable(folder)

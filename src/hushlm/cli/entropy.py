@@ -28,7 +28,7 @@ class _Measured:
     Attributes:
         architecture: its name; of a Hugging Face model the type in its config.
         where: keys of the JSON document that say which text it was.
-        described: the same in words.
+        described: which text it was, in words.
         metrics: rows of the training, where there was one.
     """
 
@@ -58,7 +58,7 @@ def entropy(
 
     Args:
         checkpoint: folder of a checkpoint; or, with --text, any causal language model of Hugging Face: a folder, a .gguf file, or a name.
-        split: of the corpus.
+        split: which part of the corpus to measure on.
         corpus: a folder of text files or "stdlib", instead of the corpus of the run.
         text: a text file to measure on, instead of a corpus.
         context: tokens a window; the checkpoint's own context by default, 256 (or the model's, if shorter) for Hugging Face models.

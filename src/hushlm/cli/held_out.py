@@ -54,9 +54,9 @@ def open_held_out(folder: Path, split: str, corpus: str | None) -> HeldOut:
     """Load a checkpoint and open its corpus, or another one.
 
     Args:
-        folder: of the checkpoint.
+        folder: the checkpoint's folder.
         split: "train", "validation" or "test".
-        corpus: as `DataConfig.corpus`, read with the checkpoint's tokenizer; None for the corpus of the run.
+        corpus: another corpus, as in `DataConfig.corpus`, read with the checkpoint's tokenizer; None for the corpus of the run.
 
     Raises:
         ValueError: one sentence: not a whole checkpoint, no such corpus, or a corpus that gives another vocabulary by now.

@@ -113,7 +113,7 @@ class _Task:
 
     Attributes:
         begin_bytes: how much text of the corpus lies before this part; of use only with `ends`.
-        ends: see `build_pieces`.
+        ends: where the splits end, see `build_pieces`.
     """
 
     index: int
@@ -157,7 +157,7 @@ def build_pieces(
         on_bytes: called with the number of bytes just turned into tokens; with several workers as parts are finished.
 
     Raises:
-        ValueError: from `Part.texts`.
+        ValueError: if a part can't be read, from `Part.texts`.
     """
     text = tokenizer.to_str()
     begins = [sum(part_bytes[:index]) for index in range(len(parts))] if ends else [0] * len(parts)

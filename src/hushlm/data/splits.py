@@ -35,7 +35,7 @@ def cut_by_position(text: str, begin_bytes: int, ends: tuple[int, int]) -> list[
     Args:
         text: a text that UTF-8 can hold.
         begin_bytes: how much text of the corpus lies before it.
-        ends: from `ends_by_position`.
+        ends: where the splits end, from `ends_by_position`.
     """
     found, at, near = [], begin_bytes, (ends[1] - ends[0]) // 2
     for split, end in zip(SPLITS, (*ends, None), strict=True):

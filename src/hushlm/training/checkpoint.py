@@ -41,9 +41,9 @@ class Checkpoint:
 
     Attributes:
         config: the run's settings; `config.output` is the folder it was loaded from.
-        model: in evaluation mode.
+        model: the model, in evaluation mode.
         tokenizer: the run's.
-        regulariser: with its learned thresholds; None if the architecture is not entropy-regularised.
+        regulariser: the entropy regulariser with its learned thresholds; None if the architecture is not entropy-regularised.
         metrics: rows of metrics.jsonl.
         provenance: step, seed, corpus, corpus_fingerprint, python, versions.
         folder: where its files lie.
@@ -70,7 +70,7 @@ class TrainingState:
     Attributes:
         optimiser: tensors by name, see `optimiser_tensors`.
         sampler: `Sampler.state()`.
-        random_state: of torch's generator, one row a rank; a single row may lack its first dimension.
+        random_state: the state of torch's generator, one row for each rank; a single row may lack its first dimension.
     """
 
     optimiser: dict[str, torch.Tensor]
@@ -124,12 +124,12 @@ def save_checkpoint(
         config: the run's.
         model: trained so far, or its state, put together from the shards of several processes.
         tokenizer: the run's.
-        regulariser: with its thresholds, or None.
+        regulariser: the entropy regulariser with its thresholds, or None.
         metrics: rows so far; every number finite.
         step: updates made.
         corpus: its name.
         corpus_fingerprint: `TokenStore.fingerprint`.
-        state: for a resumed run.
+        state: what a resumed run needs.
 
     Raises:
         ValueError: if `folder` holds files that are not ours.

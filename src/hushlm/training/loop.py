@@ -57,7 +57,7 @@ def train(
 
     Args:
         config: the run; `shape.vocabulary` is replaced by the tokenizer's, and a teacher's fingerprint is filled in.
-        store: from `open_token_store(config.data)`.
+        store: the tokens of the corpus, from `open_token_store(config.data)`.
         on_step: called after every update; with several processes, at the first one.
         resume_from: a checkpoint of the same run to go on from; "auto" for the last whole one at `config.output`, if there is any.
         checkpoint_every: updates between checkpoints on the way; None writes only the final one.
