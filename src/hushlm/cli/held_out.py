@@ -68,7 +68,7 @@ def open_held_out(folder: Path, split: str, corpus: str | None) -> HeldOut:
     if corpus is not None:
         tokenizer = data.tokenizer if data.tokenizer == "bytes" else str(checkpoint.folder / "tokenizer.json")
         data = replace(data, corpus=corpus, tokenizer=tokenizer)
-    store = open_and_tell(data)
+    store = open_and_tell(data, is_new=False)
     if store.tokenizer.to_str() != checkpoint.tokenizer.to_str():
         raise ValueError(
             f"Vocabulary mismatch: {data.tokenizer} on {store.corpus_name} gives other tokens than {folder} was trained on, because the "

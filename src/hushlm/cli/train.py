@@ -71,13 +71,12 @@ def train(
 def _train(config: RunConfig, world: World, resume: str | None, checkpoint_every: int | None, progress: _Progress, json: bool) -> int:
     from hushlm.cli.reading import open_and_tell
     from hushlm.data import open_token_store
-    from hushlm.files import check_replaceable, check_writable, one_writer, write_atomic
+    from hushlm.files import check_replaceable, one_writer, write_atomic
     from hushlm.training import Divergence, Interrupted, Preempted, with_teacher_fingerprint
     from hushlm.training import train as run_training
 
     def prepare() -> None:
         check_replaceable(config.output)
-        check_writable(config.output)
         values = with_teacher_fingerprint(config).to_dict()
         values["shape"]["vocabulary"] = open_and_tell(config.data, quiet=progress != "auto").vocabulary
         if resume is None or not run_file(config.output).exists():  # a refused resume must not change another run's settings
