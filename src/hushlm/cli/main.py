@@ -61,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Nobody reads on: let the interpreter's own flush at exit write into nothing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except MemoryError:
+        print("hushlm: There is not enough memory for this: give a smaller input, or a machine with more.", file=sys.stderr)
+        return 2
     except (ValueError, OSError, ModuleNotFoundError) as error:
         text = sentence(error)
         if text is None:
