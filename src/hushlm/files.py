@@ -23,6 +23,7 @@ __all__ = [
     "folder_candidates",
     "is_hugging_face_folder",
     "new_folder",
+    "read_json",
     "verify_manifest",
     "write_atomic",
     "write_manifest",
@@ -30,6 +31,19 @@ __all__ = [
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        ValueError: one sentence, if it is not JSON, or nested so deeply that no program of ours wrote it.
+        OSError: if it can't be read.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        raise ValueError(f"{path} is damaged: restore the folder from a copy, or make it anew.") from None
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -92,7 +106,7 @@ def verify_manifest(folder: Path) -> dict[str, Any]:
             )
         raise ValueError(f"{folder} has no {MANIFEST}: it was not written by hushlm, or not to the end.")
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = read_json(path)
         known, listed = manifest["format"], dict(manifest["files"])
         expected = {name: (entry["sha256"], entry["bytes"]) for name, entry in listed.items()}
     except (ValueError, KeyError, TypeError):
@@ -116,8 +130,8 @@ def is_hugging_face_folder(folder: Path) -> bool:
     if (folder / "adapter_config.json").is_file():
         return True
     try:
-        return "model_type" in json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError, TypeError, RecursionError):
+        return "model_type" in read_json(folder / "config.json")
+    except (OSError, ValueError, TypeError):
         return False
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import inspect
 import re
 import stat
@@ -133,8 +134,12 @@ def _check_path(option: str, value: str, most_bytes: int | None = None) -> None:
         raise ValueError(f"{option}: a path holds no null byte.")
     try:
         found = Path(value).expanduser().stat()
-    except (OSError, RuntimeError):
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ValueError(f"{option}: {value} is a symbolic link that leads back to itself.") from None
         return  # nothing there, or not to be looked at: the command says which
+    except RuntimeError:
+        return  # a home folder that nobody knows
     if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
         raise ValueError(f"{option}: {value} is a pipe or a device; give a file or a folder.")
     if most_bytes is not None and found.st_size > most_bytes:

@@ -15,7 +15,7 @@ from hushlm.architectures import parse
 from hushlm.config import ModelShape
 from hushlm.cost.network import WAN, Network
 from hushlm.cost.pricing import Amount, price_total
-from hushlm.files import current_folder, verify_manifest
+from hushlm.files import current_folder, read_json, verify_manifest
 from hushlm.plan import ProtocolSettings, prefill_plan
 
 __all__ = ["Measured", "price_measured", "read_checkpoint", "read_results"]
@@ -54,7 +54,7 @@ def read_checkpoint(folder: Path) -> Measured:
     inside = current_folder(folder)
     verify_manifest(inside)
     try:
-        config = json.loads((inside / "config.json").read_bytes())
+        config = read_json(inside / "config.json")
         rows = [json.loads(line) for line in (inside / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         validated = [row["validation_perplexity"] for row in rows if row.get("validation_perplexity") is not None]
         if not validated:
@@ -73,7 +73,7 @@ def read_results(path: Path) -> list[Measured]:
         ValueError: in one sentence, if it is not such a file.
     """
     try:
-        document = json.loads(path.read_bytes())
+        document = read_json(path)
         shape = _shape(document["settings"]["shape"])
         found = []
         for row in document["rows"]:

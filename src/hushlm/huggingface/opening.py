@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from hushlm.files import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -89,7 +90,7 @@ def _check_base(folder: Path) -> None:
     if not path.is_file() or (folder / "config.json").is_file():
         return
     try:
-        base = str(json.loads(path.read_bytes())["base_model_name_or_path"])
+        base = str(read_json(path)["base_model_name_or_path"])
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path} does not say which model the adapter belongs to.") from None
     try:

@@ -26,7 +26,7 @@ from tokenizers import Tokenizer
 
 from hushlm.config import RunConfig
 from hushlm.entropy import EntropyRegulariser
-from hushlm.files import current_folder, new_folder, verify_manifest, write_atomic
+from hushlm.files import current_folder, new_folder, read_json, verify_manifest, write_atomic
 from hushlm.model import LanguageModel
 
 __all__ = ["Checkpoint", "TrainingState", "build_model", "load_checkpoint", "load_training_state", "save_checkpoint"]
@@ -197,7 +197,7 @@ def load_training_state(checkpoint: Checkpoint) -> TrainingState:
     """
     try:
         tensors = load_tensors((checkpoint.folder / "state/optimiser.safetensors").read_bytes())
-        progress = json.loads((checkpoint.folder / "state/progress.json").read_bytes())
+        progress = read_json(checkpoint.folder / "state/progress.json")
         return TrainingState(random_state=tensors.pop("random_state"), optimiser=tensors, sampler=progress["sampler"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         raise ValueError(f"{checkpoint.folder} has no training state to go on from: start the run anew.") from None
@@ -205,7 +205,7 @@ def load_training_state(checkpoint: Checkpoint) -> TrainingState:
 
 def _read_config(path: Path) -> tuple[RunConfig, dict[str, Any]]:
     try:
-        values = json.loads(path.read_bytes())
+        values = read_json(path)
         known, provenance = values.pop("format"), values.pop("provenance")
         step = provenance["step"]
     except (ValueError, KeyError, TypeError, AttributeError):
