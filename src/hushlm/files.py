@@ -20,6 +20,7 @@ __all__ = [
     "check_replaceable",
     "check_writable",
     "current_folder",
+    "expand_user",
     "folder_candidates",
     "is_hugging_face_folder",
     "new_folder",
@@ -31,6 +32,18 @@ __all__ = [
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
+
+
+def expand_user(path: str | Path) -> Path:
+    """A path with "~" and "~name" replaced by home folders.
+
+    Raises:
+        ValueError: if nobody knows the home folder, as in a container whose user has no entry and no HOME.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path} begins with a home folder that is not known here: write the whole path, or set HOME.") from None
 
 
 def read_json(path: Path) -> Any:

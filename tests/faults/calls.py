@@ -101,7 +101,14 @@ def sound_calls(places: Places) -> list[Call]:
         Call("cost", {"architecture": "SM2+R"}, {"layers": "2", "heads": "2", "width": "64", "context": "16", "vocab": "256"}),
         Call(
             "cost frontier",
-            options={"budget": "1GB", "architectures": "SM2+R", "layers": "2", "widths": "64", "heads": "2", "output": str(scratch / "budget")}
+            options={
+                "budget": "1GB",
+                "architectures": "SM2+R",
+                "layers": "2",
+                "widths": "64",
+                "heads": "2",
+                "output": str(scratch / "budget"),
+            }
             | {"checkpoints": str(places.checkpoint), "results": str(ROOT / "results/kernels-micro.json")},
         ),
         Call("frontier run", options=drawn | {"pages": str(scratch / "frontier")}),

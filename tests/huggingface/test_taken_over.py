@@ -167,7 +167,7 @@ def test_what_is_no_checkpoint_says_what_to_do(tmp_path: Path, capsys: pytest.Ca
         assert "save_hf_checkpoint" in error
     with pytest.raises(ValueError, match="Hugging Face folder"):
         load_checkpoint(vendor)
-    with pytest.raises(ValueError, match="not a LanguageModel: .*save_hf_checkpoint"):
+    with pytest.raises(ValueError, match=r"not a LanguageModel: .*save_hf_checkpoint"):
         export_model(from_hf_gpt2(gpt2()), tmp_path / "out")  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 
@@ -179,6 +179,6 @@ def test_a_model_and_a_tokenizer_that_make_no_checkpoint_are_refused(tmp_path: P
         save_hf_checkpoint(tiny("llama"), tokenizer, tmp_path / "out")
     with pytest.raises(ValueError, match="knows 41 tokens and the model 40"):
         save_hf_checkpoint(gpt2(vocab_size=40), tokenizer, tmp_path / "out")
-    with pytest.raises(ValueError, match="has no tokenizer.json"):
+    with pytest.raises(ValueError, match=r"has no tokenizer\.json"):
         save_hf_checkpoint(gpt2(), object(), tmp_path / "out")  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()

@@ -17,9 +17,9 @@ pytest.importorskip("httpx")
 import httpx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
 
 from hushlm.cli.main import main
+from hushlm.data.tokenizer import Tokenizer
 from hushlm.private.client.client import Client, ClientSettings
 from hushlm.private.client.retries import Retries
 from hushlm.private.engine.traffic import Traffic

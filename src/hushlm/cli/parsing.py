@@ -86,7 +86,8 @@ def is_path_option(action: argparse.Action) -> bool:
     kind = str(getattr(action, "_typehint", None) or action.type)
     if "Path" in kind:
         return True
-    return kind in ("None", "<class 'str'>", "str | None") and re.search(r"\b(folders?|files?)\b|\.json\b", str(action.help or "")) is not None
+    text = str(action.help or "")
+    return kind in ("None", "<class 'str'>", "str | None") and re.search(r"\b(folders?|files?)\b|\.json\b", text) is not None
 
 
 def parse_options(name: str, function: Callable[..., Any], words: Sequence[str]) -> dict[str, Any]:

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 
 from hushlm.data import Tokens, TokenStore
+from hushlm.data.tokenizer import Tokenizer
 from hushlm.demo.settings import DemoSettings
 from hushlm.model import LanguageModel
 from hushlm.training import load_checkpoint

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenizers import Tokenizer
+import tokenizers
 
 from hushlm.config import DataConfig, RunConfig
+from hushlm.data.tokenizer import Tokenizer
 from hushlm.huggingface.gpt2 import from_hf_gpt2
 from hushlm.huggingface.neox import from_hf_gpt_neox
 from hushlm.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["save_hf_checkpoint"]
 
 
-def save_hf_checkpoint(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | Tokenizer, folder: Path | str) -> Checkpoint:
+def save_hf_checkpoint(
+    hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | tokenizers.Tokenizer | Tokenizer, folder: Path | str
+) -> Checkpoint:
     """Take a GPT-2 or a GPT-NeoX over and write it as a checkpoint, so that it can be exported and served privately.
 
         model = GPT2LMHeadModel.from_pretrained("my-fine-tuned-gpt2")
@@ -29,7 +32,8 @@ def save_hf_checkpoint(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizer
 
     Args:
         hf_model: for `from_hf_gpt2` or `from_hf_gpt_neox`; its weights are written as float32.
-        tokenizer: the model's own, a fast one of transformers or one of the tokenizers library. Truncation and padding are switched off.
+        tokenizer: the model's own, a fast one of transformers, or one of the tokenizers library. What it carries of its program's state
+            (truncation, padding) is left out.
         folder: where; an earlier checkpoint there is replaced.
 
     Returns:
@@ -44,7 +48,7 @@ def save_hf_checkpoint(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizer
     if take_over is None:
         raise ValueError(f"A {family} cannot be taken over: only GPT-2 and GPT-NeoX (Pythia) have an equal here.")
     model = take_over(hf_model).float().cpu().eval()
-    ours = _plain_tokenizer(tokenizer)
+    ours = _our_tokenizer(tokenizer)
     if ours.get_vocab_size() > model.shape.vocabulary:
         raise ValueError(
             f"The tokenizer knows {ours.get_vocab_size()} tokens and the model {model.shape.vocabulary}: they do not belong together."
@@ -71,13 +75,10 @@ def save_hf_checkpoint(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizer
     return load_checkpoint(folder)
 
 
-def _plain_tokenizer(tokenizer: Any) -> Tokenizer:
+def _our_tokenizer(tokenizer: Any) -> Tokenizer:
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    if not isinstance(backend, Tokenizer):
+    if not isinstance(backend, tokenizers.Tokenizer | Tokenizer):
         raise ValueError(
             f"{type(tokenizer).__name__} has no tokenizer.json: load the model's tokenizer with AutoTokenizer, or give a fast tokenizer."
         )
-    copy = Tokenizer.from_str(backend.to_str())
-    copy.no_truncation()
-    copy.no_padding()
-    return copy
+    return Tokenizer(backend)

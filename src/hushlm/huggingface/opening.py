@@ -136,7 +136,7 @@ def _check_weights(name: str, family: str, found: dict[str, Any]) -> None:
     if mismatched := sorted(found["mismatched_keys"]):
         key, saved, expected = mismatched[0]
         raise ValueError(
-            f"{name} holds {key} of shape {tuple(saved)}, but its config.json asks for {tuple(expected)}: the two are not of the same model."
+            f"{name} holds {key} of shape {tuple(saved)}, but its config.json asks for {tuple(expected)}: they belong to two models."
         )
     if missing := sorted(found["missing_keys"]):
         raise ValueError(f"{name} lacks {len(missing)} of the weights that a {family} has, for example {missing[0]}.")

@@ -237,7 +237,7 @@ class EntropyTrainer(Trainer):
 def _add_penalty(model: nn.Module, _: Any, output: Any) -> Any:
     """Forward hook: adds the penalty to the model's outputs.
 
-    It is computed here and not in `compute_loss`, because data parallelism finds the parameters in use from the outputs of the forward pass.
+    It is computed here and not in `compute_loss`, because data parallelism finds the parameters in use from the forward pass's outputs.
     """
     record = active_record()
     if record is None or not model.training:

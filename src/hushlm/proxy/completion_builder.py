@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 
+from hushlm.data.tokenizer import Tokenizer
 from hushlm.private.client.run_session import Question
 from hushlm.private.program.token_answer import TokenAnswer
 from hushlm.proxy.assembly import TextAssembler

@@ -5,8 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 
-from tokenizers import Tokenizer
-
+from hushlm.data.tokenizer import Tokenizer
 from hushlm.private.client.run_session import Question
 from hushlm.private.program.description import ProgramDescription, RevealPolicy
 from hushlm.private.program.sampling import Sampling
@@ -42,12 +41,20 @@ def questions_of(
     seed = secrets.randbits(63) if request.seed is None else request.seed % 2**63
     questions = []
     for prompt in request.prompts:
-        tokens = tokenizer.encode(prompt).ids if isinstance(prompt, str) else prompt
+        tokens = _encode(tokenizer, prompt, description.shape.context) if isinstance(prompt, str) else prompt
         _check(tokens, new_tokens, description)
         for index in range(count):
             sampling = Sampling(temperature=request.temperature or 0.0, top_p=request.top_p or 1.0, seed=seed + index)
             questions.append(Question(tuple(tokens), new_tokens, reveal, sampling))
     return questions
+
+
+def _encode(tokenizer: Tokenizer, prompt: str, context: int) -> list[int]:
+    """All tokens of a prompt that may fit; of one that is much too long, more of them than fit."""
+    try:
+        return tokenizer.encode_end(prompt, context)[0]
+    except ValueError as error:
+        raise ApiError(400, str(error), parameter="prompt") from None
 
 
 def _reveal(request: CompletionRequest, most: RevealPolicy) -> RevealPolicy:

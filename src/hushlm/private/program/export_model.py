@@ -133,14 +133,15 @@ def export_model(
         rewrites: how the program is written.
 
     Raises:
-        ValueError: if `checkpoint` is none, or its folder is gone; if `output` holds other files, or the numbers are too large for fixed point.
+        ValueError: if `checkpoint` is none or its folder is gone, if `output` holds other files, or if the numbers are too large for fixed
+            point.
     """
     from safetensors.numpy import save
 
     if not isinstance(getattr(checkpoint, "folder", None), Path):
         raise ValueError(
-            f"export_model takes a checkpoint as load_checkpoint returns it, not a {type(checkpoint).__name__}: a Hugging Face model becomes "
-            "one by hushlm.huggingface.save_hf_checkpoint."
+            f"export_model takes a checkpoint as load_checkpoint returns it, not a {type(checkpoint).__name__}: a Hugging Face model "
+            "becomes one by hushlm.huggingface.save_hf_checkpoint."
         )
     verify_manifest(checkpoint.folder)  # its digest becomes part of the program's description
     model = checkpoint.model
