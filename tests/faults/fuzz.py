@@ -18,7 +18,7 @@ from tests.faults.bad_paths import KINDS, UNREADABLE
 from tests.faults.calls import Call, Places, path_options, sound_calls
 from tests.faults.trial import Outcome, attempt
 
-__all__ = ["Case", "cases", "make_places", "run_case"]
+__all__ = ["NOWHERE", "Case", "cases", "make_places", "run_call", "run_case"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Case:
     Attributes:
         call: which of the sound calls.
         option: the option whose value is replaced.
-        kind: of the fault.
+        kind: which of the kinds of fault, `bad_paths.KINDS`.
+        command: the call's command.
     """
 
     call: int
@@ -40,15 +41,14 @@ class Case:
         return f"{self.command.replace(' ', '-')}{self.call}-{self.option}-{self.kind.replace(' ', '_')}"
 
 
-def _nowhere() -> Places:
-    nowhere = Path("/nowhere")
-    return Places(*[nowhere] * 6)
+NOWHERE = Places(*[Path("/nowhere")] * 6)
+"""For looking at calls that are not made."""
 
 
 def cases() -> list[Case]:
     """All of them; which there are does not depend on where the sound things lie."""
     found = []
-    for number, call in enumerate(sound_calls(_nowhere())):
+    for number, call in enumerate(sound_calls(NOWHERE)):
         for option in path_options(call.command):
             found += [Case(number, option, kind, call.command) for kind in KINDS]
     return found

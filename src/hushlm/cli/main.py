@@ -13,6 +13,7 @@ import ast
 import difflib
 import importlib
 import importlib.util
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -50,16 +51,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns: the exit code, see the module.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    _write_any_character()
     try:
         code = _dispatch(words)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it is None where the shell has closed it
+            sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         print("hushlm: interrupted.", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Nobody reads on: let the interpreter's own flush at exit write into nothing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 141
     except MemoryError:
         print("hushlm: There is not enough memory for this: give a smaller input, or a machine with more.", file=sys.stderr)
@@ -69,7 +71,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if text is None:
             raise
         print(f"hushlm: {text}", file=sys.stderr)
+        try:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except OSError:  # a full disk: this is what the sentence says
+            _drop_output()
         return 2
+
+
+def _write_any_character() -> None:
+    """Escape what the terminal's encoding lacks, and names of files that are no text, instead of failing after the work is done."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """Nobody takes the output: let the interpreter's own flush at its end write into nothing."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def summaries() -> dict[str, str]:

@@ -177,6 +177,8 @@ def _sentence(message: str, parser: ArgumentParser) -> str:
     if found := re.match(r"Problems parsing config: (.*)", text):
         where = found[1].replace('in "<unicode string>", ', "")
         return f"--config: this is not YAML, {where}"
+    if found := re.search(r"""(?:Parser key "([\w.]+)"|^(\S+)).*Unable to load config ['"](.*?)['"]""", text):
+        return f"{_option((found[1] or found[2]).strip(':-'), parser)}: {found[3]} cannot be read as a file of settings."
     if found := re.search(r'Parser key "([\w.]+)":? (.*)', text):
         return f"{_option(found[1], parser)}: {_plain(found[2])}"
     return _plain(text)
