@@ -70,9 +70,9 @@ def main() -> None:
         answer = answer_privately(job.config.output, store, settings, print)
         kept = {name: value for name, value in answer.to_dict().items() if not name.endswith("_folder")}
         rows.append({"name": point["name"], "architecture": point["architecture"], "prompt_seed": settings.seed, **kept})
-        counted = (answer.bytes_client_to_server + answer.bytes_server_to_client) / 1e6
+        counted = (kept["bytes_client_to_server"] + kept["bytes_server_to_client"]) / 1e6
         verdict = "equal" if answer.tokens_equal_plaintext else "DIFFER FROM"
-        print(f"{point['name']}: tokens {verdict} plaintext's; counted {counted:.1f} MB, predicted {answer.predicted_bytes / 1e6:.1f}")
+        print(f"{point['name']}: tokens {verdict} plaintext's; counted {counted:.1f} MB, predicted {kept['predicted_bytes'] / 1e6:.1f}")
     found = {"command": f"python benchmarks/frontier_private.py --preset {chosen.preset}", "rows": rows}
     write_atomic(results, json.dumps(found, indent=1) + "\n")
 

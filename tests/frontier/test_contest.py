@@ -10,8 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
+
+pytest.importorskip("optuna", reason="the extra frontier is not installed")
+
+import optuna
 
 from hushlm.cli import reproduce
 from hushlm.cli.main import main

@@ -211,6 +211,9 @@ def _growth(architecture: Architecture, shape: ModelShape, network: Network, out
 
 
 def _calibrate(output: Path | None, json: bool) -> None:
+    from hushlm.extras import require_engine
+
+    require_engine()
     from hushlm.calibration.fit import calibrate
     from hushlm.files import write_atomic
 

@@ -39,6 +39,7 @@ COMMANDS = {
     "proxy": "hushlm.cli.proxy:proxy",
     "reproduce": "hushlm.cli.reproduce:reproduce",
     "demo": "hushlm.cli.demo:demo",
+    "doctor": "hushlm.cli.doctor:doctor",
 }
 
 

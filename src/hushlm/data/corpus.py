@@ -144,6 +144,7 @@ def _packages(name: str, label: str, packages: tuple[Package, ...]) -> Callable[
 
 
 def _code_parrot(config: DataConfig) -> Corpus:
+    import datasets  # noqa: F401  without it nothing below works, and the reason would be taken for a broken connection
     from huggingface_hub import HfApi
 
     try:

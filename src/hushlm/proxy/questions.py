@@ -1,4 +1,4 @@
-"""What a request asks of the private client: one question a choice, revealing no more than it needs."""
+"""What a request asks of the private client: a question for each choice, which reveals no more than it needs."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from hushlm.proxy.schema import CompletionRequest
 __all__ = ["DEFAULT_NEW_TOKENS", "questions_of"]
 
 DEFAULT_NEW_TOKENS = 16
-"""OpenAI's."""
+"""How many tokens a request without `max_tokens` gets: OpenAI's number."""
 
 
 def questions_of(
     request: CompletionRequest, tokenizer: Tokenizer, description: ProgramDescription, most: RevealPolicy, new_tokens_limit: int | None
 ) -> list[Question]:
-    """One question a choice, prompt by prompt.
+    """The questions of a request, one for each choice, prompt by prompt.
 
     Args:
-        most: that may be revealed to this side.
-        new_tokens_limit: of a choice; None for the context alone.
+        request: the request, read already.
+        tokenizer: the model's.
+        description: the program's.
+        most: most that may be revealed to this side.
+        new_tokens_limit: how many tokens a choice may ask for at most; None leaves the context as the only limit.
 
     Raises:
         ApiError: 400, one sentence: what was asked for does not go together, or does not fit the model.
@@ -58,7 +61,7 @@ def _encode(tokenizer: Tokenizer, prompt: str, context: int) -> list[int]:
 
 
 def _reveal(request: CompletionRequest, most: RevealPolicy) -> RevealPolicy:
-    """The least that answers the request."""
+    """The least revealing policy that answers the request."""
     if request.logprobs is not None:
         if most.kind != "logits":
             raise ApiError(
