@@ -85,6 +85,7 @@ def sound_calls(places: Places) -> list[Call]:
     client = {"model": str(export / "client"), "keys": str(places.keys)}
     calls = [
         Call("architectures"),
+        Call("doctor"),
         Call(
             "train",
             options=small
@@ -123,6 +124,6 @@ def sound_calls(places: Places) -> list[Call]:
         Call("reproduce", {"what": "fig2"}, drawn | {"pages": str(scratch / "pages")}),
         Call("demo", options={"output": str(scratch / "demo"), "quick": None}),
     ]
-    missing = COMMANDS.keys() - {call.command for call in calls} - {"doctor"}
+    missing = COMMANDS.keys() - {call.command for call in calls}
     assert not missing, f"give {missing} a sound call here"
     return calls
