@@ -12,10 +12,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from hushlm.cli.main import COMMANDS
+from hushlm.report.table import progress_console
 from tests.faults import table
 from tests.faults.bad_paths import KINDS, UNREADABLE
 from tests.faults.calls import Places, path_options, sound_calls
@@ -107,6 +109,16 @@ def test_real_processes_with_nowhere_to_write(redirection: str, codes: set[int])
     assert len(done.stderr.splitlines()) == (1 if codes == {2} else 0), done.stderr
 
 
+def test_progress_that_nobody_watches_ends_no_command() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as gone, mock.patch.object(sys, "stderr", gone):
+        console = progress_console()
+        console.print("a first line")
+        console.print("and one that is dropped")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), writing)
+
+
 @pytest.mark.slow
 def test_a_real_terminal_without_the_characters(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
@@ -117,4 +129,4 @@ def test_a_real_terminal_without_the_characters(tmp_path: Path) -> None:
         [sys.executable, "-m", "hushlm", "eval", "déjà-vu"], env=environment, capture_output=True, timeout=120, cwd=tmp_path
     )
     assert done.returncode == 2
-    assert done.stderr.startswith(b"hushlm: There is no folder d")
+    assert done.stderr == b"hushlm: CHECKPOINT: this is not text in UTF-8; rename the file, or convert the text.\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -162,7 +163,8 @@ def test_every_argument_of_the_interface_means_what_it_means_to_sdpa(what: str, 
     use_entropy_attention(tiny("gpt2"))
     ours = transformers.AttentionInterface()[ENTROPY_ATTENTION]
     query, key, value = random_heads(8, seed=1), random_heads(8, seed=2), random_heads(8, seed=3)
-    module, settings = _Module(), {}
+    module = _Module()
+    settings: dict[str, Any] = {}
     if what.startswith("types"):
         value = value.bfloat16()
     elif what == "position bias":

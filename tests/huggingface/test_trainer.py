@@ -249,10 +249,10 @@ def test_thresholds_join_an_optimizer_that_a_subclass_builds_without_them(tmp_pa
 def test_what_would_train_without_the_penalty_is_refused(tmp_path: Path) -> None:
     model = tiny("llama")
     optimizer = own_optimizer(model)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
     with pytest.raises(ValueError, match=r"optimizers=\(optimizer, None\)"):
         EntropyTrainer(model=model, args=arguments(tmp_path), train_dataset=dataset(), context=CONTEXT, optimizers=(optimizer, schedule))
-    reentrant = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": True}}
+    reentrant: dict[str, Any] = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": True}}
     with pytest.raises(ValueError, match='"use_reentrant": False'):
         trainer(tiny("llama"), tmp_path, **reentrant).train()
     with pytest.raises(ValueError, match="no model_init"):
@@ -269,7 +269,7 @@ def test_a_second_trainer_of_the_same_model_counts_the_penalty_once(tmp_path: Pa
     for model in (once, twice):
         trainer(model, tmp_path / "run", max_steps=1).train()
     for (name, expected), parameter in zip(once.named_parameters(), twice.parameters(), strict=True):
-        torch.testing.assert_close(parameter, expected, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(parameter, expected, msg=name)
 
 
 def test_mistakes_are_told_in_a_sentence(tmp_path: Path) -> None:

@@ -52,11 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns: the exit code, see the module.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    _write_any_character()
+    _prepare_streams()
     try:
         code = _dispatch(words)
-        if sys.stdout is not None:  # it is None where the shell has closed it
-            sys.stdout.flush()
+        sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         print("hushlm: interrupted.", file=sys.stderr)
@@ -73,15 +72,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"hushlm: {text}", file=sys.stderr)
         try:
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            sys.stdout.flush()
         except OSError:  # a full disk: this is what the sentence says
             _drop_output()
         return 2
 
 
-def _write_any_character() -> None:
-    """Escape what the terminal's encoding lacks, and names of files that are no text, instead of failing after the work is done."""
+def _prepare_streams() -> None:
+    """Outputs that fail no command after its work is done.
+
+    What the terminal's encoding lacks is escaped, and so are names of files that are no text. What goes to an output that the shell has
+    closed is dropped.
+    """
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - as long as the process
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")

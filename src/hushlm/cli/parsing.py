@@ -177,6 +177,9 @@ def _sentence(message: str, parser: ArgumentParser) -> str:
     if found := re.match(r"Problems parsing config: (.*)", text):
         where = found[1].replace('in "<unicode string>", ', "")
         return f"--config: this is not YAML, {where}"
+    if "surrogates not allowed" in text:
+        found = re.search(r"^(?:Parser key )?\W*([\w.]+)", text)
+        return f"{_option(found[1], parser) if found else command}: this is not text in UTF-8; rename the file, or convert the text."
     if found := re.search(r"""(?:Parser key "([\w.]+)"|^(\S+)).*Unable to load config ['"](.*?)['"]""", text):
         return f"{_option((found[1] or found[2]).strip(':-'), parser)}: {found[3]} cannot be read as a file of settings."
     if found := re.search(r'Parser key "([\w.]+)":? (.*)', text):
