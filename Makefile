@@ -11,8 +11,8 @@ demo: install
 
 # Parties in processes of their own have the machine to themselves; everything else runs two at a time.
 test: install lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/private --ignore=tests/proxy --ignore=tests/demo
-	$(BIN)/python -m pytest tests/private tests/proxy tests/demo
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/private --ignore=tests/proxy --ignore=tests/demo --ignore=tests/docs
+	$(BIN)/python -m pytest tests/private tests/proxy tests/demo tests/docs
 
 quick: install
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
@@ -30,6 +30,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 install: $(VENV)/.installed
 
@@ -41,4 +42,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt hatch_build.py $(wildcard src
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(CORE) runs .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(CORE) build runs .pytest_cache .ruff_cache

@@ -16,10 +16,10 @@ import torch
 
 from hushlm.config import ModelShape
 from hushlm.data import TokenStore, open_token_store
+from hushlm.demo.demo_rows import DemoRow, choose, rows_table, trained_row
+from hushlm.demo.demo_settings import COLLAPSE, REFERENCE, ROWS, DemoSettings
 from hushlm.demo.jobs import RunOutcome, run_all
 from hushlm.demo.private_answer import AnswerComparison, answer_privately
-from hushlm.demo.rows import Row, choose, rows_table, trained_row
-from hushlm.demo.settings import COLLAPSE, REFERENCE, ROWS, DemoSettings
 from hushlm.entropy import attainable_maximum_nats
 from hushlm.extras import require_engine
 from hushlm.files import write_atomic
@@ -40,12 +40,12 @@ def run_demo(settings: DemoSettings, say: Say, show: Callable[[Table], None]) ->
         say: prints a line.
         show: prints a table.
 
-    Returns: the summary, as written; docs/demo.md describes its keys.
+    Returns: the summary as written; docs/demo.md describes its keys.
 
     Raises:
-        ValueError: one sentence, if a stage can't be done.
+        ValueError: in one sentence, if a stage can't be done.
     """
-    # Tensors are small: further threads would only wait for each other, and on a busy machine for long.
+    # The tensors are small: further threads would only wait for each other, and for long on a busy machine.
     torch.set_num_threads(1)
     begin = time.monotonic()
     require_engine()  # the demo ends with a private answer
@@ -116,7 +116,7 @@ def _collapse_sentence(outcome: RunOutcome) -> str:
     return f"stopped by the watch before update {outcome.stopped_at_step}; {where}"
 
 
-def _draw(settings: DemoSettings, rows: Sequence[Row], outcomes: Mapping[str, RunOutcome], collapse: RunOutcome) -> list[Path]:
+def _draw(settings: DemoSettings, rows: Sequence[DemoRow], outcomes: Mapping[str, RunOutcome], collapse: RunOutcome) -> list[Path]:
     """Heat maps, shares by range, and layer entropy against step; the collapsing run beside the others."""
     maximum = attainable_maximum_nats(settings.shape.context)
     collapse_maximum = attainable_maximum_nats(settings.collapse_shape.context)
@@ -157,10 +157,10 @@ def _summary(
     settings: DemoSettings,
     store: TokenStore,
     shape: ModelShape,
-    rows: Sequence[Row],
+    rows: Sequence[DemoRow],
     outcomes: Mapping[str, RunOutcome],
     collapse: RunOutcome,
-    chosen: Row,
+    chosen: DemoRow,
     answer: AnswerComparison,
     figures: Sequence[Path],
 ) -> dict[str, Any]:

@@ -23,7 +23,7 @@ import torch
 
 from hushlm.data import Tokens, TokenStore
 from hushlm.data.tokenizer import Tokenizer
-from hushlm.demo.settings import DemoSettings
+from hushlm.demo.demo_settings import DemoSettings
 from hushlm.model import LanguageModel
 from hushlm.training import load_checkpoint
 
