@@ -29,6 +29,7 @@ __all__ = [
     "current_folder",
     "expand_user",
     "folder_candidates",
+    "is_hugging_face_folder",
     "new_folder",
     "one_writer",
     "read_json",
@@ -129,6 +130,11 @@ def verify_manifest(folder: Path) -> dict[str, Any]:
         raise ValueError(f"There is no folder {folder}.")
     path = folder / MANIFEST
     if not path.is_file():
+        if is_hugging_face_folder(folder):
+            raise ValueError(
+                f"{folder} is a Hugging Face folder, not one of hushlm: take a GPT-2 or GPT-NeoX over with "
+                "hushlm.huggingface.save_hf_checkpoint (docs/huggingface.md), and use the checkpoint that it writes."
+            )
         raise ValueError(f"{folder} has no {MANIFEST}: it was not written by hushlm, or not to the end.")
     try:
         manifest = read_json(path)
@@ -148,6 +154,16 @@ def verify_manifest(folder: Path) -> dict[str, Any]:
         if found[name].stat().st_size != size or _digest(found[name])["sha256"] != sha256:
             raise ValueError(f"{folder / name} is damaged or was altered: restore the folder from a copy, or make it anew.")
     return manifest
+
+
+def is_hugging_face_folder(folder: Path) -> bool:
+    """Whether a folder holds a model or an adapter as the tools of Hugging Face save it (`save_pretrained`, `Trainer`, peft)."""
+    if (folder / "adapter_config.json").is_file():
+        return True
+    try:
+        return "model_type" in read_json(folder / "config.json")
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def current_folder(folder: Path) -> Path:

@@ -106,15 +106,12 @@ def entropy(
 
 
 def _is_hugging_face(checkpoint: Path, text: Path | None) -> bool:
-    """Our checkpoints are folders without a "model_type"; what is no folder at all can only be meant as one where a text is given."""
-    import json
+    """Folders of ours are none of Hugging Face's; what is no folder at all can only be meant as a model of theirs if a text is given."""
+    from hushlm.files import is_hugging_face_folder
 
     if not checkpoint.is_dir():
         return text is not None or checkpoint.suffix == ".gguf"
-    try:
-        return "model_type" in json.loads((checkpoint / "config.json").read_bytes())
-    except (OSError, ValueError, TypeError):
-        return False
+    return is_hugging_face_folder(checkpoint)
 
 
 def _hugging_face(name: str, text: Path | None, context: int | None, batches: int) -> _Measured:

@@ -113,7 +113,7 @@ def save_checkpoint(
     step: int,
     corpus: str,
     corpus_fingerprint: str,
-    state: TrainingState,
+    state: TrainingState | None,
 ) -> None:
     """Write a checkpoint in one step: a kill at any moment leaves the folder's old checkpoint or this one, whole.
 
@@ -129,7 +129,7 @@ def save_checkpoint(
         step: updates made.
         corpus: its name.
         corpus_fingerprint: `TokenStore.fingerprint`.
-        state: what a resumed run needs.
+        state: what a resumed run needs; None for a model that was not trained here, which cannot be resumed.
 
     Raises:
         ValueError: if `folder` holds files that are not ours.
@@ -151,9 +151,10 @@ def save_checkpoint(
         write_atomic(temporary / "model.safetensors", tensor_bytes(weights))
         write_atomic(temporary / "tokenizer.json", tokenizer.to_str())
         write_atomic(temporary / "metrics.jsonl", rows)
-        write_atomic(temporary / "state/optimiser.safetensors", tensor_bytes({**state.optimiser, "random_state": state.random_state}))
-        progress = {"step": step, "sampler": state.sampler, "metrics_bytes": len(rows.encode())}
-        write_atomic(temporary / "state/progress.json", _json(progress))
+        if state is not None:
+            write_atomic(temporary / "state/optimiser.safetensors", tensor_bytes({**state.optimiser, "random_state": state.random_state}))
+            progress = {"step": step, "sampler": state.sampler, "metrics_bytes": len(rows.encode())}
+            write_atomic(temporary / "state/progress.json", _json(progress))
         if regulariser is not None:
             write_atomic(temporary / "state/regulariser.safetensors", tensor_bytes(regulariser.state_dict()))
 
