@@ -15,7 +15,7 @@ from hushlm.architectures import parse
 from hushlm.config import ModelShape
 from hushlm.cost.network import WAN, Network
 from hushlm.cost.pricing import Amount, price_total
-from hushlm.files import current_folder, verify_manifest
+from hushlm.files import current_folder, read_json, verify_manifest
 from hushlm.plan import ProtocolSettings, prefill_plan
 
 __all__ = ["MeasuredModel", "price_measured", "read_checkpoint", "read_model", "read_results"]
@@ -81,7 +81,7 @@ def _configuration(folder: Path) -> dict[str, Any]:
     """What a checkpoint's config.json holds, after every file has been checked against the manifest."""
     inside = current_folder(folder)
     verify_manifest(inside)
-    found: dict[str, Any] = json.loads((inside / "config.json").read_bytes())
+    found: dict[str, Any] = read_json(inside / "config.json")
     return found
 
 
@@ -92,7 +92,7 @@ def read_results(path: Path) -> list[MeasuredModel]:
         ValueError: in one sentence, if the file is not one of these.
     """
     try:
-        document = json.loads(path.read_bytes())
+        document = read_json(path)
         shape = _shape(document["settings"]["shape"])
         found = []
         for row in document["rows"]:

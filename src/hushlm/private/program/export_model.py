@@ -19,7 +19,7 @@ import numpy as np
 
 from hushlm.architectures import Architecture
 from hushlm.config import ModelShape
-from hushlm.files import MANIFEST, new_folder, write_atomic
+from hushlm.files import MANIFEST, new_folder, verify_manifest, write_atomic
 from hushlm.plan import HUSH, Rewrites
 from hushlm.private.program.backend import ReferenceBackend
 from hushlm.private.program.description import DESCRIPTION_FILE, WEIGHTS_FILE, ProgramDescription, RevealPolicy, describe
@@ -138,10 +138,17 @@ def export_model(
         rewrites: how the program is written.
 
     Raises:
-        ValueError: if `output` holds other files, or the numbers are too large for fixed point.
+        ValueError: if `checkpoint` is none or its folder is gone, if `output` holds other files, or if the numbers are too large for fixed
+            point.
     """
     from safetensors.numpy import save
 
+    if not isinstance(getattr(checkpoint, "folder", None), Path):
+        raise ValueError(
+            f"export_model takes a checkpoint as load_checkpoint returns it, not a {type(checkpoint).__name__}: a Hugging Face model "
+            "becomes one by hushlm.huggingface.save_hf_checkpoint."
+        )
+    verify_manifest(checkpoint.folder)  # its digest becomes part of the program's description
     model = checkpoint.model
     architecture, shape = model.architecture.without_regulariser(), model.shape
     state = {name: tensor.numpy() for name, tensor in model.plain_state().items()}
