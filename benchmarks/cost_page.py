@@ -94,7 +94,10 @@ def totals() -> str:
         Column("further_bare", "of it without head and answer, MB", megabytes, "right"),
         Column("memory", "server GB", gigabytes, "right"),
     )
-    text = "L=12, H=12, D=768, V=50,257, T=128, one token, embedding, head and arg max included; set-up (26 MB a session) not."
+    text = (
+        "L=12, H=12, D=768, V=50,257, T=128, one token, embedding, head and arg max included; set-up not: 26 MB a session are predicted "
+        "for it, and about 4 MB more are counted, because a session's set-up includes a warm-up program."
+    )
     return section("GPT-2 small", text, Table("", columns, rows))
 
 
@@ -268,6 +271,7 @@ primitives, and `cost.primitives` knows what a call moves from the engine's own 
 triples and what refilling it costs, how many oblivious transfers a comparison uses up. Only sizes of ciphertexts are fitted. The test suite
 runs every distinct step of every architecture in the registry in two processes, at two shapes, in both ways of writing, and asks
 that each single run's bytes be predicted within 0.2% and its messages exactly, refills included; the promise is 2%.
+Both are about steps, not about set-up.
 
 Lengths are priced as a session runs them: the prompt, and then the prompt with every further token, is rounded up to a multiple of 32
 tokens, at most the context (`hushlm.plan.bucket_length`). `hushlm cost FOLDER` reads architecture, shape and program from a checkpoint
