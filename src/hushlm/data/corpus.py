@@ -153,8 +153,9 @@ def _corpus_of(found: Found, root: Path, name: str, label: str, suffixes: tuple[
     if not documents:
         there = counted(found.lost + found.empty)
         there = f"no text in files ending in {', '.join(suffixes)} ({there})" if there else f"no file ending in {', '.join(suffixes)}"
+        hint = " ([''] for names without an ending)" if "without ending" in found.not_read else ""
         beside = f"; not read: {counted(found.not_read)}" if found.not_read else ""
-        raise ValueError(f"{root} holds {there}{beside}: name a folder with UTF-8 text, or set data.suffixes.")
+        raise ValueError(f"{root} holds {there}{beside}: name a folder with UTF-8 text, or set data.suffixes{hint}.")
     digest = hashlib.sha256()
     for document in documents:
         digest.update(f"{document.path}\0{document.sha256}\n".encode("utf-8", "surrogateescape"))

@@ -175,8 +175,12 @@ def load_keys(folder: Path, name: str) -> TlsFiles:
     files = TlsFiles(folder / f"{name}.pem", folder / f"{name}.key", folder / f"{AUTHORITY}.pem")
     for path in (files.certificate, files.private_key, files.authority):
         if not path.is_file():
+            others = sorted(key.stem for key in folder.glob("*.key") if key.stem != AUTHORITY)
+            if path == files.certificate and others:
+                raise ValueError(f"There is no {path}: {folder} holds the keys of {', '.join(others)}; give that name (--client NAME).")
             raise ValueError(
-                f"There is no {path}: make keys with `hushlm keys create FOLDER --host HOST` and copy this party's files here."
+                f"There is no {path}: whoever runs the server makes keys, with `hushlm keys create FOLDER --host HOST`; "
+                "copy this party's files here."
             )
     certificate, authority = read_certificate(files.certificate), read_certificate(files.authority)
     now = utc_now()
