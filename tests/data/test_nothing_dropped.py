@@ -98,6 +98,21 @@ def test_texts_and_tables_in_one_folder(tmp_path: Path, store_of: Callable[..., 
         store_of(folder, suffixes=(".txt", ".jsonl"))
 
 
+def test_endings_in_capital_letters_are_tables_too(tmp_path: Path, store_of: Callable[..., TokenStore]) -> None:
+    """And never text: nobody wants to train on the braces."""
+    rows(tmp_path / "c" / "A.JSONL", [{"text": TEXT}] * 80)
+    for corpus in (tmp_path / "c", tmp_path / "c" / "A.JSONL"):
+        store = store_of(corpus)
+        assert store.documents == 80
+        assert "{" not in whole(store)
+
+
+def test_utf_32_is_named(tmp_path: Path, store_of: Callable[..., TokenStore]) -> None:
+    texts(tmp_path / "c", 60)
+    (tmp_path / "c" / "w.txt").write_text(TEXT, encoding="utf-32")
+    assert store_of(tmp_path / "c").report.lost == {"in UTF-32, not UTF-8": 1}
+
+
 def test_hidden_files_are_counted_and_not_read(tmp_path: Path, store_of: Callable[..., TokenStore]) -> None:
     """Of texts and of tables alike: what notebooks, version control and other systems put beside them is no corpus."""
     for folder, ending in ((tmp_path / "texts", ".txt"), (tmp_path / "tables", ".jsonl")):

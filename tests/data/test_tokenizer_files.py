@@ -160,3 +160,6 @@ def test_a_character_that_would_be_lost_is_refused() -> None:
         with pytest.raises(ValueError, match="the character would be lost"):
             encode("ab é a")
     assert tokenizer.to_str() == library.to_str()
+    for model in (models.WordLevel({"a": 0}), models.WordPiece({"a": 0}, unk_token="[UNK]"), models.Unigram([("a", -1.0)])):
+        with pytest.raises(ValueError, match="the character would be lost"):
+            Tokenizer(tokenizers.Tokenizer(model)).encode("é")

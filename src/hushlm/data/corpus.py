@@ -100,7 +100,7 @@ def open_corpus(config: DataConfig) -> Corpus:
         return NAMED[config.corpus](config)
     root = expand_user(config.corpus)
     if root.is_file():
-        return _tables([root], root.name, config) if root.name.endswith(_ROW_SUFFIXES) else _text_file(root)
+        return _tables([root], root.name, config) if root.name.lower().endswith(_ROW_SUFFIXES) else _text_file(root)
     if not root.is_dir():
         raise ValueError(
             f"There is no folder {config.corpus!r}, and no such file: data.corpus is {', '.join(NAMED)}, a folder of text, .parquet or "
@@ -113,12 +113,12 @@ def _folder(root: Path, config: DataConfig) -> Corpus:
     name = root.absolute().name or "folder"
     not_read: Counter[str] = Counter()
     files = list(walk(root, _CLOSED, not_read))
-    tables = sorted(path for path in files if path.is_file() and path.name.endswith(_ROW_SUFFIXES))
+    tables = sorted(path for path in files if path.is_file() and path.name.lower().endswith(_ROW_SUFFIXES))
     of_rows = tuple(suffix for suffix in config.suffixes if suffix.endswith(_ROW_SUFFIXES))
     of_text = tuple(suffix for suffix in config.suffixes if suffix not in of_rows)
     if not tables:
         return _text_files(root, name, name, config.suffixes, _CLOSED)
-    wanted = [path for path in tables if not of_rows or path.name.endswith(of_rows)]
+    wanted = [path for path in tables if not of_rows or path.name.lower().endswith(of_rows)]
     if not of_text:
         return _tables(wanted, name, config, root, not_read + by_ending(set(files) - set(wanted)))
     found = look_into(root, of_text, _CLOSED)
@@ -213,7 +213,7 @@ def _tables(
         label = file.relative_to(root).as_posix() if root else file.name
         digest.update(f"{label}\0{_file_digest(file, config.cache)}\n".encode("utf-8", "surrogateescape"))
         if has_rows(file):
-            parts.append(RowsPart(label, "parquet" if file.name.endswith(".parquet") else "json", file))
+            parts.append(RowsPart(label, "parquet" if file.name.lower().endswith(".parquet") else "json", file))
         else:
             empty["without rows"] += 1
     if not parts:

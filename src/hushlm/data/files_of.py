@@ -76,6 +76,8 @@ def text_document(file: Path, name: str) -> Document | LeftOut:
     with file.open("rb") as opened:
         try:
             while block := opened.read(_BLOCK_BYTES):
+                if not size and block.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+                    return LeftOut("in UTF-32, not UTF-8")
                 if not size and block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
                     return LeftOut("in UTF-16, not UTF-8")
                 digest.update(block)
