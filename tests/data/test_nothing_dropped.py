@@ -113,6 +113,15 @@ def test_utf_32_is_named(tmp_path: Path, store_of: Callable[..., TokenStore]) ->
     assert store_of(tmp_path / "c").report.lost == {"in UTF-32, not UTF-8": 1}
 
 
+def test_null_bytes_are_no_text(tmp_path: Path, store_of: Callable[..., TokenStore]) -> None:
+    """They are UTF-8, but the byte ends a document, and a large file without content would be read for minutes."""
+    texts(tmp_path / "c", 60)
+    (tmp_path / "c" / "w.txt").write_text(f"{TEXT}\0{TEXT}")
+    assert store_of(tmp_path / "c").report.lost == {"with null bytes, so no text": 1}
+    with pytest.raises(ValueError, match="with null bytes, so no text"):
+        store_of(tmp_path / "c" / "w.txt")
+
+
 def test_hidden_files_are_counted_and_not_read(tmp_path: Path, store_of: Callable[..., TokenStore]) -> None:
     """Of texts and of tables alike: what notebooks, version control and other systems put beside them is no corpus."""
     for folder, ending in ((tmp_path / "texts", ".txt"), (tmp_path / "tables", ".jsonl")):

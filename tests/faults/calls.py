@@ -101,12 +101,6 @@ def sound_calls(places: Places) -> list[Call]:
         ),
         Call("cost", {"architecture": "SM2+R"}, {"layers": "2", "heads": "2", "width": "64", "context": "16", "vocab": "256"}),
         Call(
-            "cost",
-            {"architecture": "SM2+R"},
-            {"layers": "2", "heads": "2", "width": "64", "context": "16", "vocab": "256", "growth": None}
-            | {"output": str(scratch / "growth")},
-        ),
-        Call(
             "cost frontier",
             options={
                 "budget": "1GB",

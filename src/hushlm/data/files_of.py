@@ -80,6 +80,8 @@ def text_document(file: Path, name: str) -> Document | LeftOut:
                     return LeftOut("in UTF-32, not UTF-8")
                 if not size and block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
                     return LeftOut("in UTF-16, not UTF-8")
+                if b"\0" in block:  # what ends a document for our own tokenizers; no text has it, disk images and programs do
+                    return LeftOut("with null bytes, so no text")
                 digest.update(block)
                 decoder.decode(block)
                 size += len(block)
