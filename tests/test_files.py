@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-import hushlm.files as files
+import hushlm.files.places as places
 from hushlm.files import (
     check_replaceable,
     current_folder,
@@ -250,7 +250,8 @@ def test_kill_at_random_moments(tmp_path: Path) -> None:
 
 
 IN_PLACE = CRASH.replace(
-    "sys.addaudithook(hook)", "import hushlm.files\nhushlm.files._is_mount = lambda path: path == folder\nsys.addaudithook(hook)"
+    "sys.addaudithook(hook)",
+    "import hushlm.files.places\nhushlm.files.places._is_mount = lambda path: path == folder\nsys.addaudithook(hook)",
 )
 
 
@@ -266,7 +267,7 @@ def test_kill_before_every_file_operation_in_place(tmp_path: Path, monkeypatch: 
         done = subprocess.run([sys.executable, "-c", IN_PLACE, str(folder), str(last)], check=False)
         seen.append(version_of(folder))
         assert done.returncode in (0, -signal.SIGKILL)
-        monkeypatch.setattr(files, "_is_mount", lambda path, folder=folder: path == folder)
+        monkeypatch.setattr(places, "_is_mount", lambda path, folder=folder: path == folder)
         write_version(folder, 3)
         assert version_of(folder) == 3
         assert {path.name for path in folder.iterdir()} == {"a.txt", "state", "manifest.json"}
@@ -334,7 +335,7 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
 def test_what_a_file_system_keeps_for_itself_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "folder"
     (folder / "lost+found").mkdir(parents=True)
-    monkeypatch.setattr(files, "_is_mount", lambda path: path == folder)
+    monkeypatch.setattr(places, "_is_mount", lambda path: path == folder)
     write_version(folder, 1)
     assert version_of(folder) == 1
     assert (folder / "lost+found").is_dir()

@@ -6,7 +6,6 @@ Legend: B batch, T tokens, H heads, D width, V vocabulary, L layers.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from typing import NamedTuple
 
 import torch
@@ -185,7 +184,3 @@ class LanguageModel(nn.Module):
             return state
         finally:
             self.train(was_training)
-
-    def count_nonlinear_operations(self) -> Counter[str]:
-        """How often each nonlinear operation is called in one forward pass, as the leaf modules state it."""
-        return Counter(operation for module in self.modules() for operation in getattr(module, "nonlinear_operations", ()))
