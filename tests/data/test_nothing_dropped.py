@@ -93,8 +93,8 @@ def test_texts_and_tables_in_one_folder(tmp_path: Path, store_of: Callable[..., 
     report = store_of(folder).report  # as a data set's folder on the hub is
     assert (report.documents, report.not_read) == (80, {"text files beside the tables": 1})
 
+    (folder / "d.txt").write_text(TEXT)
     with pytest.raises(ValueError, match="one kind must be meant"):  # a table is never read as if it were text
-        (folder / "d.txt").write_text(TEXT)
         store_of(folder, suffixes=(".txt", ".jsonl"))
 
 
