@@ -155,7 +155,7 @@ def _check_yaml(what: str, text: str | bytes) -> None:
                 anchor, size = opened.pop()
                 sizes[anchor or ""] = size
             elif isinstance(event, yaml.NodeEvent):
-                size = sizes.get(event.anchor, 1) if isinstance(event, yaml.AliasEvent) else 1
+                size = sizes.get(event.anchor or "", 1) if isinstance(event, yaml.AliasEvent) else 1
             anchor, before = opened[-1]
             opened[-1] = anchor, before + size
             if len(opened) > _MOST_NESTED or before + size > _MOST_VALUES:
