@@ -54,7 +54,10 @@ def test_the_readmes_file_tree_is_the_repositorys() -> None:
     missing = [
         name
         for name in files
-        if name.startswith("src/") and not name.endswith(("__init__.py", "__init__.pyi")) and name not in tree and not name.startswith(tuple(closed))
+        if name.startswith("src/")
+        and not name.endswith(("__init__.py", "__init__.pyi"))
+        and name not in tree
+        and not name.startswith(tuple(closed))
     ]
     assert not missing, f"the README's tree leaves out {missing}"
 

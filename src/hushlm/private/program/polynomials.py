@@ -13,7 +13,7 @@ import numpy as np
 from numpy.polynomial import Polynomial
 from numpy.polynomial.chebyshev import Chebyshev
 
-__all__ = ["GELU_BOUND", "GELU_COEFFICIENTS", "gelu", "reciprocal", "smooth_relu", "square"]
+__all__ = ["GELU_BOUND", "GELU_COEFFICIENTS", "gelu", "quartic_terms", "reciprocal", "smooth_relu", "square"]
 
 Array = Any
 
@@ -38,16 +38,20 @@ def square(xp: ModuleType, x: Array, built_in: bool) -> Array:
     return xp.exp(less + less)
 
 
+def quartic_terms() -> tuple[float, float, float, float, float]:
+    """c4, p, q, r, s of `gelu`."""
+    c0, c1, c2, c3, c4 = GELU_COEFFICIENTS
+    p = c3 / (4 * c4)
+    q = c2 / (2 * c4) - 3 * p * p
+    return c4, p, q, c0 - c4 * (p * p + q) ** 2, c1 - 4 * p * (p * p + q) * c4
+
+
 def gelu(xp: ModuleType, x: Array, built_in_squares: bool) -> Array:
     """x/2 + g(|x|), g as in `GELU_COEFFICIENTS`: one sign, one clip and two squares an element.
 
     A quartic is two nested squares and a linear term: c4 ((v + p)^2 + q)^2 + s v + r.
     """
-    c0, c1, c2, c3, c4 = GELU_COEFFICIENTS
-    p = c3 / (4 * c4)
-    q = c2 / (2 * c4) - 3 * p * p
-    s = c1 - 4 * p * (p * p + q) * c4
-    r = c0 - c4 * (p * p + q) ** 2
+    c4, p, q, r, s = quartic_terms()
     size = xp.where(x < 0.0, -x, x)
     v = xp.minimum(size, GELU_BOUND)
     inner = square(xp, v + p, built_in_squares) + q
