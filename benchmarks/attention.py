@@ -200,6 +200,9 @@ def main() -> None:
     found = [row for context in asked.contexts.split(",") for row in measure(int(context), orders, asked.rounds, asked.device)]
     named = "attention" if asked.device == "cpu" else f"attention-{asked.device}"
     output = asked.output or Path("results", f"{named}.json")
+    plain = [row for row in found if row["attention"] == "SM"]
+    native = [row for row in found if row["attention"] != "SM"]
+    rows = plain + native
     document = {
         "kernel": choose(torch.zeros(1, 1, 1, WIDTH, device=asked.device), order=None).name,
         "device": torch.cuda.get_device_name() if asked.device == "cuda" else "cpu",
@@ -207,10 +210,9 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "heads": HEADS,
         "head_width": WIDTH,
-        "rows": [row for row in found if row["attention"] == "SM"],
-        "native_softmax_rows": [row for row in found if row["attention"] != "SM"],
+        "rows": plain,
+        "native_softmax_rows": native,
     }
-    rows = document["rows"] + document["native_softmax_rows"]
     output.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(output, json.dumps(document, indent=1))
     if asked.json:

@@ -15,11 +15,10 @@ from hushlm.cost import LAN, WAN, price
 from hushlm.cost.against import NOTE, against_paper
 from hushlm.cost.budget import SearchSpace, every_architecture
 from hushlm.cost.constants import load_constants
-from hushlm.cost.exchange import Protocol
 from hushlm.cost.growth import LONGEST
 from hushlm.cost.measured import read_results
 from hushlm.files import write_atomic
-from hushlm.plan import decode_plan, prefill_plan
+from hushlm.plan import ModelPart, ProtocolSettings, StepName, decode_plan, prefill_plan
 from hushlm.report.budget_report import FrontierReport
 from hushlm.report.cost_tables import against_table, gigabytes, latency_table, residuals_table
 from hushlm.report.growth_report import GrowthReport
@@ -105,14 +104,14 @@ def feed_forwards() -> str:
     for letter, formula in FFNS.items():
         report = price(prefill_plan(parse(f"SM2+{letter}"), GPT2_SMALL, 128))
         first = [step for step in report.steps if step.step.layer == 0]
-        (activation,) = (step.amount for step in first if step.step.name == "ffn_activation")
+        (activation,) = (step.amount for step in first if step.step.name is StepName.FFN_ACTIVATION)
         elements = 128 * GPT2_SMALL.ffn_width
         rows.append(
             {
                 "architecture": f"SM2+{letter}",
                 "formula": formula,
                 "activation": activation.bytes / elements,
-                "whole": sum(step.amount.bytes for step in first if step.step.name.startswith("ffn")) / elements,
+                "whole": sum(step.amount.bytes for step in first if step.step.name.part is ModelPart.FEED_FORWARD) / elements,
                 "rounds": activation.rounds,
                 "bytes": report.total.bytes,
                 "cpu": report.total.cpu_seconds,
@@ -139,7 +138,7 @@ def paper() -> str:
 
 
 def frontier() -> str:
-    report = FrontierReport.make(SPACE, BUDGETS, AT_LEAST, read_results(KERNELS), WAN, Protocol())
+    report = FrontierReport.make(SPACE, BUDGETS, AT_LEAST, read_results(KERNELS), WAN, ProtocolSettings())
     report.write_figures(FIGURES)
     text = (
         f"`hushlm cost frontier --budget 500MB,2GB --parameters 100M --results results/kernels-micro.json`: {len(report.candidates):,} "

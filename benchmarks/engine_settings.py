@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "4 threads": {"threads": 4},
 }
 
-PROGRAMS = {
+PROGRAMS: dict[str, tuple[Callable[[Any], Callable[..., Any]], tuple[str, ...]]] = {
     "comparisons": (lambda xp: lambda x: xp.maximum(x, 0.5), ("x",)),
     "exponentials": (lambda xp: lambda x: xp.exp(-x), ("x",)),
     "product": (lambda xp: lambda left, right: left @ right, ("left", "right")),

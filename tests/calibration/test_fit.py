@@ -12,12 +12,13 @@ from hushlm.calibration.both_parties import run_both
 from hushlm.calibration.fit import DELAY, PROGRAMS, SERIES_RUNS, Counted, Measurements, count_programs, fit
 from hushlm.calibration.micro_programs import MICRO_PROGRAMS, SERIES, SQUARINGS, UNPACKED_PROGRAMS, MicroProgram
 from hushlm.cost.constants import CalibratedConstants, Constants, load_constants
-from hushlm.cost.exchange import Exchange, Protocol
+from hushlm.cost.exchange import Exchange
 from hushlm.cost.primitives import TRANSFER_STOCK, Primitives
 from hushlm.cost.programs import overhead_seconds
+from hushlm.plan import ProtocolSettings
 from hushlm.private.engine import EngineSettings
 
-PROTOCOL = Protocol()
+SETTINGS = ProtocolSettings()
 
 
 def made_up() -> tuple[Constants, Constants]:
@@ -28,38 +29,38 @@ def made_up() -> tuple[Constants, Constants]:
     return cpu, elapsed
 
 
-def seconds(program: MicroProgram, lines: int, constants: Constants, protocol: Protocol) -> float:
-    exchange = program.price(Primitives(constants, protocol))
+def seconds(program: MicroProgram, lines: int, constants: Constants, settings: ProtocolSettings) -> float:
+    exchange = program.price(Primitives(constants, settings))
     return exchange.cpu_seconds + overhead_seconds(exchange, lines, constants)
 
 
-def counted(program: MicroProgram, lines: int, cpu: Constants, elapsed: Constants, protocol: Protocol) -> tuple[Counted, Counted]:
+def counted(program: MicroProgram, lines: int, cpu: Constants, elapsed: Constants, settings: ProtocolSettings) -> tuple[Counted, Counted]:
     """Both parties' account of runs that go exactly as the constants say; the first run of all pays for set-up."""
-    exchange = program.price(Primitives(cpu, protocol))
+    exchange = program.price(Primitives(cpu, settings))
     ways = round(exchange.forward_bytes), round(exchange.back_bytes)
-    passed, used = seconds(program, lines, elapsed, protocol), seconds(program, lines, cpu, protocol)
+    passed, used = seconds(program, lines, elapsed, settings), seconds(program, lines, cpu, settings)
     client = Counted((ways[0] + 1000, ways[0]), (ways[1] + 1000, ways[1]), passed, 0.25 * used, lines)
     return client, replace(client, forward=client.back, back=client.forward, cpu_seconds=0.75 * used)
 
 
 def measurements(cpu: Constants, elapsed: Constants) -> Measurements:
-    def of(kind: str, protocol: Protocol) -> tuple[list[Counted], list[Counted]]:
-        pairs = [counted(program, 5 + 7 * index % 60, cpu, elapsed, protocol) for index, program in enumerate(PROGRAMS[kind])]
+    def of(kind: str, settings: ProtocolSettings) -> tuple[list[Counted], list[Counted]]:
+        pairs = [counted(program, 5 + 7 * index % 60, cpu, elapsed, settings) for index, program in enumerate(PROGRAMS[kind])]
         return [client for client, _ in pairs], [server for _, server in pairs]
 
-    programs = of("packed", PROTOCOL)
+    programs = of("packed", SETTINGS)
     first = programs[0][0]
-    series = replace(counted(SERIES, 5, cpu, elapsed, PROTOCOL)[0], forward=(10, 10, 10 + round(cpu.refill)), back=(0, 0, 0))
-    rounds: Callable[[MicroProgram], float] = lambda program: program.price(Primitives(cpu, PROTOCOL)).rounds  # noqa: E731
+    series = replace(counted(SERIES, 5, cpu, elapsed, SETTINGS)[0], forward=(10, 10, 10 + round(cpu.refill)), back=(0, 0, 0))
+    rounds: Callable[[MicroProgram], float] = lambda program: program.price(Primitives(cpu, SETTINGS)).rounds  # noqa: E731
     delayed = [run.seconds + DELAY.round_trip_seconds * rounds(program) for run, program in zip(programs[0], MICRO_PROGRAMS, strict=False)]
     opened = [(n, round(cpu.answer_base + n * cpu.answer_element)) for n in (1, 1000)]
-    return Measurements(programs, first, first, first, series, opened, of("unpacked", replace(PROTOCOL, packing=False)), delayed)
+    return Measurements(programs, first, first, first, series, opened, of("unpacked", replace(SETTINGS, pack_products=False)), delayed)
 
 
 def test_the_fit_gives_back_what_the_measurements_were_made_of() -> None:
     cpu, elapsed = made_up()
     kept = load_constants()
-    fitted = fit(measurements(cpu, elapsed), kept, PROTOCOL, "an engine")
+    fitted = fit(measurements(cpu, elapsed), kept, SETTINGS, "an engine")
     assert (fitted.engine, fitted.version) == ("an engine", kept.version + 1)
     reads: dict[str, Callable[[Exchange], float]] = {
         "forward": lambda exchange: exchange.forward_bytes,
@@ -68,12 +69,12 @@ def test_the_fit_gives_back_what_the_measurements_were_made_of() -> None:
     }
     for program in MICRO_PROGRAMS:
         for name, read in reads.items():
-            ours, theirs = (read(program.price(Primitives(constants, PROTOCOL))) for constants in (fitted.values, cpu))
+            ours, theirs = (read(program.price(Primitives(constants, SETTINGS))) for constants in (fitted.values, cpu))
             assert ours == pytest.approx(theirs, rel=1e-3, abs=1), (program.name, name)
-    for kind, protocol in (("packed", PROTOCOL), ("unpacked", replace(PROTOCOL, packing=False))):
+    for kind, settings in (("packed", SETTINGS), ("unpacked", replace(SETTINGS, pack_products=False))):
         for program in PROGRAMS[kind]:
-            for ours, theirs in ((fitted.values, cpu), (fitted.elapsed, elapsed)):
-                assert seconds(program, 20, ours, protocol) == pytest.approx(seconds(program, 20, theirs, protocol), rel=1e-3), program.name
+            for found, given in ((fitted.values, cpu), (fitted.elapsed, elapsed)):
+                assert seconds(program, 20, found, settings) == pytest.approx(seconds(program, 20, given, settings), rel=1e-3), program.name
     assert fitted.values.refill == pytest.approx(cpu.refill, abs=1)
     assert fitted.values.answer_element == pytest.approx(cpu.answer_element, rel=1e-3)
     assert fitted.values.slot_keys == 1000
@@ -84,7 +85,7 @@ def test_the_fit_gives_back_what_the_measurements_were_made_of() -> None:
 def test_what_was_not_measured_is_kept() -> None:
     cpu, elapsed = made_up()
     kept = load_constants()
-    fitted = fit(replace(measurements(cpu, elapsed), unpacked=None, delayed=None), kept, PROTOCOL, "an engine")
+    fitted = fit(replace(measurements(cpu, elapsed), unpacked=None, delayed=None), kept, SETTINGS, "an engine")
     for field in fields(Constants):
         if field.name.endswith(("_seconds", "_rounds")):
             assert getattr(fitted.values, field.name) == getattr(kept.values, field.name)
@@ -92,7 +93,7 @@ def test_what_was_not_measured_is_kept() -> None:
 
 
 def test_the_series_needs_one_refill_of_one_worker() -> None:
-    exchange = SERIES.price(Primitives(load_constants().values, PROTOCOL))
+    exchange = SERIES.price(Primitives(load_constants().values, SETTINGS))
     (used,) = exchange.forward_transfers
     assert TRANSFER_STOCK < SERIES_RUNS * used < 2 * TRANSFER_STOCK
 
@@ -102,7 +103,7 @@ def test_the_series_needs_one_refill_of_one_worker() -> None:
 def test_products_without_packing_are_counted_and_move_what_the_model_says() -> None:
     settings = EngineSettings(exponential_squarings=SQUARINGS, pack_products=False)
     client, server = run_both(count_programs, ("unpacked", 2), settings)
-    unpacked = Primitives(load_constants().values, replace(PROTOCOL, packing=False))
+    unpacked = Primitives(load_constants().values, replace(SETTINGS, pack_products=False))
     for program, mine, theirs in zip(UNPACKED_PROGRAMS, client, server, strict=True):
         assert (mine.forward, mine.back) == (theirs.back, theirs.forward)
         assert mine.seconds > 0

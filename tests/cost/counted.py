@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
+from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 
 import numpy as np
 
+from hushlm.calibration.both_parties import stream_both
 from hushlm.calibration.counting import run_step
-from hushlm.calibration.relay import free_ports
 from hushlm.plan import Plan, Step
-from hushlm.private.engine import Channel, Engine, EngineSettings, Party
+from hushlm.private.engine import Engine, EngineSettings, Party
 from hushlm.private.program.backend import EngineBackend
 
 WARM_ELEMENTS = 4096
@@ -48,40 +47,21 @@ def _warm_up(engine: Engine, backend: EngineBackend) -> None:
     )
 
 
-def _party(party: Party, ports: list[int], settings: EngineSettings, work: list[tuple[Plan, Step]], repeats: int, to: Connection) -> None:
-    engine = Engine(party, settings, Channel(party, (f"127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}"), None))
+def _count_at_party(engine: Engine, work: list[tuple[Plan, Step]], repeats: int) -> Iterator[list[Run]]:
     backend = EngineBackend(engine)
     _warm_up(engine, backend)
     for plan, step in work:
-        to.send(
-            [
-                Run(t.sent_bytes, t.received_bytes, t.sent_messages, t.received_messages, t.seconds)
-                for t in run_step(engine, backend, plan, step, repeats)
-            ]
-        )
-    to.recv()
+        yield [
+            Run(t.sent_bytes, t.received_bytes, t.sent_messages, t.received_messages, t.seconds)
+            for t in run_step(engine, backend, plan, step, repeats)
+        ]
 
 
 def count_every_run(work: list[tuple[Plan, Step]], settings: EngineSettings, repeats: int) -> list[list[Run]]:
     """Every run of every step at the client, in the order in which they were made; set-up is over before the first."""
-    context = multiprocessing.get_context("spawn")
-    ports = free_ports(2)
-    pipes, processes = [], []
-    for party in Party:
-        here, there = context.Pipe()
-        process = context.Process(target=_party, args=(party, ports, settings, work, repeats, there), daemon=True)
-        process.start()
-        there.close()
-        pipes.append(here)
-        processes.append(process)
-    try:
-        counted = []
-        for _ in work:
-            client, server = (pipe.recv() for pipe in pipes)
-            assert [(r.forward_bytes, r.back_bytes) for r in client] == [(r.back_bytes, r.forward_bytes) for r in server]
-            counted.append(client)
-        return counted
-    finally:
-        for process in processes:
-            process.kill()
-            process.join()
+    counted = []
+    for client, server in stream_both(_count_at_party, (work, repeats), settings):
+        assert [(r.forward_bytes, r.back_bytes) for r in client] == [(r.back_bytes, r.forward_bytes) for r in server]
+        counted.append(client)
+    assert len(counted) == len(work)
+    return counted

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hushlm.architectures import KERNEL_ORDERS, REGISTRY, FeedForward, Norm, parse
+from hushlm.architectures import KERNEL_ORDERS, REGISTRY, Architecture, FeedForward, Norm, parse
 from hushlm.cli.main import main
 from hushlm.config import ModelShape
 from hushlm.cost import flops, parameters, price, price_total
@@ -30,7 +30,7 @@ SMALL = ["--layers", "1,2", "--widths", "32,64", "--heads", "2,4", "--context", 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "own head"])
 @pytest.mark.parametrize("architecture", REGISTRY, ids=str)
-def test_parameters_are_those_of_the_model(architecture, tied: bool) -> None:
+def test_parameters_are_those_of_the_model(architecture: Architecture, tied: bool) -> None:
     shape = ModelShape(layers=6, heads=4, width=32, context=16, vocabulary=50, tied_head=tied)
     assert parameters(architecture, shape) == sum(value.numel() for value in LanguageModel(architecture, shape).plain_state().values())
 
@@ -45,7 +45,7 @@ def test_every_combination_with_a_meaning_is_there_once() -> None:
 
 
 @pytest.mark.parametrize("architecture", REGISTRY, ids=str)
-def test_a_total_alone_is_the_price_lists(architecture) -> None:
+def test_a_total_alone_is_the_price_lists(architecture: Architecture) -> None:
     shape = ModelShape(layers=6, heads=4, width=64, context=64, vocabulary=256)
     for plan in (prefill_plan(architecture, shape, 64), decode_plan(architecture, shape, 64)):
         assert price_total(plan) == price(plan).total
@@ -78,10 +78,10 @@ def test_the_best_within_a_budget_is_the_best_of_all_that_fit() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=30))
-def test_a_front_holds_exactly_what_nothing_dominates(points) -> None:
+def test_a_front_holds_exactly_what_nothing_dominates(points: list[tuple[int, int]]) -> None:
     front = pareto_front(points, lambda point: point[0], lambda point: point[1])
 
-    def dominated(one) -> bool:
+    def dominated(one: tuple[int, int]) -> bool:
         return any(other != one and other[0] <= one[0] and other[1] >= one[1] for other in points)
 
     assert set(front) == {point for point in points if not dominated(point)}
@@ -115,7 +115,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return capsys.readouterr().out
 
 
-def test_the_command_prints_the_largest_within_each_budget(capsys, tmp_path: Path) -> None:
+def test_the_command_prints_the_largest_within_each_budget(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = [*SMALL, "--budget", "20MB,60MB", "--parameters", "50K", "--output", str(tmp_path / "out")]
     document = json.loads(run(capsys, *words, "--json"))
     assert json.loads((tmp_path / "out/frontier.json").read_text()) == document
@@ -132,7 +132,7 @@ def test_the_command_prints_the_largest_within_each_budget(capsys, tmp_path: Pat
     assert str(tmp_path / "out/frontier.png") in text
 
 
-def test_what_fits_nowhere_is_said(capsys) -> None:
+def test_what_fits_nowhere_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"None of {8 * len(every_architecture())} models: the cheapest takes" in " ".join(run(capsys, *SMALL, "--budget", "1kB").split())
 
 
@@ -144,7 +144,7 @@ def test_a_search_needs_no_heavy_library() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
-def test_named_architectures_alone_are_searched(capsys) -> None:
+def test_named_architectures_alone_are_searched(capsys: pytest.CaptureFixture[str]) -> None:
     document = json.loads(
         run(capsys, *SMALL, "--architectures", "SM2(t)+ScFuFFN,SM+ScFuFFN(2 deepest FFNs removed)", "--budget", "1GB", "--json")
     )
@@ -167,7 +167,9 @@ def checkpoint(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_checkpoints_last_validation_is_held_against_its_bytes(capsys, checkpoint: Path, tmp_path: Path) -> None:
+def test_a_checkpoints_last_validation_is_held_against_its_bytes(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path
+) -> None:
     found = read_checkpoint(checkpoint)
     assert (found.architecture, found.perplexity, found.shape.width) == ("SM2+R", 7.5, 32)
     document = json.loads(run(capsys, "--checkpoints", str(tmp_path / "runs/*"), "--output", str(tmp_path / "out"), "--json"))
@@ -179,7 +181,7 @@ def test_a_checkpoints_last_validation_is_held_against_its_bytes(capsys, checkpo
     assert (tmp_path / "out/perplexity.png").exists()
 
 
-def test_committed_results_are_read_and_their_front_is_marked(capsys) -> None:
+def test_committed_results_are_read_and_their_front_is_marked(capsys: pytest.CaptureFixture[str]) -> None:
     path = Path(__file__).parents[2] / "results/kernels-micro.json"
     models = read_results(path)
     assert len(models) == len(json.loads(path.read_text())["rows"])
@@ -190,7 +192,7 @@ def test_committed_results_are_read_and_their_front_is_marked(capsys) -> None:
         assert row["on_front"] == (not better)
 
 
-def test_what_was_measured_on_different_tasks_is_not_compared(capsys, checkpoint: Path) -> None:
+def test_what_was_measured_on_different_tasks_is_not_compared(capsys: pytest.CaptureFixture[str], checkpoint: Path) -> None:
     path = Path(__file__).parents[2] / "results/kernels-micro.json"
     document = json.loads(run(capsys, "--checkpoints", str(checkpoint), "--results", str(path), "--json"))
     assert len(document["measured"]) == 2
@@ -218,7 +220,9 @@ def test_what_was_measured_on_different_tasks_is_not_compared(capsys, checkpoint
         (["--checkpoints", "tests"], "manifest"),
     ],
 )
-def test_mistakes_are_one_sentence(words, sentence, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes_are_one_sentence(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
     assert main(["cost", "frontier", *words]) == 2
     captured = capsys.readouterr()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +23,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return capsys.readouterr().out
 
 
-def test_the_documented_command_prints_the_total(capsys):
+def test_the_documented_command_prints_the_total(capsys: pytest.CaptureFixture[str]) -> None:
     words = shlex.split("SM2+ScFuFFN --layers 12 --heads 12 --width 768 --context 128 --vocab 50257 --new-tokens 1 --json")
     document = json.loads(run(capsys, *words))
     shape = ModelShape(layers=12, heads=12, width=768, context=128, vocabulary=50_257)
@@ -33,7 +34,7 @@ def test_the_documented_command_prints_the_total(capsys):
     assert document["total"] == document["first_token"]["total"] == document["without_cache"]
 
 
-def test_further_tokens_are_rows_of_their_own(capsys):
+def test_further_tokens_are_rows_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
     document = json.loads(run(capsys, "SM1+R", *SHAPE_OPTIONS, "--prompt", "10", "--new-tokens", "3", "--reveal", "topk:2", "--json"))
     assert document["new_tokens"] == 3
     first = price(prefill_plan(parse("SM1+R"), SHAPE, 10)).total.bytes
@@ -43,7 +44,7 @@ def test_further_tokens_are_rows_of_their_own(capsys):
     assert document["last_further_token"]["total"]["bytes"] < document["first_token"]["total"]["bytes"]
 
 
-def test_the_table_names_every_operation_and_the_baseline(capsys):
+def test_the_table_names_every_operation_and_the_baseline(capsys: pytest.CaptureFixture[str]) -> None:
     text = run(capsys, "SM+LN+G", *SHAPE_OPTIONS, "--network", "20,300", "--new-tokens", "2")
     for word in ("embed", "normalise", "project", "scores", "kernel", "mix", "divide", "activate", "reveal", "set-up", "20 ms, 300 Mbps"):
         assert word in text
@@ -51,14 +52,14 @@ def test_the_table_names_every_operation_and_the_baseline(capsys):
     assert "Cheetah (SPU 0.9.5)" in text
 
 
-def test_published_forms_can_be_priced(capsys):
+def test_published_forms_can_be_priced(capsys: pytest.CaptureFixture[str]) -> None:
     ours, theirs = (
         json.loads(run(capsys, "SM+R", *SHAPE_OPTIONS, "--forms", forms, "--json"))["total"]["bytes"] for forms in ("hush", "published")
     )
     assert ours < theirs
 
 
-def test_against_the_paper(capsys):
+def test_against_the_paper(capsys: pytest.CaptureFixture[str]) -> None:
     document = json.loads(run(capsys, "--against", "paper", "--json"))
     assert len(document["rows"]) == 22
     for row in document["rows"]:
@@ -72,7 +73,7 @@ def test_against_the_paper(capsys):
 
 
 @pytest.mark.slow
-def test_growth(capsys, tmp_path):
+def test_growth(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     document = json.loads(run(capsys, "SM2+ScFuFFN", *SHAPE_OPTIONS, "--growth", "--output", str(tmp_path), "--json"))
     assert {path.name for path in tmp_path.iterdir()} == {"growth-sizes.png", "growth-answers.png", "growth-contexts.png"}
     assert document["by_tokens_of"]["this shape"] == document["by_tokens"]
@@ -101,7 +102,7 @@ def test_growth(capsys, tmp_path):
         ([], "needs an ARCHITECTURE"),
     ],
 )
-def test_mistakes_are_one_sentence(words, sentence, capsys):
+def test_mistakes_are_one_sentence(words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cost", *words]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -8,21 +8,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hushlm.architectures import REGISTRY, FeedForward, Norm, parse
+from hushlm.architectures import REGISTRY, Architecture, FeedForward, Norm, parse
 from hushlm.config import ModelShape
 from hushlm.cost.counts import flops, nonlinear_operations
-from hushlm.cost.published import published_rows
+from hushlm.cost.published import PublishedRow, published_rows
 from hushlm.shapes import GPT2_SMALL
 
 
 @pytest.mark.parametrize("row", published_rows(), ids=lambda row: f"{row.table}-{row.architecture}")
-def test_flops_equal_the_published_table(row):
+def test_flops_equal_the_published_table(row: PublishedRow) -> None:
     counted = flops(row.architecture, row.shape)
     assert abs(counted.ffn / 1e9 - row.ffn_gflops) < 0.06
     assert abs(counted.attention / 1e9 - row.attention_gflops) < 0.06
 
 
-def test_the_published_tables_are_all_there():
+def test_the_published_tables_are_all_there() -> None:
     assert len(published_rows()) == 22
     assert {row.table for row in published_rows()} == {"3", "4", "7", "8", "aero4", "aero5"}
 
@@ -40,12 +40,12 @@ def test_the_published_tables_are_all_there():
         ("SM2+B", 128, ["SM: 144 x R^128x128", "B: 12 x R^128x3072"]),
     ],
 )
-def test_operations_are_written_as_the_paper_does(name, context, expected):
+def test_operations_are_written_as_the_paper_does(name: str, context: int, expected: list[str]) -> None:
     assert [str(operation) for operation in nonlinear_operations(parse(name), replace(GPT2_SMALL, context=context))] == expected
 
 
 @pytest.mark.parametrize("architecture", REGISTRY, ids=str)
-def test_operations_are_those_of_the_name(architecture):
+def test_operations_are_those_of_the_name(architecture: Architecture) -> None:
     counts = {operation.name: operation.count for operation in nonlinear_operations(architecture, GPT2_SMALL)}
     assert counts.get("SM") == 144
     assert ("LN" in counts) == (architecture.norm is Norm.LAYER)
@@ -61,7 +61,7 @@ def test_operations_are_those_of_the_name(architecture):
     tokens=st.integers(1, 512),
     architecture=st.sampled_from([a for a in REGISTRY if not a.removed_ffns]),
 )
-def test_flops_follow_the_formulas(layers, heads, head_width, tokens, architecture):
+def test_flops_follow_the_formulas(layers: int, heads: int, head_width: int, tokens: int, architecture: Architecture) -> None:
     width = heads * head_width
     shape = ModelShape(layers=layers, heads=heads, width=width, context=512, vocabulary=1000)
     full = flops(architecture, shape, tokens, "full")
@@ -76,17 +76,17 @@ def test_flops_follow_the_formulas(layers, heads, head_width, tokens, architectu
 
 
 @pytest.mark.parametrize("architecture", REGISTRY, ids=str)
-def test_the_regulariser_costs_nothing(architecture):
+def test_the_regulariser_costs_nothing(architecture: Architecture) -> None:
     plain = architecture.without_regulariser()
     assert flops(architecture, GPT2_SMALL) == flops(plain, GPT2_SMALL)
     assert nonlinear_operations(architecture, GPT2_SMALL) == nonlinear_operations(plain, GPT2_SMALL)
 
 
-def test_tokens_beyond_the_context_are_refused():
+def test_tokens_beyond_the_context_are_refused() -> None:
     with pytest.raises(ValueError, match="context of 128"):
         flops(parse("SM"), GPT2_SMALL, 129)
 
 
-def test_counting_needs_no_heavy_library():
+def test_counting_needs_no_heavy_library() -> None:
     code = "import sys, hushlm.cost.counts, hushlm.cost.published; assert not {'torch', 'jax', 'spu', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

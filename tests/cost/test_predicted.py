@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
 
-from hushlm.architectures import REGISTRY, parse
+from hushlm.architectures import REGISTRY, Architecture, parse
 from hushlm.calibration.both_parties import run_both
 from hushlm.calibration.counting import distinct_steps
 from hushlm.calibration.validation import timed_passes
 from hushlm.config import ModelShape
 from hushlm.cost.constants import load_constants
-from hushlm.cost.exchange import Exchange, Protocol
+from hushlm.cost.exchange import Exchange
 from hushlm.cost.primitives import Primitives
 from hushlm.cost.protocol import price_operation
 from hushlm.cost.stocks import Session
@@ -44,7 +45,7 @@ SHAPES = {
     "larger": ModelShape(layers=6, heads=4, width=64, context=64, vocabulary=256),
 }
 SETTINGS = EngineSettings()
-PRIMITIVES = Primitives(load_constants().values, Protocol(workers=SETTINGS.threads))
+PRIMITIVES = Primitives(load_constants().values, SETTINGS)
 REPEATS = 2
 
 # A ciphertext's size varies by some tens of bytes with its random content.
@@ -96,7 +97,7 @@ def test_every_run_of_every_step_is_predicted(shape_name: str, rewrites: Rewrite
 
 @pytest.mark.parametrize("architecture", REGISTRY, ids=str)
 @pytest.mark.parametrize("shape_name", SHAPES)
-def test_every_architecture_is_predicted_within_two_percent(shape_name: str, architecture) -> None:
+def test_every_architecture_is_predicted_within_two_percent(shape_name: str, architecture: Architecture) -> None:
     runs = counted_and_predicted(shape_name, HUSH)
     shape = SHAPES[shape_name]
     for plan in (prefill_plan(architecture, shape, shape.context), decode_plan(architecture, shape, shape.context)):
@@ -114,7 +115,7 @@ def test_a_whole_model_is_the_sum_of_its_steps(name: str) -> None:
     description = describe(parse(name), shape)
     passes = 3
     client, server = run_both(timed_passes, (description, passes), description.engine)
-    session = Session(Primitives(load_constants().values, Protocol(workers=description.engine.threads)))
+    session = Session(Primitives(load_constants().values, description.engine))
     plan = prefill_plan(parse(name), shape, shape.context)
     for mine, theirs in zip(client, server, strict=True):
         assert (mine.sent_bytes, mine.received_bytes) == (theirs.received_bytes, theirs.sent_bytes)
@@ -131,10 +132,7 @@ def test_other_engine_settings_are_predicted(changed: dict[str, bool]) -> None:
     plans = [prefill_plan(architecture, shape, shape.context), decode_plan(architecture, shape, shape.context)]
     kinds = (Embed, Project, Scores, Mix, ScaleRows)
     work = [(plan, step) for plan, step in distinct_steps(plans) if isinstance(step.operation, kinds)]
-    protocol = Protocol(
-        packing=changed.get("pack_products", True), one_bit_error=changed.get("one_bit_error", True), workers=SETTINGS.threads
-    )
-    primitives = Primitives(load_constants().values, protocol)
+    primitives = Primitives(load_constants().values, replace(SETTINGS, **changed))
     for (_, step), (run,) in zip(work, count_every_run(work, EngineSettings(**changed), 1), strict=True):
         predicted = price_operation(step.operation, primitives)
         # The fourth prime's ciphertexts are 1% smaller than the average of three.

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hushlm.cost.constants import CalibratedConstants, Constants, load_constants
-from hushlm.cost.exchange import Exchange, Protocol
+from hushlm.cost.exchange import Exchange
 from hushlm.cost.primitives import TRANSFER_STOCK, TRIPLE_BATCH, Primitives
 from hushlm.cost.stocks import Session
+from hushlm.plan import ProtocolSettings
 from hushlm.plan.engine_tiles import SLOTS, product_blocks, tile_product
 
-P = Primitives(load_constants().values, Protocol())
+P = Primitives(load_constants().values, ProtocolSettings())
 
 # Counted in two-process runs of this engine, steady state: (call, bytes to the server, bytes back).
 COUNTED = [
@@ -35,28 +38,28 @@ COUNTED = [
 
 
 @pytest.mark.parametrize(("name", "call", "forward", "back"), COUNTED, ids=[name for name, *_ in COUNTED])
-def test_counted_calls_are_reproduced(name, call, forward, back):
+def test_counted_calls_are_reproduced(name: str, call: Callable[[Primitives], Exchange], forward: int, back: int) -> None:
     exchange = call(P)
     assert exchange.forward_bytes == pytest.approx(forward, rel=1e-3)
     assert exchange.back_bytes == pytest.approx(back, rel=1e-3)
 
 
-def test_without_one_bit_error_products_take_a_third_more():
-    exact = Primitives(P.constants, replace(P.protocol, one_bit_error=False))
+def test_without_one_bit_error_products_take_a_third_more() -> None:
+    exact = Primitives(P.constants, replace(P.settings, one_bit_error=False))
     # Counted: exponential of 8,192 with two squarings 1,057,301 + 1,290,752 bytes.
     assert exact.exponential(8192, 2).total_bytes == pytest.approx(2_348_053, rel=0.01)
     assert exact.multiply(16_384).total_bytes > 1.3 * P.multiply(16_384).total_bytes
 
 
-def test_without_packing_a_product_answers_with_a_ciphertext_a_column():
-    bare = Primitives(P.constants, replace(P.protocol, packing=False))
+def test_without_packing_a_product_answers_with_a_ciphertext_a_column() -> None:
+    bare = Primitives(P.constants, replace(P.settings, pack_products=False))
     # Counted: 128 x 64 x 64 without packing 209,561 + 8,295,341 bytes.
     assert (bare.product_private(128, 64, 64) + bare.truncate(8192)).total_bytes == pytest.approx(8_504_902, rel=2e-3)
 
 
 @given(n=st.integers(1, 300_000), m=st.integers(1, 300_000))
 @settings(deadline=None)
-def test_more_elements_never_cost_less(n, m):
+def test_more_elements_never_cost_less(n: int, m: int) -> None:
     small, large = sorted((n, m))
     for call in (P.compare, P.select, P.truncate, P.square, P.multiply_private):
         assert call(small).total_bytes <= call(large).total_bytes
@@ -65,7 +68,7 @@ def test_more_elements_never_cost_less(n, m):
 
 @given(st.lists(st.integers(1, 30_000), min_size=1, max_size=60))
 @settings(deadline=None)
-def test_a_session_pays_in_refills_what_the_steady_state_spreads(sizes):
+def test_a_session_pays_in_refills_what_the_steady_state_spreads(sizes: list[int]) -> None:
     session = Session(P)
     calls = [P.multiply(n) + P.compare(n) + P.select(n) for n in sizes]
     paid = sum((session.run(call) for call in calls), Exchange())
@@ -76,7 +79,7 @@ def test_a_session_pays_in_refills_what_the_steady_state_spreads(sizes):
     assert spread.total_bytes - 4 * P.constants.refill - 1 <= paid.total_bytes <= spread.total_bytes + left
 
 
-def test_a_worker_is_refilled_when_its_stock_is_used_up():
+def test_a_worker_is_refilled_when_its_stock_is_used_up() -> None:
     session = Session(P)
     # Counted on 65,536 comparisons a run (two workers of 32,768, 79 transfers each): the fourth of them needs a refill.
     call = P.compare(65_536)
@@ -86,7 +89,7 @@ def test_a_worker_is_refilled_when_its_stock_is_used_up():
     assert sum(expected) == 2
 
 
-def test_exchanges_add_up_and_repeat():
+def test_exchanges_add_up_and_repeat() -> None:
     call = P.compare(5000) + P.multiply(700) + P.product_private(64, 64, 64)
     thrice = call + call + call
     repeated = call.times(3)
@@ -100,7 +103,7 @@ def test_exchanges_add_up_and_repeat():
 
 @given(rows=st.integers(1, 200), inner=st.integers(1, 300), outer=st.integers(1, 300), packing=st.booleans())
 @settings(deadline=None, max_examples=60)
-def test_a_tiling_has_room_for_the_product(rows, inner, outer, packing):
+def test_a_tiling_has_room_for_the_product(rows: int, inner: int, outer: int, packing: bool) -> None:
     tiling = tile_product(rows, inner, outer, packing)
     assert tiling.requests * SLOTS >= inner * (rows if tiling.left_encrypts else outer)
     assert tiling.plaintexts >= tiling.requests
@@ -111,21 +114,21 @@ def test_a_tiling_has_room_for_the_product(rows, inner, outer, packing):
 
 @given(rows=st.integers(1, 300), inner=st.integers(1, 60_000), outer=st.integers(1, 60_000))
 @settings(deadline=None, max_examples=60)
-def test_split_products_cover_the_product_once(rows, inner, outer):
+def test_split_products_cover_the_product_once(rows: int, inner: int, outer: int) -> None:
     assert sum(r * i * o for r, i, o in product_blocks(rows, inner, outer)) == rows * inner * outer
 
 
-def test_the_model_is_linear_in_its_constants():
+def test_the_model_is_linear_in_its_constants() -> None:
     doubled = Primitives(
         Constants(**{name: 2 * value for name, value in vars(P.constants).items()}),
-        P.protocol,
+        P.settings,
     )
     for call in (lambda p: p.reciprocal(300), lambda p: p.product_shared(16, 64, 48), lambda p: p.exponential(70_000, 3)):
         assert call(doubled).total_bytes == pytest.approx(2 * call(P).total_bytes)
         assert call(doubled).cpu_seconds == pytest.approx(2 * call(P).cpu_seconds)
 
 
-def test_packaged_constants_fit_their_micro_runs():
+def test_packaged_constants_fit_their_micro_runs() -> None:
     calibrated = load_constants()
     assert calibrated.engine == "Cheetah (SPU 0.9.5)"
     assert len(calibrated.residuals) > 20
@@ -133,7 +136,7 @@ def test_packaged_constants_fit_their_micro_runs():
     assert CalibratedConstants.from_json(calibrated.to_json()) == calibrated
 
 
-def test_constants_of_another_version_are_refused(tmp_path):
+def test_constants_of_another_version_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "old.json"
     path.write_text(load_constants().to_json().replace('"compare_forward"', '"compare_up"'))
     with pytest.raises(ValueError, match="compare_"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import jax
@@ -10,13 +11,13 @@ import numpy as np
 import pytest
 
 from hushlm.architectures import parse
-from hushlm.calibration.counting import distinct_steps, value_shapes
+from hushlm.calibration.counting import distinct_steps
 from hushlm.config import ModelShape
 from hushlm.cost import LAN, price_total
 from hushlm.cost.constants import load_constants
 from hushlm.cost.exchange import Exchange
 from hushlm.cost.programs import overhead_seconds, program_lines
-from hushlm.plan import Plan, Step, decode_plan, prefill_plan
+from hushlm.plan import Plan, Step, decode_plan, input_shapes, prefill_plan
 from hushlm.private.engine import compile_program
 from hushlm.private.program.wiring import step_program
 
@@ -26,19 +27,19 @@ NAMES = ("SM2+ScFuFFN", "SM1+R", "SM+LN+G", "SM(t)+ScFFN", "SM2+R2", "SM2+Q", "S
 
 
 def lines_of(plan: Plan, step: Step) -> int:
-    program, values = step_program(plan, step), value_shapes(plan, step)
-    shapes = [*values.values(), *(shape for _, shape in program.weights)]
+    program = step_program(plan, step)
+    shapes = [*input_shapes(plan, step), *(tensor.shape for tensor in program.tensors)]
     function = program.build(jnp)
     result = jax.eval_shape(function, *(jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes))
     count = len(result) if isinstance(result, tuple) else 1
-    public = [index for index, name in enumerate(values) if name in program.public]
+    public = [index for index, value in enumerate(program.inputs) if value.is_public]
     return compile_program(function, shapes, count, "step", public).lines
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [prefill_plan, decode_plan], ids=["first token", "further token"])
 @pytest.mark.parametrize("context", [32, 128])
-def test_the_lines_of_a_pass_are_about_those_of_its_compiled_programs(context: int, make) -> None:
+def test_the_lines_of_a_pass_are_about_those_of_its_compiled_programs(context: int, make: Callable[..., Plan]) -> None:
     shape = ModelShape(layers=2, heads=2, width=32, context=context, vocabulary=256)
     plans = [make(parse(name), shape, context) for name in NAMES]
     compiled = {step.operation: lines_of(plan, step) for plan, step in distinct_steps(plans)}

@@ -68,7 +68,7 @@ def test_many_shards_hold_what_one_does(config: DataConfig, monkeypatch: pytest.
     assert many.fingerprint == one.fingerprint
     assert (many.documents, many.bytes, many.split_bytes) == (one.documents, one.bytes, one.split_bytes)
     for split in SPLITS:
-        assert np.array_equal(many.tokens[split][:], one.tokens[split])
+        assert np.array_equal(many.tokens[split][:], one.tokens[split][:])
     ours, theirs = (Sampler(store.tokens["train"], 4, 50, 0) for store in (many, one))
     for _ in range(5):
         assert ours.next().equal(theirs.next())

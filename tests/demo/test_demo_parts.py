@@ -48,7 +48,7 @@ def test_the_prompt_is_a_stretch_of_held_out_text(tiny: Callable[..., RunConfig]
     split = store.tokens["validation"]
     prompts = [choose_prompt(split, store.tokenizer, 24, seed) for seed in range(3)]
     assert len({tuple(prompt) for prompt in prompts}) > 1
-    whole = store.tokenizer.decode(split.tolist())
+    whole = store.tokenizer.decode(split[:].tolist())
     for prompt in prompts:
         assert len(prompt) == 24
         text = store.tokenizer.decode(prompt)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -173,6 +173,7 @@ def test_a_search_that_was_cut_off_ends_as_one_that_was_not(scale: Scale, tmp_pa
     cut = Search(scale, tmp_path / "cut")
     first = cut.run(3, "local", 1)
     assert next(first)[0] == 1
+    assert isinstance(first, Generator)
     first.close()
     # A process that died while two trials were under way.
     for _ in range(2):
@@ -264,7 +265,7 @@ def test_from_the_search_to_the_page(
         read_results(tmp_path / "frontier-micro.json")
 
 
-def outcome(architecture: str, validation: float | None, base: RunConfig, **shape: int) -> RowOutcome:
+def outcome(architecture: str, validation: float | None, base: RunConfig, **shape: Any) -> RowOutcome:
     """A finished row with one seed; its test perplexity would choose otherwise."""
     config = replace(base, architecture=architecture, shape=replace(base.shape, **shape))
     record = RunRecord(

@@ -15,6 +15,11 @@ FAMILIES = ("gpt2", "gpt_neox", "llama")
 """LLaMA with two query heads to each key-value head."""
 
 
+def prefixed(name: str, text: str) -> str:
+    """The message of a comparison that failed, with the name of the tensor in front."""
+    return f"{name}: {text}"
+
+
 def tiny(family: str, seed: int = 0, spread: float = 0.2, **settings: Any) -> Any:
     import transformers
 

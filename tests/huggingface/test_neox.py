@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hushlm.architectures import parse
 from hushlm.config import ModelShape
 from hushlm.huggingface import from_hf_gpt_neox, to_hf_gpt_neox
 from hushlm.model import LanguageModel
+from tests.huggingface.models import prefixed
 
 transformers = pytest.importorskip("transformers", reason="the hf extra is not installed")
 
@@ -90,7 +92,7 @@ def test_logits_and_gradients_equal_gpt_neox(settings: dict[str, Any], name: str
             parameter.copy_(parameter.grad)
     expected = dict(from_hf_gpt_neox(hf_model).named_parameters())
     for key, parameter in model.named_parameters():
-        torch.testing.assert_close(parameter.grad, expected[key], rtol=1e-4, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(parameter.grad, expected[key], rtol=1e-4, atol=1e-5, msg=partial(prefixed, key))
 
 
 def test_entropies_equal_those_of_gpt_neoxs_attention_weights() -> None:

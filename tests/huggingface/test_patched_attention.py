@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch.nn import functional
 
 from hushlm.huggingface import ENTROPY_ATTENTION, measure_head_entropies, record_entropies, use_entropy_attention
-from tests.huggingface.models import FAMILIES, VOCABULARY, batch, eager, tiny
+from tests.huggingface.models import FAMILIES, VOCABULARY, batch, eager, prefixed, tiny
 
 transformers = pytest.importorskip("transformers", reason="the hf extra is not installed")
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -46,7 +48,7 @@ def test_gradients_of_loss_and_entropy_equal_eager_attention(family: str, paddin
     with record_entropies() as record:
         logits = model(**inputs).logits
     for name, gradient in gradients(logits, record.rows_LHN()).items():
-        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-5, msg=partial(prefixed, name))
 
 
 @every_family

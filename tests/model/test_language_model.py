@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -79,7 +80,7 @@ def test_one_step_of_plain_descent_lowers_the_loss(architecture: Architecture) -
     with torch.no_grad():
         for parameter in model.parameters():
             assert parameter.grad is not None
-            parameter -= 1e-2 * parameter.grad
+            parameter.sub_(1e-2 * parameter.grad)
     assert loss().item() < before.item()
 
 
@@ -175,7 +176,9 @@ def test_holds_the_nonlinear_modules_of_its_name_and_no_others(architecture: Arc
 @every_architecture
 def test_parameters_have_the_agreed_names_and_shapes(architecture: Architecture) -> None:
     D, F, H, T, V = SHAPE.width, SHAPE.ffn_width, SHAPE.heads, SHAPE.context, SHAPE.vocabulary
-    expected = {"embedding.weight": (V, D)} | ({"positions.weight": (T, D)} if architecture.blocks is Blocks.GPT2 else {})
+    expected: dict[str, tuple[int, ...]] = {"embedding.weight": (V, D)}
+    if architecture.blocks is Blocks.GPT2:
+        expected["positions.weight"] = (T, D)
     norms = ["final_norm"] if architecture.has_final_norm else []
     for i in range(SHAPE.layers):
         for name in ("query", "key", "value", "output"):
@@ -290,7 +293,7 @@ def test_fused_ffn_equals_scaled_ffn_with_its_product() -> None:
     two, one = shaken(parse("SM+ScFFN"), torch.float64), shaken(parse("SM+ScFuFFN"), torch.float64)
     state = {name: x for name, x in two.state_dict().items() if name in one.state_dict()}
     for i in range(SHAPE.layers):
-        ffn = two.blocks[i].feed_forward
+        ffn: Any = two.get_submodule(f"blocks.{i}.feed_forward")
         state[f"blocks.{i}.feed_forward.fused.weight"] = ffn.contract.weight @ ffn.expand.weight
         state[f"blocks.{i}.feed_forward.fused.bias"] = ffn.contract.weight @ ffn.expand.bias + ffn.contract.bias
     one.load_state_dict(state)
@@ -306,7 +309,7 @@ def test_static_norm_acts_on_the_named_layers(name: str) -> None:
     state = model.plain_state()
     for layer in ("attention.query", "attention.output", "feed_forward.expand", "feed_forward.contract"):
         weight = state[f"blocks.0.{layer}.weight"]
-        module = model.get_submodule(f"blocks.0.{layer}")
+        module: Any = model.get_submodule(f"blocks.0.{layer}")
         if "SNorm" in name:
             assert float(torch.linalg.matrix_norm(weight, 2)) == pytest.approx(1, abs=1e-3)
         else:
@@ -335,7 +338,7 @@ def test_weight_norm_starts_as_the_plain_model() -> None:
 
 def test_temperature_sharpens_and_comes_back_from_below_its_floor() -> None:
     model = LanguageModel(parse("SM(th)+ScFuFFN"), SHAPE, initial_temperature=0.5)
-    temperature = model.blocks[0].attention.temperature
+    temperature = model.get_parameter("blocks.0.attention.temperature")
     assert torch.equal(temperature, torch.full((2,), 0.5))
     with torch.no_grad():
         temperature.copy_(torch.tensor([-0.3, -1e6]))
@@ -343,14 +346,17 @@ def test_temperature_sharpens_and_comes_back_from_below_its_floor() -> None:
     torch.testing.assert_close(in_use.float(), torch.full((2,), MINIMUM_TEMPERATURE), rtol=0, atol=0)
     output = model(tokens(), with_entropy=True)
     assert bool(output.logits_BTV.isfinite().all())
+    assert output.entropy_nats_LBHT is not None
     output.entropy_nats_LBHT[0].mean().backward()
+    assert temperature.grad is not None
     assert bool((temperature.grad > 0).all()), "more temperature is more entropy, and the floor must not hide it"
 
 
 def test_entropies_are_those_of_the_models_own_attention() -> None:
     model = shaken(parse("SM(t)+ScFuFFN"), torch.float64)
+    assert model.positions is not None
     x = model.embedding(tokens()) + model.positions.weight
-    attention = model.blocks[0].attention
+    attention: Any = model.get_submodule("blocks.0.attention")
     q, k, v = (f(x).unflatten(-1, (2, 4)).transpose(1, 2) for f in (attention.query, attention.key, attention.value))
     _, expected = entropy_attention(q, k, v, temperature=attention.temperature, kernel="reference")
     torch.testing.assert_close(model(tokens(), with_entropy=True).entropy_nats_LBHT[0], expected)
@@ -374,6 +380,7 @@ def test_initial_spread_follows_the_table() -> None:
 def test_an_untied_head_is_a_matrix_of_its_own() -> None:
     tied, untied = (LanguageModel(parse("NeoX(SM+LN+G)"), dataclasses.replace(SHAPE, tied_head=flag)) for flag in (True, False))
     assert set(untied.plain_state()) - set(tied.plain_state()) == {"head.weight"}
+    assert untied.head is not None
     with torch.no_grad():
         untied.head.weight.copy_(untied.embedding.weight)
         tied.load_state_dict({name: x for name, x in untied.state_dict().items() if name != "head.weight"})
@@ -387,7 +394,7 @@ def test_rotary_scores_depend_on_distance_alone() -> None:
     model = LanguageModel(parse("NeoX(SM+R)"), shape, seed=3).double()
     batch = tokens()[:, :1].expand(-1, 12)  # one token everywhere: nothing but positions tells the rows apart
     first = model(batch, with_entropy=True)
-    attention = model.blocks[0].attention
+    attention: Any = model.get_submodule("blocks.0.attention")
     x = model.embedding(batch)
     q, k = (f(x).unflatten(-1, (2, 4)).transpose(1, 2) for f in (attention.query, attention.key))
     cos, sin = rotary_tables(0, 12, 4, 10_000.0, q)

@@ -35,7 +35,7 @@ def test_without_residual_init_every_block_starts_as_the_identity_and_still_lear
         assert torch.equal(block(x_BTD)[0], x_BTD)
     functional.cross_entropy(model(tokens()).logits_BTV.flatten(0, 1), tokens().flatten()).backward()
     for key, parameter in model.named_parameters():
-        assert not key.endswith(RESIDUAL) or bool(parameter.grad.any()), key
+        assert not key.endswith(RESIDUAL) or (parameter.grad is not None and bool(parameter.grad.any())), key
 
 
 def test_a_zero_matrix_cannot_be_normalised() -> None:

@@ -54,7 +54,7 @@ def test_fused_ffns_leave_no_step() -> None:
 
 def test_only_the_last_row_of_the_last_layer_is_computed() -> None:
     plan = prefill_plan(parse("SM+R"), SHAPE, 64)
-    last = {step.name: step.operation for step in plan.steps if step.layer == SHAPE.layers - 1}
+    last = {str(step.name): step.operation for step in plan.steps if step.layer == SHAPE.layers - 1}
     assert isinstance(last["key_value"], Project)
     assert last["key_value"].rows == 64
     assert {

@@ -25,12 +25,12 @@ from hushlm.private.client.retries import Retries
 from hushlm.private.engine.traffic import Traffic
 from hushlm.private.program.description import RevealPolicy
 from hushlm.private.program.token_answer import TokenAnswer
-from hushlm.proxy.answering import Places
 from hushlm.proxy.application import ProxySettings, application
 from hushlm.proxy.assembly import TextAssembler
-from hushlm.proxy.choices import questions_of
-from hushlm.proxy.completion import Completion
+from hushlm.proxy.completion_builder import CompletionBuilder
 from hushlm.proxy.errors import ApiError
+from hushlm.proxy.questions import questions_of
+from hushlm.proxy.request_sessions import SessionPool
 from hushlm.proxy.schema import CompletionRequest, read_completion
 
 KEY = "sk-0123456789abcdef"
@@ -171,7 +171,7 @@ def test_a_server_that_is_not_there_may_be_asked_again(client: Client) -> None:
 
 def test_there_is_room_for_so_many() -> None:
     async def go() -> None:
-        places = Places(sessions=1, waiting=2, end_early=False)
+        places = SessionPool(sessions=1, waiting=2, end_early=False)
         places.take(2)
         with pytest.raises(ApiError, match="as many questions as it takes"):
             places.take(2)
@@ -207,7 +207,7 @@ def test_any_request_becomes_questions_or_a_sentence(client: Client, changes: di
     except ApiError as error:
         refusal = error
     if refusal is not None:
-        refused(httpx.Response(refusal.status, content=refusal.response().body), 400, parameter=refusal.parameter)
+        refused(httpx.Response(refusal.status, content=bytes(refusal.response().body)), 400, parameter=refusal.parameter)
         return
     assert len(asked) == len(request.prompts) * (request.n or 1)
     assert all(len(question.prompt_tokens) + question.new_tokens <= 32 for question in asked)
@@ -271,7 +271,7 @@ def logits_of_answer() -> list[np.ndarray]:
 def test_log_probabilities_are_those_of_all_logits(client: Client, logits_of_answer: list[np.ndarray]) -> None:
     asked = {"logprobs": 3, "max_tokens": 3, "temperature": 1}
     request = read_completion(json.dumps(body(**asked)).encode())
-    completion = Completion(request, questions(client, "logits", **asked), client.tokenizer, "f" * 12)
+    completion = CompletionBuilder(request, questions(client, "logits", **asked), client.tokenizer, "f" * 12)
     tokens = client.tokenizer.encode("hm.").ids
     for token, logits in zip(tokens, logits_of_answer, strict=True):
         completion.note(0, TokenAnswer(token, None, logits, Traffic()))
@@ -289,7 +289,7 @@ def test_log_probabilities_are_those_of_all_logits(client: Client, logits_of_ans
 def test_a_prompt_with_several_answers_is_counted_once(client: Client) -> None:
     asked = {"prompt": ["abc", "de"], "n": 2, "temperature": 1, "max_tokens": 4, "stop": "!", "echo": True}
     request = read_completion(json.dumps(body(**asked)).encode())
-    completion = Completion(request, questions(client, "topk:2", **asked), client.tokenizer, "f" * 12)
+    completion = CompletionBuilder(request, questions(client, "topk:2", **asked), client.tokenizer, "f" * 12)
     for index, answer in enumerate(("12345"[:4], "1!", "abcd", "xyz!")):
         for token in client.tokenizer.encode(answer).ids:
             chunk = completion.note(index, TokenAnswer(token, [(token, 1.0)], None, Traffic()))

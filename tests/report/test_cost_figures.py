@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tests.report.test_figures import no_overlap
 
@@ -32,8 +33,9 @@ def perplexities(count: int, spread: float) -> list[PerplexityPoint]:
     ]
 
 
-def lines(axis, minimum: int = 2) -> list[list[tuple[float, float]]]:
-    return [list(zip(line.get_xdata(), line.get_ydata(), strict=True)) for line in axis.lines if len(line.get_xdata()) >= minimum]
+def lines(axis: Axes, minimum: int = 2) -> list[list[tuple[float, float]]]:
+    points = [list(zip(np.asarray(line.get_xdata()), np.asarray(line.get_ydata()), strict=True)) for line in axis.lines]
+    return [line for line in points if len(line) >= minimum]
 
 
 def test_a_frontier_shows_every_model_every_front_and_every_budget() -> None:
@@ -59,7 +61,7 @@ def test_every_measured_model_is_named_where_nothing_covers_it(count: int, sprea
     (axis,) = figure.axes
     assert sorted(text.get_text() for text in axis.texts) == sorted(point.name for point in points)
     front = next(line for line in axis.lines if line.get_label() == "Pareto front")
-    assert list(front.get_xdata()) == sorted(point.bytes for point in points if point.on_front)
+    assert np.asarray(front.get_xdata()).tolist() == sorted(point.bytes for point in points if point.on_front)
 
 
 def test_a_task_is_a_panel() -> None:

@@ -65,7 +65,7 @@ def test_a_heat_map_shows_every_head_on_one_scale(sizes: list[tuple[int, int]]) 
     assert len(images) == len(panels)
     for image, (title, table) in zip(images, panels, strict=True):
         assert image.get_clim() == (0, MAXIMUM)
-        np.testing.assert_array_equal(image.get_array(), table)
+        np.testing.assert_array_equal(np.asarray(image.get_array()), table)
         assert image.axes.get_title() == title
         assert [text.get_text() for text in image.axes.texts] == [f"{value:.2f}" for row in table for value in row]
 
@@ -76,7 +76,7 @@ def test_layer_entropies_are_drawn_against_the_step(layers: list[int]) -> None:
     figure = layer_entropy_figure(runs)
     no_overlap(figure)
     for axis, run in zip(figure.axes, runs, strict=True):
-        lines = [line for line in axis.lines if line.get_label().isdigit()]
+        lines = [line for line in axis.lines if str(line.get_label()).isdigit()]
         assert len(lines) == len(run.layer_entropy_nats[0])
         for layer, line in enumerate(lines):
             np.testing.assert_array_equal(line.get_ydata(), [row[layer] for row in run.layer_entropy_nats])

@@ -23,5 +23,5 @@ if __name__ == "__main__":
         begin_step(team, passes)
 
     assert gradient.Team is Team
-    Team.begin_step = begin  # type: ignore[method-assign]
+    Team.begin_step = begin  # type: ignore[method-assign, assignment]
     sys.exit(main(["train", *sys.argv[1:]]))

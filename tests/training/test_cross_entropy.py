@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -10,12 +12,14 @@ from hushlm.training import cross_entropy
 from hushlm.training.cross_entropy import DistilledLoss, distilling_cross_entropy, overwriting_cross_entropy
 
 
-def found(function, factor: float, scale: float) -> tuple[torch.Tensor, ...]:
+def found(function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], factor: float, scale: float) -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(0)
     x, weight = (torch.randn(size, 6, generator=generator).requires_grad_() for size in (11, 40))
     targets = torch.randint(40, (11,), generator=generator)
     loss = function(F.linear(x * scale, weight), targets)
     (factor * loss).backward()
+    assert x.grad is not None
+    assert weight.grad is not None
     return loss.detach(), x.grad, weight.grad
 
 
@@ -81,6 +85,10 @@ def test_distilling_follows_the_formula(
     ours_x, ours_matrix, teacher, _ = student_and_teacher(dtype)
     found = distilling_cross_entropy(F.linear(ours_x, ours_matrix), teacher, targets, 20, weight=weight, temperature=temperature)
     (factor * found.total).backward()
+    assert ours_x.grad is not None
+    assert ours_matrix.grad is not None
+    assert x.grad is not None
+    assert matrix.grad is not None
     for mine, its in zip((*found, ours_x.grad, ours_matrix.grad), (*expected, x.grad, matrix.grad), strict=True):
         torch.testing.assert_close(mine.detach().double(), its.detach(), rtol=1e-5, atol=1e-6)
     assert not found.cross_entropy.requires_grad
@@ -95,6 +103,7 @@ def test_a_student_equal_to_its_teacher_learns_from_the_text_alone() -> None:
     found.total.backward()
     F.cross_entropy(reference, targets).backward()
     assert found.divergence.item() == pytest.approx(0, abs=1e-7)
+    assert reference.grad is not None
     torch.testing.assert_close(student.grad, 0.75 * reference.grad)
 
 
@@ -104,6 +113,7 @@ def test_extreme_logits_of_either_give_finite_numbers() -> None:
     found = distilling_cross_entropy(logits, teacher, torch.arange(8), 8, weight=0.5, temperature=1.0)
     found.total.backward()
     assert found.divergence > 1e3
+    assert student.grad is not None
     assert all(bool(tensor.isfinite().all()) for tensor in (*found, student.grad))
 
 

@@ -57,7 +57,7 @@ def divergence_nats(teacher: LanguageModel, student: LanguageModel, store: Token
 
 
 def test_a_student_comes_closer_to_its_teacher_than_without(tiny: Tiny, tiny_store: TokenStore, teacher: Path) -> None:
-    settings = {"steps": 120, "learning_rate": 1e-2}
+    settings: dict[str, Any] = {"steps": 120, "learning_rate": 1e-2}
     alone = train(tiny(STUDENT, training=settings), tiny_store)
     taught = train(distilled(tiny, teacher, **settings, teacher_weight=0.9), tiny_store)
     model = load_checkpoint(teacher).model

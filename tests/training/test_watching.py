@@ -124,9 +124,14 @@ def test_tensorboard_gets_every_row(tiny: Tiny, tiny_store: TokenStore) -> None:
 def test_wandb_is_started_once_and_continued(tiny: Tiny, tiny_store: TokenStore, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Any, ...]] = []
     run = types.SimpleNamespace(log=lambda values, step: calls.append((step, values)), finish=lambda: calls.append(("finish",)))
+
+    def init(**options: Any) -> types.SimpleNamespace:
+        calls.append(("init", options))
+        return run
+
     wandb = types.ModuleType("wandb")
     wandb.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
-    wandb.init = lambda **options: calls.append(("init", options)) or run  # type: ignore[attr-defined]
+    wandb.init = init  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     config = tiny(PAPER, training={"track": "wandb"})
     result = train(config, tiny_store)

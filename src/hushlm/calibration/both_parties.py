@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -12,9 +12,10 @@ from typing import Any
 from hushlm.calibration.relay import Relay, free_ports, relayed
 from hushlm.private.engine import Channel, Engine, EngineSettings, Party
 
-__all__ = ["Link", "run_both"]
+__all__ = ["Link", "run_both", "stream_both"]
 
 Work = Callable[..., Any]
+StreamedWork = Callable[..., Iterator[Any]]
 
 
 @dataclass(frozen=True)
@@ -26,22 +27,28 @@ class Link:
 
 
 def _party(
-    party: Party, addresses: tuple[str, str], settings: EngineSettings, work: Work, arguments: tuple[Any, ...], to: Connection
+    party: Party, addresses: tuple[str, str], settings: EngineSettings, work: StreamedWork, arguments: tuple[Any, ...], to: Connection
 ) -> None:
     engine = Engine(party, settings, Channel(party, addresses, None))
-    to.send(work(engine, *arguments))
+    for result in work(engine, *arguments):
+        to.send((result,))
+    to.send(())
     # The peer may still need this party's listener.
     to.recv()
 
 
-def run_both(work: Work, arguments: tuple[Any, ...], settings: EngineSettings, link: Link | None = None) -> tuple[Any, Any]:
-    """Run `work(engine, *arguments)` at both parties.
+def stream_both(
+    work: StreamedWork, arguments: tuple[Any, ...], settings: EngineSettings, link: Link | None = None
+) -> Iterator[tuple[Any, Any]]:
+    """Run the generator `work(engine, *arguments)` at both parties, each in a process of its own.
 
     Args:
-        work: a module's function, so that the processes can find it.
-        link: through a relay of these settings; plain loopback if None.
+        work: a function of a module, so that the processes can find it; it yields equally often at both parties.
+        arguments: what it is called with behind the engine.
+        settings: the engine's settings.
+        link: run through a relay of this delay and rate; None for plain loopback.
 
-    Returns: the results of client and server.
+    Yields: what the client and the server yielded, pair by pair, as soon as both have.
 
     Raises:
         RuntimeError: if a party dies.
@@ -68,10 +75,28 @@ def run_both(work: Work, arguments: tuple[Any, ...], settings: EngineSettings, l
                 there.close()
                 pipes.append(here)
                 processes.append(process)
-            return pipes[0].recv(), pipes[1].recv()
-        except EOFError as error:
+            while results := (*pipes[0].recv(), *pipes[1].recv()):
+                of_client, of_server = results
+                yield of_client, of_server
+        except (EOFError, ConnectionResetError) as error:
             raise RuntimeError("A party died.") from error
         finally:
             for process in processes:
                 process.kill()
                 process.join()
+
+
+def _once(engine: Engine, work: Work, *arguments: Any) -> Iterator[Any]:
+    yield work(engine, *arguments)
+
+
+def run_both(work: Work, arguments: tuple[Any, ...], settings: EngineSettings, link: Link | None = None) -> tuple[Any, Any]:
+    """Run `work(engine, *arguments)` at both parties, as `stream_both` does, for one result of each.
+
+    Returns: the results of client and server.
+
+    Raises:
+        RuntimeError: if a party dies.
+    """
+    (results,) = stream_both(_once, (work, *arguments), settings, link)
+    return results

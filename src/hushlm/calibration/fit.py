@@ -16,9 +16,10 @@ import numpy as np
 from hushlm.calibration.both_parties import Link, run_both
 from hushlm.calibration.micro_programs import LOCAL_PROGRAMS, MICRO_PROGRAMS, SERIES, SQUARINGS, UNPACKED_PROGRAMS, MicroProgram
 from hushlm.cost.constants import CalibratedConstants, Constants, Residual, load_constants
-from hushlm.cost.exchange import Exchange, Protocol
+from hushlm.cost.exchange import Exchange
 from hushlm.cost.primitives import Primitives
 from hushlm.cost.programs import overhead_seconds
+from hushlm.plan import ProtocolSettings
 from hushlm.private.engine import Engine, EngineSettings, Party, compile_program, engine_version
 
 __all__ = ["Counted", "Measurements", "calibrate", "count_programs", "fit", "measure"]
@@ -159,9 +160,11 @@ def _columns(kind: str) -> list[str]:
     return [name for name in names if not name.endswith(("_seconds", "_rounds")) and name not in special]
 
 
-def _design(names: list[str], protocol: Protocol, read: Callable[[Exchange], float], programs: Sequence[MicroProgram]) -> np.ndarray:
+def _design(
+    names: list[str], settings: ProtocolSettings, read: Callable[[Exchange], float], programs: Sequence[MicroProgram]
+) -> np.ndarray:
     """How much of each constant every micro-program takes: the model evaluated on unit vectors."""
-    units = [Primitives(replace(Constants(), **{name: 1.0}), protocol) for name in names]
+    units = [Primitives(replace(Constants(), **{name: 1.0}), settings) for name in names]
     return np.array([[read(program.price(unit)) for unit in units] for program in programs])
 
 
@@ -181,23 +184,23 @@ def _fit(design: np.ndarray, counted: np.ndarray, floor: float, rounds: int = 1)
     return values
 
 
-def _seconds(program: MicroProgram, lines: int, constants: Constants, protocol: Protocol) -> float:
-    exchange = program.price(Primitives(constants, protocol))
+def _seconds(program: MicroProgram, lines: int, constants: Constants, settings: ProtocolSettings) -> float:
+    exchange = program.price(Primitives(constants, settings))
     return exchange.cpu_seconds + overhead_seconds(exchange, lines, constants)
 
 
-def _fit_seconds(measured: Measurements, protocol: Protocol, read: Callable[[Counted, Counted], float]) -> dict[str, float]:
+def _fit_seconds(measured: Measurements, settings: ProtocolSettings, read: Callable[[Counted, Counted], float]) -> dict[str, float]:
     """Constants in seconds; `read` takes client and server."""
     assert measured.unpacked is not None
     names = _columns("_seconds")
     units = [replace(Constants(), **{name: 1.0}) for name in names]
     design, counted = [], []
-    for programs, both, settings in (
-        (PROGRAMS["packed"], measured.programs, protocol),
-        (UNPACKED_PROGRAMS, measured.unpacked, replace(protocol, packing=False)),
+    for programs, both, used in (
+        (PROGRAMS["packed"], measured.programs, settings),
+        (UNPACKED_PROGRAMS, measured.unpacked, replace(settings, pack_products=False)),
     ):
         for program, client, server in zip(programs, *both, strict=True):
-            design.append([_seconds(program, client.lines, unit, settings) for unit in units])
+            design.append([_seconds(program, client.lines, unit, used) for unit in units])
             counted.append(read(client, server))
     return dict(zip(names, map(float, _fit(np.array(design), np.array(counted), SHORTEST_SECONDS, REFITS)), strict=True))
 
@@ -207,12 +210,12 @@ def _first_run(counted: Counted) -> float:
     return (counted.forward[0] + counted.back[0] - counted.forward[1] - counted.back[1]) / 2
 
 
-def fit(measured: Measurements, kept: CalibratedConstants, protocol: Protocol, engine: str) -> CalibratedConstants:
+def fit(measured: Measurements, kept: CalibratedConstants, settings: ProtocolSettings, engine: str) -> CalibratedConstants:
     """Constants from measurements.
 
     Args:
         kept: whose seconds and round trips stay where none were measured; its version is counted up.
-        protocol: settings that were measured.
+        settings: the settings that were measured.
         engine: its name.
     """
     client, server = measured.programs
@@ -221,7 +224,7 @@ def fit(measured: Measurements, kept: CalibratedConstants, protocol: Protocol, e
     forward, back = (np.array([min(getattr(run, way)) for run in calls], float) for way in ("forward", "back"))
     names = _columns("")
     ways: tuple[Callable[[Exchange], float], ...] = (lambda e: e.forward_bytes, lambda e: e.back_bytes)
-    design = np.concatenate([_design(names, protocol, way, MICRO_PROGRAMS) for way in ways])
+    design = np.concatenate([_design(names, settings, way, MICRO_PROGRAMS) for way in ways])
     values = dict(zip(names, map(float, _fit(design, np.concatenate([forward, back]), 1.0)), strict=True))
     (small, base), (large, more) = measured.opened
     values["refill"] = float(max(measured.series.forward[1:]) - min(measured.series.forward))
@@ -233,13 +236,13 @@ def fit(measured: Measurements, kept: CalibratedConstants, protocol: Protocol, e
     elapsed = {name: getattr(kept.elapsed, name) for name in _columns("_seconds")}
     values |= {name: getattr(kept.values, name) for name in (*_columns("_seconds"), *_columns("_rounds"))}
     if measured.unpacked is not None:
-        values |= _fit_seconds(measured, protocol, lambda a, b: a.cpu_seconds + b.cpu_seconds)
-        elapsed = _fit_seconds(measured, protocol, lambda a, b: (a.seconds + b.seconds) / 2)
+        values |= _fit_seconds(measured, settings, lambda a, b: a.cpu_seconds + b.cpu_seconds)
+        elapsed = _fit_seconds(measured, settings, lambda a, b: (a.seconds + b.seconds) / 2)
     if measured.delayed is not None:
         trips = np.maximum(np.array(measured.delayed) - [run.seconds for run in calls], 0) / DELAY.round_trip_seconds
         rounds = _columns("_rounds")
         values |= dict(
-            zip(rounds, map(float, _fit(_design(rounds, protocol, lambda e: e.rounds, MICRO_PROGRAMS), trips, 1.0)), strict=True)
+            zip(rounds, map(float, _fit(_design(rounds, settings, lambda e: e.rounds, MICRO_PROGRAMS), trips, 1.0)), strict=True)
         )
     constants = Constants(**values)
     timed = replace(constants, **elapsed)
@@ -247,13 +250,13 @@ def fit(measured: Measurements, kept: CalibratedConstants, protocol: Protocol, e
         Residual(
             program.name,
             float(min(mine.forward) + min(mine.back)),
-            program.price(Primitives(constants, protocol)).total_bytes,
+            program.price(Primitives(constants, settings)).total_bytes,
             (mine.seconds + theirs.seconds) / 2,
-            _seconds(program, mine.lines, timed, protocol),
+            _seconds(program, mine.lines, timed, settings),
         )
         for program, mine, theirs in zip(PROGRAMS["packed"], client, server, strict=True)
     )
-    return CalibratedConstants(engine, kept.version + 1, protocol.fraction_bits, protocol.workers, constants, timed, residuals)
+    return CalibratedConstants(engine, kept.version + 1, settings.fraction_bits, settings.threads, constants, timed, residuals)
 
 
 def calibrate(repeats: int = 5, timings: bool = True) -> CalibratedConstants:
@@ -267,5 +270,4 @@ def calibrate(repeats: int = 5, timings: bool = True) -> CalibratedConstants:
         ValueError: where the engine is not installed.
     """
     settings = EngineSettings()
-    protocol = Protocol(workers=settings.threads, fraction_bits=settings.fraction_bits)
-    return fit(measure(repeats, timings), load_constants(), protocol, engine_version())
+    return fit(measure(repeats, timings), load_constants(), settings, engine_version())

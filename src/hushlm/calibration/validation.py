@@ -14,11 +14,10 @@ from hushlm.calibration.relay import MeasuredLink, probe
 from hushlm.config import ModelShape
 from hushlm.cost.network import Network
 from hushlm.cost.pricing import Amount, price_total
-from hushlm.plan import decode_plan, prefill_plan
+from hushlm.plan import decode_plan, prefill_plan, stored_shapes
 from hushlm.private.engine import Engine, Party
 from hushlm.private.program.description import ProgramDescription, describe
 from hushlm.private.program.generate import PrivateGenerator
-from hushlm.private.program.wiring import weight_shapes
 
 __all__ = ["Measured", "TimedPass", "measure", "predict", "timed_passes"]
 
@@ -83,7 +82,7 @@ def timed_passes(engine: Engine, description: ProgramDescription, passes: int) -
     weights = None
     if engine.party is Party.SERVER:
         plans = [make(description.parsed_architecture, shape, shape.context) for make in (prefill_plan, decode_plan)]
-        shapes = weight_shapes(plans[0]) | weight_shapes(plans[1])
+        shapes = stored_shapes(plans[0]) | stored_shapes(plans[1])
         weights = {name: random.normal(0, 1 / math.sqrt(shape.width), size).astype(np.float32) for name, size in shapes.items()}
     generator = PrivateGenerator(engine, description, weights)
     generator.set_up()

@@ -9,10 +9,9 @@ from typing import Any, Literal
 from hushlm.architectures import parse
 from hushlm.config import ModelShape
 from hushlm.cost.counts import check_size, flops, nonlinear_operations
-from hushlm.cost.exchange import Protocol
 from hushlm.cost.network import Network, parse_network
 from hushlm.cost.pricing import CostReport, GenerationCost, price_generation
-from hushlm.plan import HUSH, PUBLISHED, Reveal, parse_reveal
+from hushlm.plan import HUSH, PUBLISHED, ProtocolSettings, Reveal, parse_reveal
 from hushlm.report.cost_tables import against_table, amounts_table, residuals_table
 from hushlm.report.table import print_json, print_table
 from hushlm.shapes import GPT2_VOCABULARY
@@ -88,7 +87,7 @@ def cost(
     if prompt is None:
         prompt = max(1, context - new_tokens + 1)
     rewrites = PUBLISHED if forms == "published" else HUSH
-    settings = Protocol(packing=profile == "wan")
+    settings = ProtocolSettings(pack_products=profile == "wan")
     answer = price_generation(named, shape, prompt, new_tokens, _reveal(reveal, vocab), rewrites, settings, link)
     base = price_generation(parse(baseline), shape, prompt, new_tokens, _reveal(reveal, vocab), PUBLISHED, network=link)
     document = _document(architecture, shape, prompt, answer, baseline, base, link)

@@ -55,9 +55,9 @@ def frontier(
     """
     from hushlm.architectures import parse
     from hushlm.cost.budget import SearchSpace, every_architecture
-    from hushlm.cost.exchange import Protocol
     from hushlm.cost.network import parse_network
     from hushlm.cost.quantities import parse_bytes, parse_count, parse_integers
+    from hushlm.plan import ProtocolSettings
     from hushlm.report.budget_report import FrontierReport, measured_models
 
     budgets = [parse_bytes(part) for part in budget.split(",")] if budget else []
@@ -77,7 +77,8 @@ def frontier(
         vocab,
         ffn_multiple,
     )
-    report = FrontierReport.make(space, budgets, at_least, measured, parse_network(network), Protocol(packing=profile == "wan"))
+    settings = ProtocolSettings(pack_products=profile == "wan")
+    report = FrontierReport.make(space, budgets, at_least, measured, parse_network(network), settings)
     written = report.write(output) if output is not None else []
     if json:
         print_json(report.to_dict())

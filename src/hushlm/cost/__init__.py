@@ -4,7 +4,6 @@ Needs neither weights nor the engine: everything follows from an `Architecture`,
 """
 
 from hushlm.cost.counts import Flops, NonlinearOperation, flops, nonlinear_operations, parameters
-from hushlm.cost.exchange import Protocol
 from hushlm.cost.network import LAN, WAN, Network, parse_network
 from hushlm.cost.pricing import Amount, CostReport, GenerationCost, price, price_generation, price_total
 from hushlm.cost.protocol import StepCost, price_step
@@ -18,7 +17,6 @@ __all__ = [
     "GenerationCost",
     "Network",
     "NonlinearOperation",
-    "Protocol",
     "StepCost",
     "flops",
     "nonlinear_operations",

@@ -10,10 +10,9 @@ from typing import Any, TypeVar
 from hushlm.architectures import KERNEL_ORDERS, STATIC_NORM_LAYERS, Architecture, FeedForward, Norm
 from hushlm.config import ModelShape
 from hushlm.cost.counts import check_size, flops, parameters
-from hushlm.cost.exchange import Protocol
 from hushlm.cost.network import WAN, Network
 from hushlm.cost.pricing import Amount, price_total
-from hushlm.plan import decode_plan, prefill_plan
+from hushlm.plan import ProtocolSettings, decode_plan, prefill_plan
 from hushlm.shapes import GPT2_VOCABULARY
 
 __all__ = ["Candidate", "SearchSpace", "best_of_each_kind", "every_architecture", "further_token", "pareto_front", "search"]
@@ -104,7 +103,7 @@ def every_architecture() -> tuple[Architecture, ...]:
     return tuple(found.values())
 
 
-def search(space: SearchSpace, network: Network = WAN, protocol: Protocol | None = None) -> list[Candidate]:
+def search(space: SearchSpace, network: Network = WAN, settings: ProtocolSettings | None = None) -> list[Candidate]:
     """Price every combination: a millisecond or two each.
 
     Raises:
@@ -121,11 +120,11 @@ def search(space: SearchSpace, network: Network = WAN, protocol: Protocol | None
         )
     for shape in shapes:
         check_size(shape)
-    return list(_price_all(space.architectures, shapes, network, protocol))
+    return list(_price_all(space.architectures, shapes, network, settings))
 
 
 def _price_all(
-    architectures: Iterable[Architecture], shapes: Sequence[ModelShape], network: Network, protocol: Protocol | None
+    architectures: Iterable[Architecture], shapes: Sequence[ModelShape], network: Network, settings: ProtocolSettings | None
 ) -> Iterator[Candidate]:
     for shape, architecture in product(shapes, architectures):
         if architecture.removed_ffns <= shape.layers:
@@ -134,14 +133,14 @@ def _price_all(
                 shape,
                 parameters(architecture, shape),
                 flops(architecture, shape, convention="full").total,
-                price_total(prefill_plan(architecture, shape, shape.context), protocol, network),
+                price_total(prefill_plan(architecture, shape, shape.context), settings, network),
             )
 
 
-def further_token(candidate: Candidate, network: Network = WAN, protocol: Protocol | None = None) -> Amount:
+def further_token(candidate: Candidate, network: Network = WAN, settings: ProtocolSettings | None = None) -> Amount:
     """Of a candidate's model: one more token at the end of the context, keys and values kept."""
     shape = candidate.shape
-    return price_total(decode_plan(candidate.architecture, shape, shape.context), protocol, network)
+    return price_total(decode_plan(candidate.architecture, shape, shape.context), settings, network)
 
 
 def best_of_each_kind(

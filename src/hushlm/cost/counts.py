@@ -25,6 +25,7 @@ from hushlm.plan import (
     Gate,
     Kernel,
     Mix,
+    ModelPart,
     Normalise,
     Operation,
     Plan,
@@ -33,6 +34,7 @@ from hushlm.plan import (
     Rotate,
     ScaleRows,
     Scores,
+    StepName,
     prefill_plan,
 )
 
@@ -132,12 +134,17 @@ def flops(
     ffn = attention = head = 0
     for step in plan.steps:
         amount = _flops(step.operation, convention)
-        if step.name.startswith("ffn"):
-            ffn += amount
-        elif step.layer is not None:
-            attention += amount
-        elif step.name == "head" and convention == "full":
-            head += amount
+        match step.name.part:
+            case ModelPart.FEED_FORWARD:
+                ffn += amount
+            case ModelPart.ATTENTION:
+                attention += amount
+            case ModelPart.HEAD:
+                head += amount if convention == "full" else 0
+            case ModelPart.EMBEDDING | ModelPart.FINAL_NORM | ModelPart.ANSWER:
+                assert not amount
+            case _:
+                assert_never(step.name.part)
     return Flops(ffn, attention, head)
 
 
@@ -148,7 +155,7 @@ def parameters(architecture: Architecture, shape: ModelShape) -> int:
     everything is, although the private program absorbs it.
     """
     plan = _published_plan(architecture, shape, shape.context)
-    total = sum(_weights(step.operation, architecture, shape) for step in plan.steps if step.name != "head")
+    total = sum(_weights(step.operation, architecture, shape) for step in plan.steps if step.name is not StepName.HEAD)
     if not shape.tied_head:
         total += shape.width * shape.vocabulary
     # Scalars that are folded into matrices, and have no step of their own.

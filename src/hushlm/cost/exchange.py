@@ -1,28 +1,11 @@
-"""What calls of the engine move, and the settings that decide it."""
+"""What calls of the engine move."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import zip_longest
 
-__all__ = ["Exchange", "Protocol"]
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """Settings of the engine that bytes depend on; the defaults are those of the private program.
-
-    Attributes:
-        packing: responses of matrix products are packed (`pack_products` of the engine settings).
-        one_bit_error: three ciphertexts a batch of elementwise products instead of four.
-        fraction_bits: of fixed-point numbers.
-        workers: OT workers: the smaller number of cores of the two machines. Bytes do not depend on it, set-up and messages do.
-    """
-
-    packing: bool = True
-    one_bit_error: bool = True
-    fraction_bits: int = 18
-    workers: int = 2
+__all__ = ["Exchange"]
 
 
 @dataclass(frozen=True)

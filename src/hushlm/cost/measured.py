@@ -13,11 +13,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from hushlm.architectures import parse
 from hushlm.config import ModelShape
-from hushlm.cost.exchange import Protocol
 from hushlm.cost.network import WAN, Network
 from hushlm.cost.pricing import Amount, price_total
 from hushlm.files import current_folder, verify_manifest
-from hushlm.plan import prefill_plan
+from hushlm.plan import ProtocolSettings, prefill_plan
 
 __all__ = ["Measured", "price_measured", "read_checkpoint", "read_results"]
 
@@ -89,10 +88,12 @@ def read_results(path: Path) -> list[Measured]:
         ) from None
 
 
-def price_measured(models: Sequence[Measured], network: Network = WAN, protocol: Protocol | None = None) -> list[tuple[Measured, Amount]]:
+def price_measured(
+    models: Sequence[Measured], network: Network = WAN, settings: ProtocolSettings | None = None
+) -> list[tuple[Measured, Amount]]:
     """Each with the price of its private pass over a full context."""
     return [
-        (model, price_total(prefill_plan(parse(model.architecture), model.shape, model.shape.context), protocol, network))
+        (model, price_total(prefill_plan(parse(model.architecture), model.shape, model.shape.context), settings, network))
         for model in models
     ]
 

@@ -11,12 +11,26 @@ from typing import Any, TypeVar
 from hushlm.architectures import Architecture
 from hushlm.config import ModelShape
 from hushlm.cost.constants import CalibratedConstants, load_constants
-from hushlm.cost.exchange import Exchange, Protocol
+from hushlm.cost.exchange import Exchange
 from hushlm.cost.network import WAN, Network
 from hushlm.cost.primitives import Primitives
 from hushlm.cost.programs import overhead_seconds, program_lines
 from hushlm.cost.protocol import price_opening, price_operation, price_set_up
-from hushlm.plan import HUSH, Embed, Normalise, Operation, Plan, Project, Reveal, Rewrites, ScaleRows, Step, decode_plan, prefill_plan
+from hushlm.plan import (
+    HUSH,
+    Embed,
+    Normalise,
+    Operation,
+    Plan,
+    Project,
+    ProtocolSettings,
+    Reveal,
+    Rewrites,
+    ScaleRows,
+    Step,
+    decode_plan,
+    prefill_plan,
+)
 
 __all__ = ["Amount", "CostReport", "GenerationCost", "PricedStep", "price", "price_generation", "price_total"]
 
@@ -129,24 +143,24 @@ class GenerationCost:
 
 
 def price(
-    plan: Plan, protocol: Protocol | None = None, network: Network = WAN, calibrated: CalibratedConstants | None = None
+    plan: Plan, settings: ProtocolSettings | None = None, network: Network = WAN, calibrated: CalibratedConstants | None = None
 ) -> CostReport:
     """Price every step of a plan.
 
     Args:
-        protocol: the engine's settings; those of the private program by default.
+        settings: the engine's settings; those of the private program by default.
         network: for the seconds.
         calibrated: fitted constants; the packaged ones by default.
     """
     calibrated = calibrated or load_constants()
-    protocol = protocol or Protocol()
+    settings = settings or ProtocolSettings()
     steps = []
     for step in plan.steps:
-        exchange = _operation_price(step.operation, protocol, calibrated)
+        exchange = _operation_price(step.operation, settings, calibrated)
         steps.append(PricedStep(step, _amount(exchange, network), exchange))
     kinds = _sums(((step.operation, step.exchange) for step in steps), network)
     layers = _sums(((step.step.layer, step.exchange) for step in steps), network)
-    total = _total(plan, protocol, calibrated)
+    total = _total(plan, settings, calibrated)
     weights, shares = _resident(plan)
     return CostReport(
         plan=plan,
@@ -155,17 +169,17 @@ def price(
         by_operation=kinds,
         by_layer=layers,
         total=_amount(total, network),
-        set_up=_amount(price_set_up(protocol, calibrated), network),
+        set_up=_amount(price_set_up(settings, calibrated), network),
         client_peak_bytes=PROCESS_BYTES + shares + 2 * total.client_bytes,
         server_peak_bytes=PROCESS_BYTES + shares + weights + 2 * total.server_bytes,
     )
 
 
 def price_total(
-    plan: Plan, protocol: Protocol | None = None, network: Network = WAN, calibrated: CalibratedConstants | None = None
+    plan: Plan, settings: ProtocolSettings | None = None, network: Network = WAN, calibrated: CalibratedConstants | None = None
 ) -> Amount:
     """`price(...).total` and nothing else, for when there are thousands of plans: some tenths of a millisecond each."""
-    return _amount(_total(plan, protocol or Protocol(), calibrated or load_constants()), network)
+    return _amount(_total(plan, settings or ProtocolSettings(), calibrated or load_constants()), network)
 
 
 def price_generation(
@@ -175,7 +189,7 @@ def price_generation(
     new_tokens: int,
     reveal: Reveal | None = None,
     rewrites: Rewrites = HUSH,
-    protocol: Protocol | None = None,
+    settings: ProtocolSettings | None = None,
     network: Network = WAN,
 ) -> GenerationCost:
     """Price of answering a prompt with `new_tokens` tokens, with the key-value cache and without.
@@ -192,25 +206,25 @@ def price_generation(
         )
     whole = [prefill_plan(architecture, shape, length, reveal, rewrites) for length in range(prompt, last + 1)]
     cached = [whole[0], *(decode_plan(architecture, shape, keys, reveal, rewrites) for keys in range(prompt + 1, last + 1))]
-    passes = tuple(price(plan, protocol, network) for plan in cached)
-    uncached = tuple(price(plan, protocol, network) for plan in whole)
+    passes = tuple(price(plan, settings, network) for plan in cached)
+    uncached = tuple(price(plan, settings, network) for plan in whole)
     return GenerationCost(passes, _together(report.total for report in passes), _together(report.total for report in uncached))
 
 
-def _total(plan: Plan, protocol: Protocol, calibrated: CalibratedConstants) -> Exchange:
+def _total(plan: Plan, settings: ProtocolSettings, calibrated: CalibratedConstants) -> Exchange:
     """Of all steps; a model has a layer over and over, so that equal operations are priced and added once."""
     parts = (
-        _operation_price(operation, protocol, calibrated).times(count)
+        _operation_price(operation, settings, calibrated).times(count)
         for operation, count in Counter(step.operation for step in plan.steps).items()
     )
     return sum(parts, Exchange())
 
 
-def _operation_price(operation: Operation, protocol: Protocol, calibrated: CalibratedConstants) -> Exchange:
+def _operation_price(operation: Operation, settings: ProtocolSettings, calibrated: CalibratedConstants) -> Exchange:
     """Of a step, with its share of refills; what opens the answer is part of the last."""
-    exchange = _cached_price(operation, Primitives(calibrated.values, protocol), Primitives(calibrated.elapsed, protocol))
+    exchange = _cached_price(operation, Primitives(calibrated.values, settings), Primitives(calibrated.elapsed, settings))
     if isinstance(operation, Reveal):
-        exchange += price_opening(operation, protocol, calibrated)
+        exchange += price_opening(operation, settings, calibrated)
     return exchange
 
 

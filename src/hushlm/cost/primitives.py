@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from hushlm.cost.constants import Constants
-from hushlm.cost.exchange import Exchange, Protocol
+from hushlm.cost.exchange import Exchange
+from hushlm.plan import ProtocolSettings
 from hushlm.plan.engine_tiles import POLYNOMIAL_BYTES, SLOTS, product_blocks, tile_product
 
 __all__ = ["TRANSFER_STOCK", "TRIPLE_BATCH", "Primitives"]
@@ -48,10 +49,10 @@ class Primitives:
     """Prices of primitive calls under given constants and settings."""
 
     constants: Constants
-    protocol: Protocol
+    settings: ProtocolSettings
 
     def _workers(self, n: int) -> int:
-        return min(self.protocol.workers, _ceil(n, WORKER_ELEMENTS))
+        return min(self.settings.threads, _ceil(n, WORKER_ELEMENTS))
 
     def _pieces(self, n: int) -> list[int]:
         """Sizes of the pieces that the OT workers take."""
@@ -109,7 +110,7 @@ class Primitives:
     def truncate(self, n: int, bits: int | None = None) -> Exchange:
         """Division by 2^bits; by the fixed point's scale if `bits` is None."""
         c, workers = self.constants, self._workers(n)
-        shift_bytes = _ceil(self.protocol.fraction_bits if bits is None else bits, 8)
+        shift_bytes = _ceil(self.settings.fraction_bits if bits is None else bits, 8)
         return Exchange(
             forward_bytes=c.truncation_byte * sum(_padded(piece * shift_bytes) for piece in self._pieces(n)),
             back_bytes=self._choices(n),
@@ -141,7 +142,7 @@ class Primitives:
     def _slots(self, batches: int, requests: int, sums: bool, client_encrypts: bool) -> Exchange:
         """Elementwise products: `batches` of `SLOTS`, each `requests` ciphertexts and one answer a prime."""
         c = self.constants
-        primes = 3 if self.protocol.one_bit_error else 4
+        primes = 3 if self.settings.one_bit_error else 4
         ask = batches * primes * requests
         answer = batches * primes
         sent, answered = ask * c.slot_request, answer * (c.slot_sum_response if sums else c.slot_response)
@@ -188,7 +189,7 @@ class Primitives:
         return replace(self._slots(_ceil(n, SLOTS), 1, False, True), rounds=self.constants.slot_rounds, calls=1)
 
     def _cross_term(self, rows: int, inner: int, outer: int, client_is_left: bool) -> Exchange:
-        c, tiling = self.constants, tile_product(rows, inner, outer, self.protocol.packing)
+        c, tiling = self.constants, tile_product(rows, inner, outer, self.settings.pack_products)
         asked = tiling.requests * c.product_request
         if tiling.kept is None:
             answered = tiling.responses * c.product_response
@@ -217,7 +218,7 @@ class Primitives:
         """(rows, inner) of the client's or shared, times (inner, outer) of the server's, without its truncation."""
         total = Exchange()
         for block in product_blocks(rows, inner, outer):
-            requests = tile_product(*block, self.protocol.packing).requests
+            requests = tile_product(*block, self.settings.pack_products).requests
             total += replace(self._cross_term(*block, client_is_left=True), rounds=self._further(requests), calls=1)
         return total
 
@@ -226,7 +227,7 @@ class Primitives:
         total = Exchange()
         for block in product_blocks(rows, inner, outer):
             both = self._cross_term(*block, client_is_left=True) + self._cross_term(*block, client_is_left=False)
-            rounds = self.constants.shared_product_rounds + self._further(tile_product(*block, self.protocol.packing).requests)
+            rounds = self.constants.shared_product_rounds + self._further(tile_product(*block, self.settings.pack_products).requests)
             total += replace(both, rounds=rounds, calls=1)
         return total
 
@@ -286,7 +287,7 @@ class Primitives:
 
     def set_up(self) -> Exchange:
         """Once a session: every worker's first transfers, keys of both kinds of products."""
-        c, workers = self.constants, self.protocol.workers
+        c, workers = self.constants, self.settings.threads
         return Exchange(
             forward_bytes=workers * c.worker_set_up + c.slot_keys + c.product_keys,
             back_bytes=workers * c.worker_set_up + c.slot_keys + c.product_keys,

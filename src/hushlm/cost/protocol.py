@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from hushlm.cost.constants import CalibratedConstants, load_constants
-from hushlm.cost.exchange import Exchange, Protocol
+from hushlm.cost.exchange import Exchange
 from hushlm.cost.primitives import Primitives
 from hushlm.plan import (
     Activate,
@@ -21,6 +21,7 @@ from hushlm.plan import (
     Normalise,
     Operation,
     Project,
+    ProtocolSettings,
     Reveal,
     Rotate,
     ScaleRows,
@@ -60,26 +61,26 @@ class StepCost:
         return self.exchange.total_bytes
 
 
-def price_step(step: Step, protocol: Protocol | None = None, calibrated: CalibratedConstants | None = None) -> StepCost:
+def price_step(step: Step, settings: ProtocolSettings | None = None, calibrated: CalibratedConstants | None = None) -> StepCost:
     """Price of a step.
 
     Args:
-        protocol: the engine's settings; those of the private program by default.
+        settings: the engine's settings; those of the private program by default.
         calibrated: fitted constants; the packaged ones by default.
     """
-    primitives = _primitives(protocol, calibrated)
+    primitives = _primitives(settings, calibrated)
     bare = price_operation(step.operation, primitives)
     return StepCost(step, primitives.amortised(bare), bare)
 
 
-def price_set_up(protocol: Protocol | None = None, calibrated: CalibratedConstants | None = None) -> Exchange:
+def price_set_up(settings: ProtocolSettings | None = None, calibrated: CalibratedConstants | None = None) -> Exchange:
     """What a session moves once, before its first query."""
-    return _primitives(protocol, calibrated).set_up()
+    return _primitives(settings, calibrated).set_up()
 
 
-def price_opening(reveal: Reveal, protocol: Protocol | None = None, calibrated: CalibratedConstants | None = None) -> Exchange:
+def price_opening(reveal: Reveal, settings: ProtocolSettings | None = None, calibrated: CalibratedConstants | None = None) -> Exchange:
     """Opening the answer to the client: the server's shares of it."""
-    primitives = _primitives(protocol, calibrated)
+    primitives = _primitives(settings, calibrated)
     match reveal.kind:
         case "token":
             return primitives.open(1)
@@ -91,8 +92,8 @@ def price_opening(reveal: Reveal, protocol: Protocol | None = None, calibrated: 
             assert_never(reveal.kind)
 
 
-def _primitives(protocol: Protocol | None, calibrated: CalibratedConstants | None) -> Primitives:
-    return Primitives((calibrated or load_constants()).values, protocol or Protocol())
+def _primitives(settings: ProtocolSettings | None, calibrated: CalibratedConstants | None) -> Primitives:
+    return Primitives((calibrated or load_constants()).values, settings or ProtocolSettings())
 
 
 def price_operation(operation: Operation, p: Primitives) -> Exchange:

@@ -22,8 +22,8 @@ class Session:
 
     def __init__(self, primitives: Primitives) -> None:
         self.primitives = primitives
-        self._forward = [0] * primitives.protocol.workers
-        self._back = [0] * primitives.protocol.workers
+        self._forward = [0] * primitives.settings.threads
+        self._back = [0] * primitives.settings.threads
         self._triples = 0
 
     def run(self, bare: Exchange) -> Exchange:

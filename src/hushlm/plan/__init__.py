@@ -26,33 +26,50 @@ from hushlm.plan.operations import (
 )
 from hushlm.plan.passes import LENGTH_BUCKET, Plan, bucket_length, decode_plan, exponential_squarings, prefill_plan, whole_buckets
 from hushlm.plan.rewrites import HUSH, PUBLISHED, Rewrites
+from hushlm.plan.settings import ProtocolSettings
+from hushlm.plan.step_names import STREAMS, ModelPart, StepName, Tensor, Value, tensor_name
+from hushlm.plan.wiring import ServerTensor, Surroundings, Wiring, input_shapes, server_tensors, stored_shapes, wiring
 
 __all__ = [
     "HUSH",
     "LENGTH_BUCKET",
     "PUBLISHED",
+    "STREAMS",
     "Activate",
     "Divide",
     "Embed",
     "Gate",
     "Kernel",
     "Mix",
+    "ModelPart",
     "Normalise",
     "Operation",
     "Plan",
     "Project",
+    "ProtocolSettings",
     "Reveal",
     "Rewrites",
     "Rotate",
     "ScaleRows",
     "Scores",
+    "ServerTensor",
     "Step",
+    "StepName",
+    "Surroundings",
+    "Tensor",
+    "Value",
+    "Wiring",
     "bucket_length",
     "decode_plan",
     "exponential_squarings",
+    "input_shapes",
     "needed_squarings",
     "parse_reveal",
     "prefill_plan",
     "row_lengths",
+    "server_tensors",
+    "stored_shapes",
+    "tensor_name",
     "whole_buckets",
+    "wiring",
 ]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hushlm.plan.cuts import Cut
+from hushlm.plan.step_names import StepName
 
 __all__ = [
     "Activate",
@@ -222,7 +223,7 @@ class Step:
         operation: with its sizes.
     """
 
-    name: str
+    name: StepName
     layer: int | None
     operation: Operation
 

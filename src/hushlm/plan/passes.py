@@ -31,6 +31,7 @@ from hushlm.plan.operations import (
     Step,
 )
 from hushlm.plan.rewrites import HUSH, Rewrites
+from hushlm.plan.step_names import StepName
 
 __all__ = ["LENGTH_BUCKET", "Plan", "bucket_length", "decode_plan", "exponential_squarings", "prefill_plan", "whole_buckets"]
 
@@ -137,7 +138,7 @@ def _check_length(tokens: int, shape: ModelShape) -> None:
 
 def _plan(architecture: Architecture, shape: ModelShape, rows: int, keys: int, reveal: Reveal | None, rewrites: Rewrites) -> Plan:
     width, vocabulary = shape.width, shape.vocabulary
-    steps = [Step("embedding", None, Embed(rows, vocabulary, width, product_cut(rows, vocabulary, width, rewrites.encoded_bytes)))]
+    steps = [Step(StepName.EMBEDDING, None, Embed(rows, vocabulary, width, product_cut(rows, vocabulary, width, rewrites.encoded_bytes)))]
     for layer in range(shape.layers):
         queries = 1 if rewrites.last_row_only and layer == shape.layers - 1 else rows
         ffn = _ffn_steps(architecture, shape, rewrites, layer, queries)
@@ -147,9 +148,9 @@ def _plan(architecture: Architecture, shape: ModelShape, rows: int, keys: int, r
         steps += after
     last = 1 if rewrites.last_row_only else rows
     if architecture.has_final_norm:
-        steps.append(Step("final_norm", None, _normalise(rewrites, last, width)))
-    steps.append(Step("head", None, _project(rewrites, last, width, vocabulary)))
-    steps.append(Step("reveal", None, reveal or Reveal(vocabulary, "token")))
+        steps.append(Step(StepName.FINAL_NORM, None, _normalise(rewrites, last, width)))
+    steps.append(Step(StepName.HEAD, None, _project(rewrites, last, width, vocabulary)))
+    steps.append(Step(StepName.REVEAL, None, reveal or Reveal(vocabulary, "token")))
     return Plan(architecture, shape, rewrites, rows, keys, tuple(steps))
 
 
@@ -166,29 +167,29 @@ def _attention_steps(
     """Attention of one block; `queries` of its rows are asked for. Steps `beside` it read the stream when attention has read it."""
     heads, width, head_width = shape.heads, shape.width, shape.head_width
     joined = rewrites.one_product_decode and queries == 1
-    named: list[tuple[str, Operation]] = []
+    named: list[tuple[StepName, Operation]] = []
     if architecture.has_layer_norm:
-        named.append(("norm_attention", _normalise(rewrites, rows, width)))
+        named.append((StepName.NORM_ATTENTION, _normalise(rewrites, rows, width)))
     if queries == rows:
-        named.append(("query_key_value", _project(rewrites, rows, width, 3 * width)))
+        named.append((StepName.QUERY_KEY_VALUE, _project(rewrites, rows, width, 3 * width)))
     else:
         named += [
-            ("query", _project(rewrites, queries, width, width)),
-            ("key_value", _project(rewrites, rows, width, 2 * width)),
+            (StepName.QUERY, _project(rewrites, queries, width, width)),
+            (StepName.KEY_VALUE, _project(rewrites, rows, width, 2 * width)),
         ]
     reads = len(named)
     if architecture.is_parallel:
-        named.append(("rotary", Rotate(heads, queries, rows, shape.rotary_width)))
+        named.append((StepName.ROTARY, Rotate(heads, queries, rows, shape.rotary_width)))
     if architecture.temperature is Temperature.PER_HEAD_AND_POSITION:
-        named.append(("temperature", ScaleRows(queries, width)))
-    divide = ("divide", _divide(rewrites, heads, queries, head_width if rewrites.divide_late else keys, keys))
-    mix = ("mix", Mix(heads, queries, keys, head_width, joined))
+        named.append((StepName.TEMPERATURE, ScaleRows(queries, width)))
+    divide = (StepName.DIVIDE, _divide(rewrites, heads, queries, head_width if rewrites.divide_late else keys, keys))
+    mix = (StepName.MIX, Mix(heads, queries, keys, head_width, joined))
     named += [
-        ("scores", Scores(heads, queries, keys, head_width, joined)),
-        ("kernel", _kernel(rewrites, architecture, heads, queries, keys)),
+        (StepName.SCORES, Scores(heads, queries, keys, head_width, joined)),
+        (StepName.KERNEL, _kernel(rewrites, architecture, heads, queries, keys)),
     ]
     named += [mix, divide] if rewrites.divide_late else [divide, mix]
-    named.append(("attention_output", _project(rewrites, queries, width, width)))
+    named.append((StepName.ATTENTION_OUTPUT, _project(rewrites, queries, width, width)))
     steps = [Step(name, layer, operation) for name, operation in named]
     return [*steps[:reads], *beside, *steps[reads:]]
 
@@ -197,25 +198,27 @@ def _ffn_steps(architecture: Architecture, shape: ModelShape, rewrites: Rewrites
     if not architecture.has_ffn(layer, shape.layers):
         return []
     width, hidden = shape.width, shape.ffn_width
-    named: list[tuple[str, Operation]] = []
+    named: list[tuple[StepName, Operation]] = []
     # Side by side, both LayerNorms divide the same stream alike; they differ in gain and bias, which are folded.
     if architecture.has_layer_norm and not (architecture.is_parallel and rewrites.fold_affine):
-        named.append(("norm_ffn", _normalise(rewrites, rows, width)))
-    expand, contract = ("ffn_expand", _project(rewrites, rows, width, hidden)), ("ffn_contract", _project(rewrites, rows, hidden, width))
+        named.append((StepName.NORM_FFN, _normalise(rewrites, rows, width)))
+    expand = (StepName.FFN_EXPAND, _project(rewrites, rows, width, hidden))
+    contract = (StepName.FFN_CONTRACT, _project(rewrites, rows, hidden, width))
     match architecture.feed_forward:
         case FeedForward.IDENTITY | FeedForward.SCALED | FeedForward.SCALED_FUSED:
             if rewrites.absorb_ffns and not architecture.has_layer_norm and layer not in rewrites.explicit_ffns:
                 return []
             if rewrites.absorb_ffns or architecture.feed_forward is FeedForward.SCALED_FUSED:
                 # Nothing nonlinear inside: one D x D product.
-                named.append(("ffn", _project(rewrites, rows, width, width)))
+                named.append((StepName.FFN, _project(rewrites, rows, width, width)))
             else:
                 named += [expand, contract]
         case FeedForward.BILINEAR:
             # Both maps read the same rows: as one product, these are sent once.
-            named += [("ffn_expand", _project(rewrites, rows, width, 2 * hidden)), ("ffn_activation", Gate(rows, hidden)), contract]
+            both = (StepName.FFN_EXPAND, _project(rewrites, rows, width, 2 * hidden))
+            named += [both, (StepName.FFN_ACTIVATION, Gate(rows, hidden)), contract]
         case _:
-            named += [expand, ("ffn_activation", _activate(architecture.feed_forward, rewrites, rows, hidden)), contract]
+            named += [expand, (StepName.FFN_ACTIVATION, _activate(architecture.feed_forward, rewrites, rows, hidden)), contract]
     return [Step(name, layer, operation) for name, operation in named]
 
 

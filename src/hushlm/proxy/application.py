@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hmac
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,16 +19,18 @@ from starlette.routing import Route
 from hushlm.private.client.client import Client
 from hushlm.private.program.description import RevealPolicy
 from hushlm.private.session.messages import printable
-from hushlm.proxy.answering import Answering, Places
-from hushlm.proxy.choices import questions_of
-from hushlm.proxy.completion import Completion
-from hushlm.proxy.errors import ApiError
-from hushlm.proxy.response import CompletionResponse
+from hushlm.proxy.completion_builder import CompletionBuilder
+from hushlm.proxy.completion_response import CompletionResponse
+from hushlm.proxy.errors import ApiError, internal_error
+from hushlm.proxy.questions import questions_of
+from hushlm.proxy.request_sessions import RequestSessions, SessionPool
 from hushlm.proxy.schema import read_completion
 
-__all__ = ["ProxySettings", "application", "places_of"]
+__all__ = ["ProxySettings", "application", "session_pool"]
 
-MAXIMUM_BODY_BYTES = 4 << 20
+MINIMUM_BODY_LIMIT_BYTES, BODY_BYTES_PER_TOKEN = 1 << 20, 1024
+"""A request's body may have this many bytes for each token of the model's context, which is 64 for each of its 16 prompts, and at least a
+mebibyte: a longer one does not fit the model, and would stop all other requests while it is read."""
 
 log = logging.getLogger("hushlm.proxy")
 
@@ -38,15 +41,15 @@ class ProxySettings:
 
     Attributes:
         model: id of the served model, for requests and lists.
-        created: when it was exported, in Unix seconds.
+        created: when the model was exported, in Unix seconds.
         reveal: most that a request may have revealed to this side.
-        sessions: private sessions at a time.
-        waiting: that may wait for a place.
-        new_tokens: most that a choice may ask for; None leaves the context as the limit.
-        end_early: end a session with its text, see `Places`.
-        api_key: that requests must carry; None asks for none.
-        hosts: names that requests may have come by; None allows all. Where only this machine can reach the proxy, a name of another
-            machine means that a web page has a browser speak to it under a false name.
+        sessions: how many private sessions may run at a time.
+        waiting: how many more may wait for a place.
+        new_tokens: how many tokens a choice may ask for at most; None leaves the context as the limit.
+        end_early: whether a session ends with its text, see `SessionPool`.
+        api_key: the key that requests must carry; None asks for none.
+        hosts: names in the `host` header under which requests are answered; None allows all. Where only this machine can reach the proxy,
+            another name means that a web page has a browser speak to it under a false name.
     """
 
     model: str = "hush"
@@ -68,18 +71,20 @@ class ProxySettings:
             raise ValueError(f"A request must be allowed at least one token, not {self.new_tokens}.")
 
 
-def application(client: Client, settings: ProxySettings, places: Places | None = None) -> Starlette:
+def application(client: Client, settings: ProxySettings, pool: SessionPool | None = None) -> Starlette:
     """An ASGI application that asks through `client`.
 
     Args:
-        places: made from the settings by default.
+        client: asks the private server.
+        settings: what the endpoint does.
+        pool: the room for sessions; made from the settings by default.
     """
-    endpoint = _Endpoint(client, settings, places or places_of(settings))
+    endpoint = _Endpoint(client, settings, pool or session_pool(settings))
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
-        await endpoint.places.close()
+        await endpoint.pool.close()
 
     routes = [
         Route("/v1/completions", endpoint.completions, methods=["POST"]),
@@ -92,23 +97,40 @@ def application(client: Client, settings: ProxySettings, places: Places | None =
     return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
 
 
-def places_of(settings: ProxySettings) -> Places:
-    """Room as the settings say."""
-    return Places(settings.sessions, settings.waiting, settings.end_early)
+def session_pool(settings: ProxySettings) -> SessionPool:
+    """The room for sessions that the settings ask for."""
+    return SessionPool(settings.sessions, settings.waiting, settings.end_early)
+
+
+def _contained(endpoint: Callable[[_Endpoint, Request], Awaitable[Response]]) -> Callable[[_Endpoint, Request], Awaitable[Response]]:
+    """An endpoint whose every exception is an `ApiError`; what escapes it would be logged by the HTTP server, with its message."""
+
+    @functools.wraps(endpoint)
+    async def run(self: _Endpoint, request: Request) -> Response:
+        try:
+            return await endpoint(self, request)
+        except (ApiError, HTTPException, ClientDisconnect):
+            raise
+        except Exception as error:
+            raise internal_error(endpoint.__name__, error) from None
+
+    return run
 
 
 class _Endpoint:
-    def __init__(self, client: Client, settings: ProxySettings, places: Places) -> None:
-        self._client, self._settings, self.places = client, settings, places
+    def __init__(self, client: Client, settings: ProxySettings, pool: SessionPool) -> None:
+        self._client, self._settings, self.pool = client, settings, pool
+        self._body_limit_bytes = max(MINIMUM_BODY_LIMIT_BYTES, BODY_BYTES_PER_TOKEN * client.description.shape.context)
 
+    @_contained
     async def completions(self, request: Request) -> Response:
         self._admit(request)
-        wanted = read_completion(await _body(request))
+        wanted = read_completion(await _body(request, self._body_limit_bytes), self._client.description.shape.context)
         self._check_model(wanted.model)
         client, settings = self._client, self._settings
         questions = questions_of(wanted, client.tokenizer, client.description, settings.reveal, settings.new_tokens)
-        completion = Completion(wanted, questions, client.tokenizer, client.description.fingerprint[:12])
-        return CompletionResponse(Answering(client, self.places, questions, completion.name), completion, bool(wanted.stream))
+        completion = CompletionBuilder(wanted, questions, client.tokenizer, client.description.fingerprint[:12])
+        return CompletionResponse(RequestSessions(client, self.pool, questions, completion.name), completion, bool(wanted.stream))
 
     async def chat(self, request: Request) -> Response:
         self._admit(request)
@@ -124,7 +146,7 @@ class _Endpoint:
         return JSONResponse(self._model())
 
     async def health(self, _request: Request) -> Response:
-        return JSONResponse({"status": "ok", "sessions": self.places.running})
+        return JSONResponse({"status": "ok", "sessions": self.pool.running})
 
     def _admit(self, request: Request) -> None:
         """Raises ApiError: a false name, or the wrong key."""
@@ -162,16 +184,20 @@ def _host(header: str) -> str:
     return header.partition(":")[0].lower()
 
 
-async def _body(request: Request) -> bytes:
-    """Raises ApiError: not JSON, or too large."""
+async def _body(request: Request, limit_bytes: int) -> bytes:
+    """The body of a request.
+
+    Raises:
+        ApiError: 415 if it is not said to be JSON; 413 if it is larger than the limit.
+    """
     # A web page can have a browser send other types here without asking first, but not this one.
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "A request's body is JSON: send it with the header content-type: application/json.", "unsupported_media_type")
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > MAXIMUM_BODY_BYTES:
-            raise ApiError(413, f"The request is larger than {MAXIMUM_BODY_BYTES} bytes.", "request_too_large")
+        if len(body) > limit_bytes:
+            raise ApiError(413, f"The request is larger than {limit_bytes} bytes, more than this model reads.", "request_too_large")
     return bytes(body)
 
 

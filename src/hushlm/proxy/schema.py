@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 
 from hushlm.private.session.messages import printable
 from hushlm.proxy.errors import ApiError
@@ -12,7 +14,10 @@ from hushlm.proxy.errors import ApiError
 __all__ = ["CompletionRequest", "read_completion"]
 
 MAXIMUM_CHOICES = 16
-"""Sessions of one request."""
+"""How many private sessions one request may take."""
+
+MAXIMUM_ENTRIES = 300
+"""How many entries an object within a request may have: OpenAI's own bound on `logit_bias`."""
 
 Text = Annotated[str, Field(min_length=1)]
 Stop = Annotated[str, Field(min_length=1, max_length=200)]
@@ -24,9 +29,11 @@ class _Closed(BaseModel):
 
 
 class StreamOptions(_Closed):
-    """Attributes:
-    include_usage: a last chunk tells the usage.
-    include_obfuscation: padding against observers of the network; None is needed on loopback, and none is sent.
+    """What a stream holds besides the answer.
+
+    Attributes:
+        include_usage: whether a last chunk tells how many tokens were used.
+        include_obfuscation: padding against observers of the network; accepted, but none is sent, for loopback does not need it.
     """
 
     include_usage: bool = False
@@ -38,18 +45,18 @@ class CompletionRequest(_Closed):
 
     Attributes:
         model: id of the served model.
-        prompt: text, texts, token ids, or lists of these; one private session each.
-        max_tokens: to be generated; known to the server, so all are computed even if a stop string comes earlier.
-        temperature: 0, the default here, is greedy; OpenAI's default of 1 needs logits at this side.
-        top_p: of nucleus sampling.
-        n: answers a prompt.
-        stream: chunks as server-sent events.
+        prompt: a text, several texts, token ids, or several lists of token ids; each prompt takes a private session.
+        max_tokens: how many tokens to generate; the server knows it, so all are computed even if a stop string comes earlier.
+        temperature: 0, the default here, takes the likeliest token; OpenAI's default of 1 needs logits at this side.
+        top_p: tokens are drawn among the likeliest that reach this probability together.
+        n: how many answers each prompt gets.
+        stream: whether to answer in chunks, as server-sent events.
         stop: strings that end the text.
-        seed: of the draws; by chance if absent.
-        echo: the prompt's text before the answer's.
-        logprobs: how many likeliest tokens to name at each place, 0 for the chosen one alone.
-        user: taken and forgotten: nothing of it leaves this machine.
-        best_of, suffix, frequency_penalty, presence_penalty, logit_bias: only as if they were absent.
+        seed: number that decides the draws; chosen at random if absent.
+        echo: whether the prompt's text stands before the answer's.
+        logprobs: how many of the likeliest tokens to name at each place; 0 names the chosen one alone.
+        user: accepted and forgotten; nothing of it leaves this machine.
+        best_of, suffix, frequency_penalty, presence_penalty, logit_bias: accepted only with values that ask for nothing.
     """
 
     model: str
@@ -88,12 +95,17 @@ class CompletionRequest(_Closed):
                 return [prompt for prompt in self.prompt if isinstance(prompt, str | list)]
 
 
-def read_completion(body: bytes) -> CompletionRequest:
-    """Read a request.
+def read_completion(body: bytes, context: int | None = None) -> CompletionRequest:
+    """Read a request, in time that is bounded by the limits and not by the body.
+
+    Args:
+        body: JSON in UTF-8.
+        context: the model's, in tokens, which a prompt of token ids cannot exceed; None leaves that unchecked.
 
     Raises:
         ApiError: 400, with the first thing that is wrong.
     """
+    _check_sizes(_read_object(body), context)
     try:
         request = CompletionRequest.model_validate_json(body)
     except ValidationError as error:
@@ -106,14 +118,83 @@ def read_completion(body: bytes) -> CompletionRequest:
             raise ApiError(400, f"{name} is not supported by this proxy: leave it out.", "unsupported_parameter", name)
     if request.echo and request.logprobs is not None:
         raise ApiError(400, "logprobs are known of the answer only: leave out echo or logprobs.", "unsupported_parameter", "echo")
-    choices = len(request.prompts) * (request.n or 1)
+    _check_choices(len(request.prompts) * (request.n or 1))
+    if request.stream_options is not None and not request.stream:
+        raise ApiError(400, "stream_options are for streams: set stream to true or leave them out.", parameter="stream_options")
+    return request
+
+
+def _read_object(body: bytes) -> dict[str, Any]:
+    try:
+        values = from_json(body)
+    except ValueError as error:
+        raise ApiError(400, _not_json(body)) from error
+    if not isinstance(values, dict):
+        raise ApiError(400, "The request's body is not a JSON object.")
+    return values
+
+
+def _not_json(body: bytes) -> str:
+    """Why a body is not JSON in UTF-8, in one sentence."""
+    try:
+        values = json.loads(body.decode())
+    except UnicodeDecodeError as error:
+        return f"The request's body is not UTF-8: byte {error.start + 1} is 0x{body[error.start]:02x}."
+    except (ValueError, RecursionError):
+        return "The request's body is not a JSON object."
+    # Python's own parser takes what the strict one does not: half a surrogate pair, which is no character.
+    if found := _lone_surrogate(values):
+        name, code = found
+        where = f" in {printable(name)}" if name else ""
+        return f"The request's body has a lone surrogate (\\u{code:04x}){where}, which is no character: send the pair, or leave it out."
+    return "The request's body is not a JSON object."
+
+
+def _lone_surrogate(value: Any, name: str = "") -> tuple[str, int] | None:
+    """The parameter with the first lone surrogate, and its code."""
+    match value:
+        case str():
+            return next(((name, ord(character)) for character in value if "\ud800" <= character <= "\udfff"), None)
+        case list():
+            return next((found for part in value if (found := _lone_surrogate(part, name))), None)
+        case dict():
+            parts = ((part, name or key) for key, inner in value.items() for part in (key, inner))
+            return next((found for part, where in parts if (found := _lone_surrogate(part, where))), None)
+    return None
+
+
+def _check_sizes(values: dict[str, Any], context: int | None) -> None:
+    """Refuse what is far too much of anything before each part of it is looked at, which would stop all other requests for seconds."""
+    unknown = next((name for name in values if name not in CompletionRequest.model_fields), None)
+    if unknown is not None:
+        raise _unknown_parameter(printable(unknown))
+    for name, value in values.items():
+        if isinstance(value, dict) and len(value) > MAXIMUM_ENTRIES:
+            raise ApiError(400, f"{name} has {len(value)} entries, and may have {MAXIMUM_ENTRIES}: leave it out.", "invalid_value", name)
+    prompt = values.get("prompt")
+    if not isinstance(prompt, list) or not prompt:
+        return
+    if isinstance(prompt[0], str | list):
+        _check_choices(len(prompt))
+    for tokens in prompt if isinstance(prompt[0], list) else [prompt]:
+        if context is not None and isinstance(tokens, list) and len(tokens) >= context:
+            raise ApiError(
+                400,
+                f"A prompt of {len(tokens)} tokens exceeds the model's context of {context}: shorten it.",
+                "context_length_exceeded",
+                "prompt",
+            )
+
+
+def _check_choices(choices: int) -> None:
     if choices > MAXIMUM_CHOICES:
         raise ApiError(
             400, f"This would take {choices} private sessions, and a request may have {MAXIMUM_CHOICES}: split it.", parameter="n"
         )
-    if request.stream_options is not None and not request.stream:
-        raise ApiError(400, "stream_options are for streams: set stream to true or leave them out.", parameter="stream_options")
-    return request
+
+
+def _unknown_parameter(name: str) -> ApiError:
+    return ApiError(400, f"{name} is not a parameter that this proxy knows: leave it out.", "unsupported_parameter", name)
 
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -137,10 +218,6 @@ def _refusal(error: ValidationError) -> ApiError:
     first: Any = error.errors(include_input=False, include_url=False)[0]
     name = printable(str(first["loc"][0])) if first["loc"] else None
     match first["type"]:
-        case "json_invalid" | "model_type" | "model_attributes_type":
-            return ApiError(400, "The request's body is not a JSON object.")
-        case "extra_forbidden" if len(first["loc"]) == 1:
-            return ApiError(400, f"{name} is not a parameter that this proxy knows: leave it out.", "unsupported_parameter", name)
         case "missing":
             return ApiError(400, f"The parameter {name} is missing.", "missing_parameter", name)
     if name in _UNIONS:

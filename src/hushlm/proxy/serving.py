@@ -16,9 +16,8 @@ from types import FrameType
 import uvicorn
 
 from hushlm.private.client.client import Client
-from hushlm.private.server.listening import address_of, listen
-from hushlm.private.session.messages import parse_address
-from hushlm.proxy.application import ProxySettings, application, places_of
+from hushlm.private.session.addresses import listen, listener_address, parse_address
+from hushlm.proxy.application import ProxySettings, application, session_pool
 
 __all__ = ["Proxy", "read_api_key"]
 
@@ -51,9 +50,9 @@ class Proxy:
                 raise ValueError("A proxy that other machines can reach needs a key: add --api-key-file FILE.")
             settings = replace(settings, hosts=None)
         self._listener = listen(host, port, "--listen")
-        self.address = address_of(self._listener)
-        self._places = places_of(settings)
-        self._application = application(client, settings, self._places)
+        self.address = listener_address(self._listener)
+        self._pool = session_pool(settings)
+        self._application = application(client, settings, self._pool)
 
     def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
         """Until SIGTERM or SIGINT; private sessions under way are given up at both ends."""
@@ -72,7 +71,7 @@ class Proxy:
         if threading.current_thread() is threading.main_thread():
             # uvicorn raises the signal again at the end: to stop when asked to is exit code 0.
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        _Server(config, on_ready, self._places.stop).run(sockets=[self._listener])
+        _Server(config, on_ready, self._pool.stop).run(sockets=[self._listener])
 
 
 class _Server(uvicorn.Server):

@@ -10,11 +10,11 @@ from typing import Any
 
 from hushlm.architectures import Architecture
 from hushlm.cost.budget import Candidate, SearchSpace, best_of_each_kind, further_token, pareto_front, search
-from hushlm.cost.exchange import Protocol
 from hushlm.cost.measured import Measured, price_measured, read_checkpoint, read_results
 from hushlm.cost.network import Network
 from hushlm.cost.pricing import Amount
 from hushlm.files import write_atomic
+from hushlm.plan import ProtocolSettings
 from hushlm.report.cost_tables import frontier_table, measured_table
 from hushlm.report.table import Table
 
@@ -66,7 +66,7 @@ class FrontierReport:
     at_least: int | None
     measured: Sequence[tuple[Measured, Amount]]
     network: Network
-    protocol: Protocol
+    protocol: ProtocolSettings
 
     @staticmethod
     def make(
@@ -75,7 +75,7 @@ class FrontierReport:
         at_least: int | None,
         measured: Sequence[Measured],
         network: Network,
-        protocol: Protocol,
+        protocol: ProtocolSettings,
     ) -> FrontierReport:
         """Search and price.
 

@@ -1,4 +1,4 @@
-"""Progress of a private question on standard error: a bar on a terminal, otherwise a line now and then."""
+"""What a user sees of a question: its progress on standard error, a bar on a terminal and otherwise a line now and then; and its answer."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
+from hushlm.report.table import Column, Table, print_table
+
 if TYPE_CHECKING:
+    from hushlm.private.client.answer import PrivateAnswer
     from hushlm.private.client.progress import Progress
 
-__all__ = ["QuestionProgress", "describe"]
+__all__ = ["QuestionProgress", "describe", "print_answer"]
 
 LINE_EVERY_SECONDS = 15.0
 
 
 class QuestionProgress:
-    """Shows where a session is: layer, bytes so far and expected, share done, time left. A context manager.
+    """Shows where a session is: layer, bytes so far and expected, share done, time left. It is a context manager.
 
     Args:
-        bars: draw a bar; by default if standard error is a terminal.
+        bars: whether to draw a bar; by default only if standard error is a terminal.
     """
 
     def __init__(self, *, bars: bool | None = None) -> None:
@@ -48,7 +51,7 @@ class QuestionProgress:
         self._progress.stop()
 
     def update(self, progress: Progress) -> None:
-        """The session came to a new place. Without a terminal a new phase gets a line, and a long one further lines."""
+        """Show a further report of progress. Without a terminal each new phase gets a line, and a long phase a line now and then."""
         text = describe(progress)
         total = 1.0 if progress.phase == "query" else None
         self._progress.update(self._task, description=text, completed=progress.done_share, total=total)
@@ -59,7 +62,7 @@ class QuestionProgress:
 
 
 def describe(progress: Progress) -> str:
-    """One line, without the time that has passed."""
+    """Progress in one line, without the time that has passed."""
     match progress.phase:
         case "waiting":
             return "no place at the server, asking again soon"
@@ -67,11 +70,42 @@ def describe(progress: Progress) -> str:
             return f"in the server's queue, place {progress.position}"
         case "set-up":
             return f"setting up the engine; {progress.expected_bytes / 1e6:.1f} MB to come"
-    # Between layers the layer just done is shown.
+    # Between two layers the one that was just done is shown.
     layer = progress.layer if progress.layer is not None else (0 if progress.step * 2 < progress.steps else progress.layers)
     moved = f"{progress.traffic.total_bytes / 1e6:.1f} of {progress.expected_bytes / 1e6:.1f} MB"
     left = f"{100 * progress.done_share:.0f}%, about {_clock(progress.remaining_seconds)} left"
     return f"token {progress.token} of {progress.tokens}, layer {layer} of {progress.layers}, {moved}, {left}"
+
+
+def print_answer(answer: PrivateAnswer) -> None:
+    """Print an answer to standard output, with what was revealed and what it moved."""
+    from hushlm.private.client.answer import traffic_fields
+
+    print(f"prompt, its last tokens:  {answer.prompt_text[-60:]!r}")
+    print(f"answer:                   {answer.text!r}")
+    print(f"tokens:                   {list(answer.tokens)}")
+    for token_answer in answer.answers:
+        if token_answer.top is not None:
+            print("  " + ", ".join(f"{token}: {logit:.3f}" for token, logit in token_answer.top))
+    if not answer.was_sent:
+        print(f"{answer.query_seconds:.1f} s in one process: nothing was sent.")
+        return
+    columns = (
+        Column("phase", ""),
+        Column("bytes_client_to_server", "client to server (MB)", lambda count: f"{count / 1e6:.2f}", "right"),
+        Column("bytes_server_to_client", "server to client (MB)", lambda count: f"{count / 1e6:.2f}", "right"),
+        Column("messages", "messages", "d", "right"),
+        Column("seconds", "seconds", ".1f", "right"),
+    )
+    rows = [
+        {"phase": "set-up", **traffic_fields(answer.set_up), "seconds": answer.set_up_seconds},
+        {"phase": f"{len(answer.tokens)} tokens", **traffic_fields(answer.query), "seconds": answer.query_seconds},
+    ]
+    note = (
+        "Payload of the engine's links, counted by the engine; 1 MB = 10^6 bytes. Set-up includes starting both processes. "
+        f"Predicted before: {answer.expected_bytes / 1e6:.2f} MB."
+    )
+    print_table(Table("What it took", columns, rows, note))
 
 
 def _clock(seconds: float) -> str:

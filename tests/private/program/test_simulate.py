@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from tests.private.models import SMALL, arrays, next_logits, random_model
 
 from hushlm.architectures import parse
+from hushlm.model import LanguageModel
 from hushlm.private.engine import Engine, Party
 from hushlm.private.program.backend import EngineBackend
 from hushlm.private.program.description import RevealPolicy, describe
@@ -39,7 +39,7 @@ ERRORS = {
 }
 
 
-def simulated(name: str, seed: int = 1) -> tuple[torch.nn.Module, PrivateGenerator, EngineBackend]:
+def simulated(name: str, seed: int = 1) -> tuple[LanguageModel, PrivateGenerator, EngineBackend]:
     architecture = parse(name)
     model = random_model(architecture, SMALL, seed, spread=0.15)
     state = arrays(model)

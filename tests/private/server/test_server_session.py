@@ -13,7 +13,7 @@ from hushlm.config import ModelShape
 from hushlm.private.program.description import ProgramDescription, RevealPolicy
 from hushlm.private.server import server_session
 from hushlm.private.server.admission import Admission, ClientLimits
-from hushlm.private.server.listening import Peer
+from hushlm.private.server.listeners import Peer
 from hushlm.private.server.metrics import ServerMetrics
 from hushlm.private.session.messages import PROTOCOL_VERSION, Limits, SessionRequest, shape_of
 from hushlm.private.session.process import WorkerEvent, WorkerProcess
@@ -32,7 +32,7 @@ class Talkative:
 
 
 @pytest.fixture
-def session() -> server_session.HostedSession:
+def session() -> server_session.ServerSession:
     """For a worker that the test brings."""
     request = SessionRequest(
         protocol_version=PROTOCOL_VERSION,
@@ -47,13 +47,13 @@ def session() -> server_session.HostedSession:
         engine_certificate="x" * 64,
     )
     limits = Limits(new_tokens=1, session_seconds=30, reveal=RevealPolicy())
-    settings = server_session.Hosting(Path(), cast(ProgramDescription, None), "x", 30.0, 30.0, 30.0, limits)
+    settings = server_session.ServedModel(Path(), cast(ProgramDescription, None), "x", 30.0, 30.0, 30.0, limits)
     places = Admission(1, 0, ClientLimits())
     metrics = ServerMetrics(1, lambda: 0, lambda: 0)
-    return server_session.HostedSession(settings, request, Peer("127.0.0.1", "a", "0" * 64), places.enter("a", 1), metrics)
+    return server_session.ServerSession(settings, request, Peer("127.0.0.1", "a", "0" * 64), places.enter("a", 1), metrics)
 
 
-def test_a_talkative_worker_does_not_silence_the_server(monkeypatch: pytest.MonkeyPatch, session: server_session.HostedSession) -> None:
+def test_a_talkative_worker_does_not_silence_the_server(monkeypatch: pytest.MonkeyPatch, session: server_session.ServerSession) -> None:
     monkeypatch.setattr(server_session, "ALIVE_SECONDS", 0.1)
     heard: list[tuple[float, str]] = []
 
@@ -87,7 +87,7 @@ class Patient:
 
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize("moments", range(5))
-def test_who_hangs_up_at_the_moment_of_an_event_is_heard(session: server_session.HostedSession, moments: int) -> None:
+def test_who_hangs_up_at_the_moment_of_an_event_is_heard(session: server_session.ServerSession, moments: int) -> None:
     """However many turns of the event loop lie between a worker's event and the end of the connection."""
 
     async def hang_up() -> None:

@@ -25,7 +25,7 @@ from tests.private.faults_seen import FaultsSeen, next_is_served, stopwatch
 from tests.private.service import Serving, serving
 
 from hushlm.private.keys.certificates import add_client, client_context, create_keys, load_keys
-from hushlm.private.server.listening import HANDSHAKE_SECONDS, HEADER_SECONDS
+from hushlm.private.server.listeners import HANDSHAKE_SECONDS, HEADER_SECONDS
 from hushlm.private.server.service import REQUEST_SECONDS, PrivateServer
 from hushlm.private.session.messages import MAXIMUM_BODY_BYTES
 

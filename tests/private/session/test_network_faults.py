@@ -21,7 +21,7 @@ from tests.private.by_hand import HandMade, hand_made
 from tests.private.faults_seen import FaultsSeen, next_is_served
 from tests.private.service import PROMPTS, Serving, serving, session_folders, wait_for, workers_of
 
-from hushlm.private.client import client_session
+from hushlm.private.client import run_session
 from hushlm.private.client.client import Client, ClientSettings, Progress
 from hushlm.private.client.retries import Retries
 from hushlm.private.session.messages import SessionError, SessionRequest
@@ -76,7 +76,7 @@ def ask(server: Serving, export_folder: Path, key_folder: Path, scratch: Path, m
         if link == "control":
             relay.target, address = server.address, relay.address
         else:
-            monkeypatch.setattr(client_session, "PeerOrder", lambda **values: PeerOrder(**_through(relay, "address", values)))
+            monkeypatch.setattr(run_session, "PeerOrder", lambda **values: PeerOrder(**_through(relay, "address", values)))
         if when is None:
             relay.fault = fault
 
@@ -197,10 +197,8 @@ def test_slow_networks_change_nothing(
     """A narrow way to the server, a slow one back and a slow control channel, all at once."""
     with BadRelay() as to_server, BadRelay() as to_client, BadRelay() as control:
         to_server.fault, to_client.fault, control.fault = "throttle", "delay", "delay"
-        monkeypatch.setattr(client_session, "PeerOrder", lambda **values: PeerOrder(**_through(to_server, "address", values)))
-        monkeypatch.setattr(
-            client_session, "SessionRequest", lambda **values: SessionRequest(**_through(to_client, "engine_address", values))
-        )
+        monkeypatch.setattr(run_session, "PeerOrder", lambda **values: PeerOrder(**_through(to_server, "address", values)))
+        monkeypatch.setattr(run_session, "SessionRequest", lambda **values: SessionRequest(**_through(to_client, "engine_address", values)))
         with serving(export_folder, key_folder, scratch / "slow.log") as server:
             control.target = server.address
             answer = Client(export_folder / "client", control.address, key_folder).ask(PROMPTS[0], 1)

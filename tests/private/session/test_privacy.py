@@ -50,7 +50,7 @@ def prompt_needles(text: str, tokens: list[int], vocabulary: int, fraction_bits:
 
 def weight_needles(weights: dict[str, np.ndarray], fraction_bits: int) -> dict[str, bytes]:
     """Of every tensor with enough different values: a stretch of it, as floats and as fixed-point numbers of the ring."""
-    needles = {}
+    needles: dict[str, bytes] = {}
     for name, tensor in weights.items():
         row = tensor.reshape(-1)[:ROW].astype("float64")
         if len(np.unique(row)) < ROW // 2:
@@ -92,6 +92,7 @@ def test_what_comes_later_cannot_change_what_was_answered(name: str) -> None:
     for prompt, later in ((tokens, []), (tokens, tokens[:9]), (tokens, tokens[9:18]), ([*tokens[:18], tokens[0], tokens[19]], [])):
         generator._backend = Crowded(backend, len(prompt), later)
         [answer] = generator.generate(prompt, len(prompt), 1, RevealPolicy(kind="logits"))
+        assert answer.logits is not None
         answers.append(answer.logits)
     np.testing.assert_array_equal(answers[0], answers[1])
     np.testing.assert_array_equal(answers[0], answers[2])

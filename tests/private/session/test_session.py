@@ -22,6 +22,7 @@ from hushlm.config import ModelShape
 from hushlm.private.engine import engine_version
 from hushlm.private.program.description import ProgramDescription, RevealPolicy, load_description
 from hushlm.private.server.service import PrivateServer, ServerSettings
+from hushlm.private.session.addresses import parse_address
 from hushlm.private.session.handshake import check_accepted, check_request
 from hushlm.private.session.messages import (
     MAXIMUM_BODY_BYTES,
@@ -33,7 +34,6 @@ from hushlm.private.session.messages import (
     Queued,
     SessionError,
     SessionRequest,
-    parse_address,
     printable,
     read_event,
     read_request,

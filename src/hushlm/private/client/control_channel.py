@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import httpx
 
 from hushlm.private.keys.certificates import client_context, load_keys
+from hushlm.private.session.addresses import format_address, local_host, parse_address
 from hushlm.private.session.messages import (
     MAXIMUM_BODY_BYTES,
     Accepted,
@@ -21,7 +21,6 @@ from hushlm.private.session.messages import (
     SessionError,
     SessionEvent,
     SessionRequest,
-    parse_address,
     printable,
     read_event,
 )
@@ -65,12 +64,12 @@ class ControlChannel:
         self._context = client_context(load_keys(keys, name))
 
     async def local_address(self) -> str:
-        """This machine's IPv4 address on the way to the server; nothing is sent.
+        """The IP address of this machine from which connections to the server come; nothing is sent.
 
         Raises:
-            SessionError: the server's name is unknown, or has no IPv4 address.
+            SessionError: the server's name is unknown, or this machine has no way to it.
         """
-        return await asyncio.to_thread(_local_address, self._host, self._port)
+        return await asyncio.to_thread(local_host, self._host, self._port)
 
     async def open(self, stack: contextlib.AsyncExitStack, request: SessionRequest) -> ServerEvents:
         """Post a request; the connection stays open until `stack` is left.
@@ -82,9 +81,8 @@ class ControlChannel:
         timeout = httpx.Timeout(self._alive_seconds, connect=self._connect_seconds)
         # trust_env=False: no proxy of the environment gets to see a session.
         http = await stack.enter_async_context(httpx.AsyncClient(verify=self._context, timeout=timeout, trust_env=False))
-        host = f"[{self._host}]" if ":" in self._host else self._host
         try:
-            url = f"https://{host}:{self._port}/sessions"
+            url = f"https://{format_address(self._host, self._port)}/sessions"
             response = await stack.enter_async_context(http.stream("POST", url, content=request.model_dump_json()))
         # An alert that comes while the request is being written is not wrapped by the HTTP library.
         except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
@@ -190,23 +188,6 @@ def last_words(event: Failed | Finished) -> str:
 def _seconds(text: str) -> float | None:
     """Of a `retry-after` header; its other form, a date, is taken for none."""
     return float(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
-
-
-def _local_address(host: str, port: int) -> str:
-    """This machine's IPv4 address on the way to a server; nothing is sent.
-
-    Raises:
-        SessionError: the name is unknown, or has no IPv4 address.
-    """
-    try:
-        [*_, address] = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_DGRAM)[0]
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect(address)
-            return probe.getsockname()[0]
-    except OSError as error:
-        raise SessionError(
-            f"{host} has no IPv4 address that this machine can reach ({error.strerror or error}): check --server."
-        ) from error
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import accumulate
 
-from hushlm.cost import LAN, CostReport, Network, Protocol, price
+from hushlm.cost import LAN, CostReport, Network, price
 from hushlm.plan import Plan, Reveal, bucket_length, decode_plan, prefill_plan
 from hushlm.private.program.description import ProgramDescription, RevealPolicy
 
@@ -64,14 +64,13 @@ def estimate(
     Args:
         network: of the seconds; bytes and messages do not depend on it.
     """
-    engine, shape = description.engine, description.shape
-    protocol = Protocol(engine.pack_products, engine.one_bit_error, engine.fraction_bits, engine.threads)
+    shape = description.shape
     policy = Reveal(shape.vocabulary, reveal.kind, reveal.top)
     architecture, rewrites = description.parsed_architecture, description.rewrites
 
     @cache
     def priced(plan: Plan) -> CostReport:
-        return price(plan, protocol, network)
+        return price(plan, description.engine, network)
 
     lengths = [bucket_length(prompt_length + index, shape.context) for index in range(new_tokens)]
     plans = [prefill_plan(architecture, shape, lengths[0], policy, rewrites)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from hushlm.private.client.estimate import Estimate
@@ -11,7 +11,7 @@ from hushlm.private.engine.traffic import Traffic
 from hushlm.private.program.token_answer import StepTraffic, TokenAnswer
 from hushlm.private.session.process import WorkerEvent
 
-__all__ = ["Progress", "Tally"]
+__all__ = ["OnProgress", "Progress", "ProgressTracker"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,10 @@ class Progress:
     position: int | None = None
 
 
-class Tally:
+OnProgress = Callable[[Progress], None]
+
+
+class ProgressTracker:
     """Worker events into progress and answers.
 
     Args:

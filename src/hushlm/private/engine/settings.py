@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hushlm.plan import ProtocolSettings
+
 __all__ = ["EngineSettings", "Party", "TlsFiles"]
 
 
@@ -32,26 +34,11 @@ class TlsFiles:
 
 
 @dataclass(frozen=True)
-class EngineSettings:
-    """What both parties must agree on for shares to mean the same (compared in the handshake).
-
-    Attributes:
-        exponential_squarings: n of the built-in exponential (1 + z/2^n)^(2^n).
-        fraction_bits: of fixed-point numbers in a ring of 64 bits.
-        pack_products: pack matrix products into fewer ciphertexts: a twentieth of the bytes for about 1.6 times the server's CPU time.
-        one_bit_error: allow an error of one unit in the last place after a product, for cheaper truncation.
-        threads: of each party's engine; they decide how many stocks of oblivious transfers are set up.
-        simulate: run the same programs in the clear, in one process, with the same fixed-point arithmetic.
-    """
-
-    exponential_squarings: int = 6
-    fraction_bits: int = 18
-    pack_products: bool = True
-    one_bit_error: bool = True
-    threads: int = 2
-    simulate: bool = False
+class EngineSettings(ProtocolSettings):
+    """The settings of the protocol, and how the engine reads them."""
 
     def to_json(self) -> str:
+        """The engine's own configuration."""
         protocol: dict[str, Any] = {"protocol": "REF2K" if self.simulate else "CHEETAH"}
         if not self.simulate:
             protocol |= {

@@ -23,7 +23,7 @@ import numpy as np
 
 from hushlm.architectures import Architecture, FeedForward, Temperature
 from hushlm.config import ModelShape
-from hushlm.plan import Rewrites
+from hushlm.plan import Rewrites, StepName, Tensor, tensor_name
 
 __all__ = ["Basis", "ffn_map", "fold_weights", "moving_bases"]
 
@@ -138,7 +138,7 @@ def _next_offset(state: Weights, architecture: Architecture, shape: ModelShape, 
 
 
 def fold_weights(state: Weights, architecture: Architecture, shape: ModelShape, rewrites: Rewrites) -> dict[str, np.ndarray]:
-    """Every tensor of the private program, float64, named LAYER.STEP.SUFFIX.
+    """Every tensor of the private program, float64, named by `tensor_name`.
 
     Args:
         state: `LanguageModel.plain_state()` as numpy arrays.
@@ -151,16 +151,21 @@ def fold_weights(state: Weights, architecture: Architecture, shape: ModelShape, 
     explicit = explicit_layers(architecture, shape, rewrites)
     positions = np.zeros((shape.context, shape.width)) if architecture.is_parallel else state["positions.weight"]
     folded = {
-        "embedding.table": state["embedding.weight"] @ first.inverse_DD,
-        "embedding.positions": (positions - first.offset_D) @ first.inverse_DD,
+        tensor_name(StepName.EMBEDDING, None, Tensor.TABLE): state["embedding.weight"] @ first.inverse_DD,
+        tensor_name(StepName.EMBEDDING, None, Tensor.POSITIONS): (positions - first.offset_D) @ first.inverse_DD,
     }
     for layer in range(shape.layers):
         folded |= _attention(state, architecture, shape, layer, bases[layer], bases[layer + 1])
         if architecture.has_ffn(layer, shape.layers) and (explicit[layer] or not architecture.feed_forward.is_linear):
             folded |= _explicit_ffn(state, architecture, layer, bases[layer], bases[layer + 1])
     head = state.get("head.weight", state["embedding.weight"]).T
-    folded["head.weight"], folded["head.bias"] = _read(state, "final_norm", last, head, np.zeros(head.shape[1]))
-    return folded
+    weight, bias = _read(state, "final_norm", last, head, np.zeros(head.shape[1]))
+    return folded | _product(StepName.HEAD, None, weight, bias)
+
+
+def _product(step: StepName, layer: int | None, weight: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
+    """The two tensors of a step that multiplies with a matrix of the server's."""
+    return {tensor_name(step, layer, Tensor.WEIGHT): weight, tensor_name(step, layer, Tensor.BIAS): bias}
 
 
 def _read(state: Weights, norm: str, basis: Basis, weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -181,7 +186,7 @@ def _attention(
         case Temperature.PER_HEAD:
             scale = scale / np.repeat(state[f"{name}.temperature"], shape.head_width)
         case Temperature.PER_HEAD_AND_POSITION:
-            folded[f"{layer}.temperature.inverse"] = 1 / state[f"{name}.temperature"][:, :, None]
+            folded[tensor_name(StepName.TEMPERATURE, layer, Tensor.INVERSE)] = 1 / state[f"{name}.temperature"][:, :, None]
         case Temperature.NONE:
             pass
     maps = []
@@ -191,18 +196,16 @@ def _attention(
             weight, bias = weight * scale, bias * scale
         maps.append(_read(state, f"blocks.{layer}.norm_attention", basis, weight, bias))
     (query, query_bias), (key, key_bias), (value, value_bias) = maps
-    folded[f"{layer}.query_key_value.weight"] = np.concatenate([query, key, value], 1)
-    folded[f"{layer}.query_key_value.bias"] = np.concatenate([query_bias, key_bias, value_bias])
+    all_bias = np.concatenate([query_bias, key_bias, value_bias])
+    folded |= _product(StepName.QUERY_KEY_VALUE, layer, np.concatenate([query, key, value], 1), all_bias)
     if layer == shape.layers - 1:
-        # The last layer narrows to one row in a prefill, so its queries are a map of their own there.
-        folded[f"{layer}.query.weight"], folded[f"{layer}.query.bias"] = query, query_bias
-        folded[f"{layer}.key_value.weight"] = np.concatenate([key, value], 1)
-        folded[f"{layer}.key_value.bias"] = np.concatenate([key_bias, value_bias])
+        # The last layer narrows to one row in a pass over a prompt, so its queries are a map of their own there.
+        folded |= _product(StepName.QUERY, layer, query, query_bias)
+        folded |= _product(StepName.KEY_VALUE, layer, np.concatenate([key, value], 1), np.concatenate([key_bias, value_bias]))
     weight, bias = _linear(state, f"{name}.output")
     gain = _attention_gain(state, architecture, shape, layer)
-    folded[f"{layer}.attention_output.weight"] = gain * weight @ (after if architecture.is_parallel else basis).inverse_DD
-    folded[f"{layer}.attention_output.bias"] = bias if architecture.has_layer_norm else np.zeros(shape.width)
-    return folded
+    weight = gain * weight @ (after if architecture.is_parallel else basis).inverse_DD
+    return folded | _product(StepName.ATTENTION_OUTPUT, layer, weight, bias if architecture.has_layer_norm else np.zeros(shape.width))
 
 
 def _explicit_ffn(state: Weights, architecture: Architecture, layer: int, before: Basis, after: Basis) -> dict[str, np.ndarray]:
@@ -214,7 +217,7 @@ def _explicit_ffn(state: Weights, architecture: Architecture, layer: int, before
         else:
             # The offset after this layer already holds the bias.
             weight, bias = before.matrix_DD @ matrix @ after.inverse_DD, np.zeros(len(matrix))
-        return {f"{layer}.ffn.weight": weight, f"{layer}.ffn.bias": bias}
+        return _product(StepName.FFN, layer, weight, bias)
     name = f"blocks.{layer}.feed_forward"
     expand, expand_bias = _linear(state, f"{name}.expand")
     if architecture.feed_forward is FeedForward.BILINEAR:
@@ -225,9 +228,7 @@ def _explicit_ffn(state: Weights, architecture: Architecture, layer: int, before
     added = 0.0 if architecture.is_parallel else state[f"blocks.{layer}.attention.output.bias"]
     inside = replace(before, offset_D=before.offset_D + added)
     weight, bias = _read(state, norm, inside, expand, expand_bias)
-    return {
-        f"{layer}.ffn_expand.weight": weight,
-        f"{layer}.ffn_expand.bias": bias,
-        f"{layer}.ffn_contract.weight": contract @ before.inverse_DD,
-        f"{layer}.ffn_contract.bias": contract_bias if architecture.has_layer_norm else np.zeros_like(contract_bias),
-    }
+    written_bias = contract_bias if architecture.has_layer_norm else np.zeros_like(contract_bias)
+    return _product(StepName.FFN_EXPAND, layer, weight, bias) | _product(
+        StepName.FFN_CONTRACT, layer, contract @ before.inverse_DD, written_bias
+    )

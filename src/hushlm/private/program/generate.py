@@ -12,7 +12,19 @@ from types import ModuleType
 
 import numpy as np
 
-from hushlm.plan import Plan, Reveal, Rotate, Step, bucket_length, decode_plan, prefill_plan
+from hushlm.plan import (
+    STREAMS,
+    Plan,
+    Reveal,
+    Rotate,
+    ServerTensor,
+    Step,
+    Value,
+    bucket_length,
+    decode_plan,
+    prefill_plan,
+    server_tensors,
+)
 from hushlm.private.engine import Engine, Party
 from hushlm.private.engine.traffic import Traffic
 from hushlm.private.program.backend import Backend, EngineBackend
@@ -21,11 +33,12 @@ from hushlm.private.program.rotary_turns import turns
 from hushlm.private.program.sampling import Sampling
 from hushlm.private.program.steps import Arithmetic
 from hushlm.private.program.token_answer import StepTraffic, TokenAnswer
-from hushlm.private.program.wiring import is_narrowed, step_program, weight_names, weight_shapes
+from hushlm.private.program.wiring import step_program
 
 __all__ = ["PrivateGenerator"]
 
 OnStep = Callable[[Step, int, int, Traffic], None]
+CACHED = (Value.KEYS, Value.VALUES)
 
 
 def _narrow(xp: ModuleType) -> Arithmetic:
@@ -54,18 +67,18 @@ class PrivateGenerator:
         assert self._backend.knows_server == (weights is not None)
         whole = prefill_plan(self._architecture, self._shape, self._shape.context, None, description.rewrites)
         one = decode_plan(self._architecture, self._shape, self._shape.context, None, description.rewrites)
-        self._sliced: dict[str, tuple[int, ...]] = {}
-        for name, shape in (weight_shapes(whole) | weight_shapes(one)).items():
-            if name.endswith((".positions", ".inverse")):
-                self._sliced[name] = shape  # installed row by row, for the positions of a pass
-            else:
-                self._backend.put(name, Party.SERVER, shape, self._weight(name, shape))
+        tensors = {tensor.name: tensor for plan in (whole, one) for step in plan.steps for tensor in server_tensors(plan, step)}
+        for tensor in tensors.values():
+            # Those with an entry for each position are installed pass by pass.
+            if tensor.tensor.position_axis is None:
+                self._backend.put(tensor.name, Party.SERVER, tensor.shape, self._weight(tensor))
 
-    def _weight(self, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
+    def _weight(self, tensor: ServerTensor) -> np.ndarray | None:
+        """As it was exported, at the server; None at the client."""
         if self._weights is None:
             return None
-        value = self._weights[name]
-        assert value.shape == shape, (name, value.shape, shape)
+        value, shape = self._weights[tensor.name], tensor.stored_shape(self._shape.context)
+        assert value.shape == shape, (tensor.name, value.shape, shape)
         return value
 
     def set_up(self) -> Traffic:
@@ -145,7 +158,8 @@ class PrivateGenerator:
         """One pass; the last true token stands at `position`, and in a prefill at row `position` too."""
         self._install(plan, tokens, position)
         counted: list[StepTraffic] = []
-        names = {"one_hot": "one_hot", "mask": "mask_last" if plan.rows == 1 else "mask", "turns": "turns", "turns_query": "turns"}
+        names: dict[Value, str] = {value: value for value in (Value.ONE_HOT, Value.MASK, Value.TURNS)}
+        names |= {Value.TURNS_QUERY: Value.TURNS} | ({Value.MASK: "mask_last"} if plan.rows == 1 else {})
         for index, step in enumerate(plan.steps):
             traffic = self._run_step(plan, step, names)
             counted.append(StepTraffic(step.name, step.layer, traffic))
@@ -161,63 +175,62 @@ class PrivateGenerator:
         if tokens is not None:
             one_hot = np.zeros((plan.rows, vocabulary), np.float32)
             one_hot[np.arange(len(tokens)), tokens] = 1
-        backend.put("one_hot", Party.CLIENT, (plan.rows, vocabulary), one_hot)
+        backend.put(Value.ONE_HOT, Party.CLIENT, (plan.rows, vocabulary), one_hot)
         first = position if plan.rows == 1 else 0
-        rows = slice(first, first + plan.rows)
-        for name, shape in self._sliced.items():
-            value = self._weight(name, shape)
-            if name.endswith(".positions"):
-                backend.put(name, Party.SERVER, (plan.rows, *shape[1:]), None if value is None else value[rows])
-            else:
-                narrowed = plan.rewrites.last_row_only and name.startswith(f"{self._shape.layers - 1}.") and plan.rows > 1
-                chosen = slice(position, position + 1) if narrowed else rows
-                count = 1 if narrowed else plan.rows
-                backend.put(name, Party.SERVER, (shape[0], count, *shape[2:]), None if value is None else value[:, chosen])
+        for tensor in (tensor for step in plan.steps for tensor in server_tensors(plan, step)):
+            if (axis := tensor.tensor.position_axis) is not None:
+                # A single row is the one to be predicted from, in the last layer of a longer pass too.
+                rows = tensor.shape[axis]
+                start = position if rows == 1 else first
+                value = self._weight(tensor)
+                part = None if value is None else value.take(range(start, start + rows), axis)
+                backend.put(tensor.name, Party.SERVER, tensor.shape, part)
         queries = np.arange(plan.rows)[:, None] + first
         keys = np.arange(plan.keys)[None]
-        backend.put_public("mask", (keys <= queries).astype(np.float32))
+        backend.put_public(Value.MASK, (keys <= queries).astype(np.float32))
         backend.put_public("mask_last", (keys <= position).astype(np.float32))
         if self._architecture.is_parallel:
             width, base = self._shape.rotary_width, self._shape.rotary_base
-            backend.put_public("turns", turns(first, plan.rows, width, base))
+            backend.put_public(Value.TURNS, turns(first, plan.rows, width, base))
             backend.put_public("turns_last", turns(position, 1, width, base))
         backend.put_public("slot", (np.arange(plan.keys) == position).astype(np.float32))
 
-    def _run_step(self, plan: Plan, step: Step, names: dict[str, str]) -> Traffic:
+    def _run_step(self, plan: Plan, step: Step, names: dict[Value, str]) -> Traffic:
         """Run a step; `names` maps the step's values to variables, and is brought up to date."""
         program = step_program(plan, step)
-        if is_narrowed(plan, step):
-            for stream in ("x", "h"):
+        if step.name.starts_last_row:
+            for stream in STREAMS:
                 if stream in names:
-                    self._local("narrow", _narrow, (names[stream], "slot"), f"{stream}_last", ("slot",))
-                    names[f"{stream}_last"] = f"{stream}_last"
-            names |= {"mask": "mask_last", "turns_query": "turns_last"}
-        inputs = [names[name] for name in program.inputs]
-        public = [names[name] for name in program.public]
-        outputs = [self._variable(plan, step, name) for name in program.outputs]
-        traffic = self._backend.run(program.key, program.build, [*inputs, *weight_names(step, program)], outputs, public)
+                    self._local("narrow", _narrow, (names[stream], "slot"), stream.last_row, ("slot",))
+                    names[stream.last_row] = stream.last_row
+            names |= {Value.MASK: "mask_last", Value.TURNS_QUERY: "turns_last"}
+        inputs = [names[value] for value in program.inputs]
+        public = [names[value] for value in program.public]
+        outputs = [self._variable(plan, step, value) for value in program.outputs]
+        tensors = [tensor.name for tensor in program.tensors]
+        traffic = self._backend.run(program.key, program.build, [*inputs, *tensors], outputs, public)
         names |= dict(zip(program.outputs, outputs, strict=True))
-        if step.name == "key_value":
-            names |= {stream: names[f"{stream}_last"] for stream in ("x", "h") if stream in names}
+        if step.name.ends_all_rows:
+            names |= {stream: names[stream.last_row] for stream in STREAMS if stream in names}
         # The cache holds keys as scores read them: turned, where positions are rotary.
-        if "k" in program.outputs and plan.rows == 1 and isinstance(step.operation, Rotate) == self._architecture.is_parallel:
-            for part in ("k", "v"):
+        if Value.KEYS in program.outputs and plan.rows == 1 and isinstance(step.operation, Rotate) == self._architecture.is_parallel:
+            for part in CACHED:
                 cache = f"{step.layer}.cache.{part}"
                 self._local("update", _update, (cache, names[part], "slot"), cache, ("slot",))
                 names[part] = cache
         return traffic
 
     @staticmethod
-    def _variable(plan: Plan, step: Step, name: str) -> str:
+    def _variable(plan: Plan, step: Step, value: Value) -> str:
         """Keys and values stay, a pair a layer; other values are overwritten by the next layer."""
-        if name in ("k", "v"):
-            return f"new.{name}" if plan.rows == 1 else f"{step.layer}.cache.{name}"
-        return name
+        if value in CACHED:
+            return f"new.{value}" if plan.rows == 1 else f"{step.layer}.cache.{value}"
+        return value
 
     def _grow(self, length: int, keys: int) -> None:
         """Lengthen every cache with zeros to the next bucket."""
         for layer in range(self._shape.layers):
-            for part in ("k", "v"):
+            for part in CACHED:
                 cache = f"{layer}.cache.{part}"
                 self._local(("grow", keys), lambda xp: lambda kept: xp.pad(kept, ((0, 0), (0, keys - length), (0, 0))), (cache,), cache)
 
@@ -231,11 +244,11 @@ class PrivateGenerator:
     def _open(self, operation: object, total: Traffic, counted: tuple[StepTraffic, ...]) -> TokenAnswer:
         """Open the answer to the client alone."""
         assert isinstance(operation, Reveal)
-        answer, traffic = self._backend.reveal("answer", Party.CLIENT)
+        answer, traffic = self._backend.reveal(Value.ANSWER, Party.CLIENT)
         total += traffic
         logits = None
         if operation.kind == "topk":
-            logits, traffic = self._backend.reveal("answer_logits", Party.CLIENT)
+            logits, traffic = self._backend.reveal(Value.ANSWER_LOGITS, Party.CLIENT)
             total += traffic
         if answer is None:
             return TokenAnswer(None, None, None, total, counted)

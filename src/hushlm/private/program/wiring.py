@@ -1,21 +1,16 @@
-"""How the steps of a plan are connected: which values each reads and writes, and which of the server's tensors it needs.
-
-Names of values: x residual stream, h normalised stream, q k v, s scores, e attention weights, z row sums, o mixed values,
-f FFN hidden, logits, answer. "x_last" and "h_last" are the row to be predicted, where the last layer narrows to it.
-"""
+"""The steps of a plan as programs that can be compiled or run: the arithmetic of each operation, and what surrounds it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, assert_never
 
-from hushlm.architectures import Temperature
-from hushlm.plan import Embed, Kernel, Normalise, Plan, Project, Reveal, Rotate, ScaleRows, Step
+from hushlm.plan import Plan, ServerTensor, Step, Surroundings, Value, server_tensors, wiring
 from hushlm.private.program.steps import Arithmetic, Array, arithmetic
 
-__all__ = ["StepProgram", "is_narrowed", "step_program", "weight_names", "weight_shapes"]
+__all__ = ["StepProgram", "step_program"]
 
 
 @dataclass(frozen=True)
@@ -23,125 +18,69 @@ class StepProgram:
     """A step ready to run.
 
     Attributes:
-        build: the array program for a namespace.
-        key: equal for steps that share one compilation.
-        inputs: values read, in the order of the program's first arguments.
-        weights: suffix and shape of the server's tensors, the program's last arguments; their names are LAYER.STEP.SUFFIX.
-        outputs: values written.
-        public: which of the inputs are public.
+        build: makes the array program for an array namespace.
+        key: equal for steps that share one compilation. Its repr is a key of results/gpt2-private-counts.json.
+        inputs: values that the program reads, in the order of its first arguments.
+        outputs: values that it writes, in order.
+        tensors: the server's tensors, which are the program's last arguments.
     """
 
     build: Callable[[ModuleType], Arithmetic]
     key: tuple[Any, ...]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    weights: tuple[tuple[str, tuple[int, ...]], ...] = ()
-    public: tuple[str, ...] = ()
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    tensors: tuple[ServerTensor, ...]
+
+    @property
+    def public(self) -> tuple[Value, ...]:
+        """The inputs that both parties know."""
+        return tuple(value for value in self.inputs if value.is_public)
 
 
-def is_narrowed(plan: Plan, step: Step) -> bool:
-    """Whether this step reads only the row to be predicted while the pass has more."""
-    return step.name == "query" and plan.rows > 1
+def step_program(plan: Plan, step: Step) -> StepProgram:
+    """The program of a step of this plan."""
+    operation, wired, heads = step.operation, wiring(plan, step), plan.shape.heads
+    key: tuple[Any, ...]
+    match wired.surroundings:
+        case Surroundings.NONE:
+            key = (operation,)
+        case Surroundings.SPLIT_HEADS:
+            key = (operation, step.name)
+        case Surroundings.RESIDUAL:
+            key = (operation, False, "residual")
+        case Surroundings.MERGED_HEADS_RESIDUAL:
+            key = (operation, True, "residual")
+        case _:
+            assert_never(wired.surroundings)
+
+    def build(xp: ModuleType) -> Arithmetic:
+        return _surrounded(arithmetic(operation, xp), wired.surroundings, heads, len(wired.writes))
+
+    return StepProgram(build, key, wired.reads, wired.writes, server_tensors(plan, step))
 
 
-def weight_names(step: Step, program: StepProgram) -> list[str]:
-    """Names of the server's tensors of a step, in order."""
-    prefix = step.name if step.layer is None else f"{step.layer}.{step.name}"
-    return [f"{prefix}.{suffix}" for suffix, _ in program.weights]
+def _surrounded(program: Arithmetic, surroundings: Surroundings, heads: int, outputs: int) -> Arithmetic:
+    match surroundings:
+        case Surroundings.NONE:
+            return program
+        case Surroundings.SPLIT_HEADS:
+            return lambda *arguments: _split_heads(program(*arguments), heads, outputs)
+        case Surroundings.RESIDUAL:
+            return lambda y, x, *tensors: x + program(y, *tensors)
+        case Surroundings.MERGED_HEADS_RESIDUAL:
+            return lambda y, x, *tensors: x + program(_merge_heads(y), *tensors)
+        case _:
+            assert_never(surroundings)
 
 
-def weight_shapes(plan: Plan) -> dict[str, tuple[int, ...]]:
-    """Every tensor of the server that a pass needs, by name; positions and temperatures are stored for the whole context."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for step in plan.steps:
-        program = step_program(plan, step)
-        for name, (suffix, shape) in zip(weight_names(step, program), program.weights, strict=True):
-            if suffix == "positions":
-                shape = (plan.shape.context, *shape[1:])
-            elif suffix == "inverse":
-                shape = (shape[0], plan.shape.context, *shape[2:])
-            shapes[name] = shape
-    return shapes
-
-
-def _split_heads(x_TN: Array, heads: int, parts: int) -> tuple[Array, ...]:
-    """(T, parts * D) -> parts of (H, T, E)."""
+def _split_heads(x_TN: Array, heads: int, parts: int) -> Array | tuple[Array, ...]:
+    """(T, parts x D) -> parts of (H, T, E); the array itself where there is only one part."""
     rows, columns = x_TN.shape
     width = columns // parts
     split = x_TN.reshape(rows, parts, heads, width // heads).transpose(1, 2, 0, 3)
-    return tuple(split[i] for i in range(parts))
+    return tuple(split[i] for i in range(parts)) if parts > 1 else split[0]
 
 
 def _merge_heads(o_HTE: Array) -> Array:
     heads, rows, head_width = o_HTE.shape
     return o_HTE.transpose(1, 0, 2).reshape(rows, heads * head_width)
-
-
-def step_program(plan: Plan, step: Step) -> StepProgram:
-    """The program of a step of this plan, by the step's place in the block."""
-    operation, heads = step.operation, plan.shape.heads
-    normalised = plan.architecture.has_final_norm if step.name == "head" else plan.architecture.has_layer_norm
-    stream = "h" if normalised else "x"
-    plain = {
-        "temperature": (("q",), ("q",)),
-        "scores": (("q", "k"), ("s",)),
-        "kernel": (("s", "mask"), ("e", "z")),
-        "mix": (("e", "v"), ("o",)),
-        "divide": (("o", "z"), ("o",)) if plan.rewrites.divide_late else (("e", "z"), ("e",)),
-        "ffn_activation": (("f",), ("f",)),
-    }
-
-    def build(xp: ModuleType) -> Arithmetic:
-        return arithmetic(operation, xp)
-
-    match operation:
-        case Embed(rows, vocabulary, width, _):
-            weights = (("table", (vocabulary, width)), ("positions", (rows, width)))
-            return StepProgram(build, (operation,), ("one_hot",), ("x",), weights)
-        case Normalise(_, width, affine):
-            gains = (("gain", (width,)), ("bias", (width,))) if affine else ()
-            return StepProgram(build, (operation,), ("x",), ("h",), gains)
-        case Reveal(kind=kind):
-            return StepProgram(build, (operation,), ("logits",), ("answer", "answer_logits") if kind == "topk" else ("answer",))
-        case Project():
-            return _projection(operation, step.name, heads, stream, is_narrowed(plan, step))
-        case ScaleRows(rows):
-            assert plan.architecture.temperature is Temperature.PER_HEAD_AND_POSITION
-            return StepProgram(build, (operation,), *plain[step.name], (("inverse", (heads, rows, 1)),))
-        case Rotate():
-            public = ("turns_query", "turns")
-            return StepProgram(build, (operation,), ("q", "k", *public), ("q", "k"), public=public)
-        case Kernel():
-            return StepProgram(build, (operation,), *plain[step.name], public=("mask",))
-        case _:
-            return StepProgram(build, (operation,), *plain[step.name])
-
-
-def _projection(operation: Project, name: str, heads: int, stream: str, narrowed: bool) -> StepProgram:
-    """Linear maps differ in what stands before and after the product: heads split or merged, a residual connection."""
-    weights = (("weight", (operation.inner, operation.outer)), ("bias", (operation.outer,)))
-    parts = {"query_key_value": ("q", "k", "v"), "key_value": ("k", "v"), "query": ("q",)}
-    # Without LayerNorm an explicit linear FFN is the whole map x M + c, its residual connection inside M.
-    residual = {"attention_output": "o", "ffn_contract": "f"} | ({"ffn": "h"} if stream == "h" else {})
-
-    def build(xp: ModuleType) -> Arithmetic:
-        product = arithmetic(operation, xp)
-        if name in parts:
-            split = len(parts[name])
-
-            def into_heads(x: Array, weight: Array, bias: Array) -> Array | tuple[Array, ...]:
-                out = _split_heads(product(x, weight, bias), heads, split)
-                return out if split > 1 else out[0]
-
-            return into_heads
-        if name in residual:
-            merge = _merge_heads if name == "attention_output" else (lambda x: x)
-            return lambda y, x, weight, bias: x + product(merge(y), weight, bias)
-        return product
-
-    if name in parts:
-        return StepProgram(build, (operation, name), (f"{stream}_last" if narrowed else stream,), parts[name], weights)
-    if name in residual:
-        return StepProgram(build, (operation, name == "attention_output", "residual"), (residual[name], "x"), ("x",), weights)
-    output = {"ffn_expand": "f", "ffn": "x", "head": "logits"}[name]
-    return StepProgram(build, (operation,), (stream,), (output,), weights)

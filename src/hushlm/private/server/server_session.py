@@ -15,18 +15,19 @@ from starlette.types import Receive, Scope, Send
 
 from hushlm.private.program.description import PROTOCOL_VERSION, ProgramDescription
 from hushlm.private.server.admission import RefusedError, Ticket
-from hushlm.private.server.listening import Peer, plain_address
+from hushlm.private.server.listeners import Peer
 from hushlm.private.server.logs import log
 from hushlm.private.server.metrics import ServerMetrics
-from hushlm.private.server.work_done import WorkTally
+from hushlm.private.server.session_counters import SessionCounters
+from hushlm.private.session.addresses import plain_host
 from hushlm.private.session.messages import ALIVE_SECONDS, Accepted, Alive, Failed, Finished, Limits, Queued, SessionRequest, shape_of
 from hushlm.private.session.process import Order, PeerOrder, WorkerDiedError, WorkerEvent, WorkerProcess, start_worker
 
-__all__ = ["HostedSession", "Hosting", "error_response"]
+__all__ = ["ServedModel", "ServerSession", "error_response"]
 
 
 @dataclass(frozen=True)
-class Hosting:
+class ServedModel:
     """What every session of a server shares.
 
     Attributes:
@@ -48,7 +49,7 @@ class Hosting:
     limits: Limits
 
 
-class _GoneError(Exception):
+class _ClientGoneError(Exception):
     """The client closed its connection."""
 
 
@@ -56,7 +57,7 @@ class _FailedError(Exception):
     """The session ends with a sentence for the client."""
 
 
-class HostedSession(Response):
+class ServerSession(Response):
     """One session, from the queue to the end of its worker.
 
     Args:
@@ -67,18 +68,18 @@ class HostedSession(Response):
         metrics: the server's.
     """
 
-    def __init__(self, hosting: Hosting, wanted: SessionRequest, peer: Peer, ticket: Ticket, metrics: ServerMetrics) -> None:
+    def __init__(self, hosting: ServedModel, wanted: SessionRequest, peer: Peer, ticket: Ticket, metrics: ServerMetrics) -> None:
         self.background = None
         self._hosting, self._wanted, self._peer, self._ticket, self._metrics = hosting, wanted, peer, ticket, metrics
         self._host = ""
         self._name = secrets.token_hex(4)
         self._log = log.bind(session=self._name)
         self._over = False
-        self._tally = WorkTally(metrics)
+        self._tally = SessionCounters(metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         wanted, peer, start = self._wanted, self._peer, time.monotonic()
-        self._host = plain_address(scope["server"][0])
+        self._host = plain_host(scope["server"][0])
         self._log.info(
             "session",
             client=peer.name,
@@ -99,7 +100,7 @@ class HostedSession(Response):
                 watch.cancel()
                 if not work.cancelled():
                     outcome, error = await work
-        except* (_GoneError, OSError):
+        except* (_ClientGoneError, OSError):
             outcome = "given_up"
         finally:
             self._ticket.leave(self._tally.charged(wanted.new_tokens, outcome == "finished"))
@@ -117,11 +118,11 @@ class HostedSession(Response):
             )
 
     async def _watch_client(self, receive: Receive) -> None:
-        """Raises: _GoneError, when the connection closes before the session is over."""
+        """Raises: _ClientGoneError, when the connection closes before the session is over."""
         while (await receive())["type"] != "http.disconnect":
             pass
         if not self._over:
-            raise _GoneError
+            raise _ClientGoneError
 
     async def _serve(self, send: Send) -> tuple[str, str | None]:
         """Wait for a place, run the worker, and tell the client how it goes. Returns: the outcome and, if it failed, its sentence."""

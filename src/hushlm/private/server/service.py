@@ -24,12 +24,13 @@ from hushlm.private.engine import engine_version
 from hushlm.private.keys.certificates import SERVER, load_keys, server_context
 from hushlm.private.program.description import WEIGHTS_FILE, RevealPolicy, load_description
 from hushlm.private.server.admission import Admission, ClientLimits, RefusedError
-from hushlm.private.server.listening import ControlListener, Peer, address_of, listen, peer_of, plain_listener
+from hushlm.private.server.listeners import ControlListener, Peer, peer_of, plain_listener
 from hushlm.private.server.logs import log
 from hushlm.private.server.metrics import ServerMetrics
-from hushlm.private.server.server_session import HostedSession, Hosting, error_response
+from hushlm.private.server.server_session import ServedModel, ServerSession, error_response
+from hushlm.private.session.addresses import listen, listener_address, parse_address
 from hushlm.private.session.handshake import check_request
-from hushlm.private.session.messages import MAXIMUM_BODY_BYTES, Limits, SessionError, SessionRequest, parse_address, read_request
+from hushlm.private.session.messages import MAXIMUM_BODY_BYTES, Limits, SessionError, SessionRequest, read_request
 
 __all__ = ["PrivateServer", "ServerSettings"]
 
@@ -102,7 +103,7 @@ class PrivateServer:
         self.description = load_description(folder)
         if not (folder / WEIGHTS_FILE).is_file():
             raise ValueError(f"{folder} holds no weights: a server needs the export's server/ folder.")
-        self._hosting = Hosting(
+        self._hosting = ServedModel(
             folder.absolute(),
             self.description,
             engine_version(),
@@ -119,7 +120,7 @@ class PrivateServer:
         self._metrics = ServerMetrics(settings.workers, lambda: self._admission.running, lambda: self._admission.waiting)
         tls = server_context(load_keys(keys, SERVER))
         self._socket = listen(*parse_address(address), "--listen")
-        self.address = address_of(self._socket)
+        self.address = listener_address(self._socket)
         self._plain_socket = None
         if metrics is not None:
             try:
@@ -127,7 +128,7 @@ class PrivateServer:
             except ValueError:
                 self._socket.close()
                 raise
-        self.metrics_address = None if self._plain_socket is None else address_of(self._plain_socket)
+        self.metrics_address = None if self._plain_socket is None else listener_address(self._plain_socket)
         self._listener = ControlListener(self.application(), tls, self._ready, self._stop)
         self._on_ready: Callable[[], None] = lambda: None
 
@@ -195,7 +196,7 @@ class PrivateServer:
         check_request(wanted, self.description, self._hosting.engine_version, self._hosting.limits, peer.address)
         ticket = self._admission.enter(peer.name, wanted.new_tokens)
         ticket.on_end = self._ended
-        return HostedSession(self._hosting, wanted, peer, ticket, self._metrics)
+        return ServerSession(self._hosting, wanted, peer, ticket, self._metrics)
 
     def _refuse(self, peer: Peer, refusal: RefusedError) -> Response:
         log.info("refused", client=peer.name, address=peer.address, reason=refusal.reason, error=str(refusal))

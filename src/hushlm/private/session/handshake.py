@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from hushlm.private.program.description import PROTOCOL_VERSION, ProgramDescription
-from hushlm.private.session.messages import Accepted, Limits, SessionError, SessionRequest, parse_address, printable, shape_of
+from hushlm.private.session.addresses import parse_address, plain_host
+from hushlm.private.session.messages import Accepted, Limits, SessionError, SessionRequest, printable, shape_of
 
 __all__ = ["check_accepted", "check_request"]
 
@@ -39,7 +40,7 @@ def check_request(request: SessionRequest, description: ProgramDescription, engi
         )
     host, port = parse_address(request.engine_address)
     # Or a client could make this server's engine connect to any machine that the server can reach.
-    if host != peer:
+    if plain_host(host) != plain_host(peer):
         raise SessionError(f"The client's engine must listen where its request comes from, which is {peer} and not {printable(host)}.")
     if port < 1024:
         raise SessionError(f"The client's engine must listen on a port from 1024 on, not {port}.")

@@ -12,7 +12,6 @@ after as many seconds as a `retry-after` header names. After any other refusal i
 
 from __future__ import annotations
 
-import socket
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
@@ -34,11 +33,9 @@ __all__ = [
     "SessionError",
     "SessionEvent",
     "SessionRequest",
-    "parse_address",
     "printable",
     "read_event",
     "read_request",
-    "reserve_port",
     "shape_of",
 ]
 
@@ -216,41 +213,6 @@ def read_event(line: str | bytes) -> Queued | Accepted | Alive | Finished | Fail
         raise SessionError(
             "The server sent something that is not an event of this protocol: install the same hushlm on both sides."
         ) from error
-
-
-def parse_address(text: str) -> tuple[str, int]:
-    """HOST:PORT; an IPv6 address stands in brackets.
-
-    Raises:
-        SessionError: if it is anything else.
-    """
-    host, colon, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        host = ""
-    numbered = port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535
-    if not (host and colon and numbered and host.isprintable() and " " not in host):
-        raise SessionError(f"An address is written HOST:PORT, for example 127.0.0.1:9000, not {printable(text)!r}.")
-    return host, int(port)
-
-
-def reserve_port(host: str) -> tuple[socket.socket, int]:
-    """A free port of `host`, kept from others until the socket is closed; a listener with SO_REUSEADDR may be opened on it meanwhile.
-
-    Raises:
-        SessionError: if `host` is no address of this machine.
-    """
-    reservation = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        reservation.bind((host, 0))
-    except OSError as error:
-        reservation.close()
-        raise SessionError(
-            f"The engine cannot listen on {host}: {error.strerror or error}; give an IPv4 address of this machine."
-        ) from error
-    return reservation, reservation.getsockname()[1]
 
 
 def printable(text: str, limit: int = 100) -> str:

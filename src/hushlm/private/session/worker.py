@@ -27,7 +27,7 @@ from hushlm.private.engine import Channel, Engine, Party, load_engine
 from hushlm.private.engine.traffic import Traffic
 from hushlm.private.program.description import ProgramDescription, load_description, load_server_weights
 from hushlm.private.program.generate import PrivateGenerator
-from hushlm.private.session.messages import reserve_port
+from hushlm.private.session.addresses import format_address, reserve_port
 from hushlm.private.session.process import Order, PeerOrder, WorkerEvent, WorkerTraffic
 
 __all__ = ["main"]
@@ -73,7 +73,7 @@ class _Worker:
         from hushlm.private.keys.certificates import create_session_certificate
 
         identity = create_session_certificate(order.scratch)
-        own = f"{order.host}:{port}"
+        own = format_address(order.host, port)
         if order.role == "client":
             # The handshake goes on while the engine loads.
             self.emit("listening", address=own, certificate=identity.text)

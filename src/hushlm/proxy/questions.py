@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
-from hushlm.private.client.client_session import Question
+from hushlm.private.client.run_session import Question
 from hushlm.private.program.description import ProgramDescription, RevealPolicy
 from hushlm.private.program.sampling import Sampling
 from hushlm.proxy.errors import ApiError

@@ -8,10 +8,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["LoopThread"]
+__all__ = ["CoroutineThread"]
 
 
-class LoopThread:
+class CoroutineThread:
     """A coroutine in an event loop of its own thread, so that callers may have a loop of their own, or none."""
 
     def __init__(self, make: Callable[[], Any]) -> None:

@@ -6,10 +6,10 @@ from hushlm.private.engine.traffic import Traffic
 from hushlm.private.server.metrics import ServerMetrics
 from hushlm.private.session.process import WorkerEvent
 
-__all__ = ["WorkTally"]
+__all__ = ["SessionCounters"]
 
 
-class WorkTally:
+class SessionCounters:
     """Of one session.
 
     Args:

@@ -12,13 +12,14 @@ from pathlib import Path
 import httpx
 
 from hushlm.private.client.control_channel import ControlChannel, ServerEvents, last_words
+from hushlm.private.client.settings import ClientSettings
 from hushlm.private.program.description import PROTOCOL_VERSION, ProgramDescription, RevealPolicy
 from hushlm.private.program.sampling import Sampling
 from hushlm.private.session.handshake import check_accepted
 from hushlm.private.session.messages import Failed, Finished, Queued, SessionError, SessionRequest, shape_of
 from hushlm.private.session.process import Order, PeerOrder, WorkerDiedError, WorkerEvent, WorkerProcess, start_worker
 
-__all__ = ["Asking", "Question"]
+__all__ = ["Question", "SessionRunner"]
 
 GRACE_SECONDS = 3.0
 """For the last words of one side, once the other has ended."""
@@ -42,32 +43,24 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Asking:
-    """What every session of a client shares.
+class SessionRunner:
+    """Runs sessions of one client with one server; holds what all of them share.
 
     Attributes:
         folder: the export's `client/`.
-        description: of its program.
-        engine_version: of this machine.
-        control: to the server.
-        listen_host: IPv4 address that the server can reach; None takes the one that connections to it come from.
-        connect_seconds: for the engine's link to open.
-        queue_seconds: in the server's queue.
-        start_seconds: for the server's worker to load the weights.
-        silent_seconds: how long the server's engine may be silent.
+        description: the program's description, from that folder.
+        engine_version: name and version of this machine's engine.
+        control: opens control connections to the server.
+        settings: the client's times, and where its engine listens.
     """
 
     folder: Path
     description: ProgramDescription
     engine_version: str
     control: ControlChannel
-    listen_host: str | None
-    connect_seconds: float
-    queue_seconds: float
-    start_seconds: float
-    silent_seconds: float
+    settings: ClientSettings
 
-    async def session(self, question: Question) -> AsyncGenerator[Queued | WorkerEvent, None]:
+    async def run(self, question: Question) -> AsyncGenerator[Queued | WorkerEvent, None]:
         """Ask once. Closing the iterator gives the session up at both ends.
 
         Raises:
@@ -93,7 +86,7 @@ class Asking:
     async def _start(self, stack: contextlib.AsyncExitStack, question: Question) -> tuple[WorkerProcess, SessionRequest]:
         """Start the worker; its address and certificate are part of the request."""
         description, length = self.description, len(question.prompt_tokens)
-        host = self.listen_host or await self.control.local_address()
+        host = self.settings.listen_host or await self.control.local_address()
         worker, scratch = await stack.enter_async_context(start_worker())
         worker.send(
             Order(
@@ -105,8 +98,8 @@ class Asking:
                 prompt_length=length,
                 new_tokens=question.new_tokens,
                 reveal=question.reveal,
-                connect_seconds=self.connect_seconds,
-                silent_seconds=self.silent_seconds,
+                connect_seconds=self.settings.connect_seconds,
+                silent_seconds=self.settings.silent_seconds,
                 sampling=question.sampling,
             )
         )
@@ -132,10 +125,10 @@ class Asking:
         """Until the server has a worker; it is introduced to ours once the handshake has been checked, and not before."""
         clock = asyncio.get_running_loop().time
         start = clock()
-        while isinstance(event := await server.place(self.start_seconds), Queued):
+        while isinstance(event := await server.place(self.settings.start_seconds), Queued):
             yield event
-            if clock() - start > self.queue_seconds:
-                raise SessionError(f"The server had no place within {self.queue_seconds:.0f} s: ask again later.")
+            if clock() - start > self.settings.queue_seconds:
+                raise SessionError(f"The server had no place within {self.settings.queue_seconds:.0f} s: ask again later.")
         check_accepted(event, request, self.description, self.engine_version)
         prompt = list(question.prompt_tokens)
         worker.send(PeerOrder(address=event.engine_address, certificate=event.engine_certificate, prompt=prompt))

@@ -19,6 +19,7 @@ import uvicorn
 from starlette.types import ASGIApp, Scope
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from hushlm.private.session.addresses import plain_host
 from hushlm.private.session.messages import MAXIMUM_BODY_BYTES, printable
 
 __all__ = [
@@ -27,10 +28,7 @@ __all__ = [
     "ControlListener",
     "ControlLoop",
     "Peer",
-    "address_of",
-    "listen",
     "peer_of",
-    "plain_address",
     "plain_listener",
 ]
 
@@ -61,14 +59,9 @@ class Peer:
 
 def peer_of(scope: Scope) -> Peer:
     """Of a request that came over a connection of ours."""
-    address = plain_address((scope.get("client") or ("?",))[0])
+    address = plain_host((scope.get("client") or ("?",))[0])
     name, fingerprint = scope.get("state", {}).get("certificate", ("?", "?"))
     return Peer(address, name, fingerprint)
-
-
-def plain_address(host: str) -> str:
-    """An IPv4 address that reached a listener for both families, as IPv4."""
-    return host.removeprefix("::ffff:") if "." in host else host
 
 
 class _Connection(H11Protocol):
@@ -178,35 +171,3 @@ def plain_listener(application: ASGIApp, listener: socket.socket) -> Iterator[No
     finally:
         server.should_exit = True
         thread.join(5)
-
-
-def listen(host: str, port: int, option: str) -> socket.socket:
-    """A listening socket; a server that has just ended does not keep its port from the next one.
-
-    Args:
-        host, port: where; port 0 lets the system choose.
-        option: that named them.
-
-    Raises:
-        ValueError: the address is not this machine's, or is taken.
-    """
-    listener: socket.socket | None = None
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(100)
-    except OSError as error:
-        if listener is not None:
-            listener.close()
-        raise ValueError(
-            f"The server cannot listen on {host}:{port}, {error.strerror or error}: choose another address with {option}."
-        ) from error
-    return listener
-
-
-def address_of(listener: socket.socket) -> str:
-    """HOST:PORT."""
-    host, port = listener.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

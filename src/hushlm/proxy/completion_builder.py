@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from hushlm.private.client.client_session import Question
+from hushlm.private.client.run_session import Question
 from hushlm.private.program.token_answer import TokenAnswer
 from hushlm.proxy.assembly import TextAssembler
 from hushlm.proxy.schema import CompletionRequest
 
-__all__ = ["Completion"]
+__all__ = ["CompletionBuilder"]
 
 
-class Completion:
+class CompletionBuilder:
     """Collects what becomes of the choices of one request.
 
     Args:

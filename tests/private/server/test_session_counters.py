@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("spu")
 
 from hushlm.private.server.metrics import ServerMetrics
-from hushlm.private.server.work_done import WorkTally
+from hushlm.private.server.session_counters import SessionCounters
 from hushlm.private.session.process import WorkerEvent, WorkerTraffic
 
 
@@ -25,7 +25,7 @@ def value(metrics: ServerMetrics, name: str, **labels: str) -> float:
 def test_bytes_are_counted_once_and_tokens_as_they_come() -> None:
     """A token's traffic holds that of its steps; what is more is its opening."""
     metrics = ServerMetrics(1, lambda: 0, lambda: 0)
-    tally = WorkTally(metrics)
+    tally = SessionCounters(metrics)
     for seen in (event("linked"), event("ready", 100, 200), event("step", 10, 20), event("step", 1, 2), event("token", 15, 22)):
         tally.note(seen)
     assert (tally.traffic.sent_bytes, tally.traffic.received_bytes, tally.tokens) == (115, 222, 1)
@@ -37,7 +37,7 @@ def test_bytes_are_counted_once_and_tokens_as_they_come() -> None:
 
 
 def test_a_client_pays_for_what_may_have_reached_it() -> None:
-    tally = WorkTally(ServerMetrics(1, lambda: 0, lambda: 0))
+    tally = SessionCounters(ServerMetrics(1, lambda: 0, lambda: 0))
     assert tally.charged(5, finished=False) == 0
     tally.note(event("linked"))
     assert tally.charged(5, finished=False) == 1

@@ -1,0 +1,174 @@
+"""Names of the steps of a pass, of the values that pass between them, and of the server's tensors that they use.
+
+All three are strings as well, because they appear in events, reports and result files. `hushlm.plan.wiring` says of every step what it
+reads and writes.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, StrEnum
+from typing import assert_never
+
+__all__ = ["STREAMS", "ModelPart", "StepName", "Tensor", "Value", "tensor_name"]
+
+
+class ModelPart(Enum):
+    """The part of a model that a step belongs to."""
+
+    EMBEDDING = "embedding"
+    ATTENTION = "attention"
+    FEED_FORWARD = "feed-forward network"
+    FINAL_NORM = "final normalisation"
+    HEAD = "head"
+    ANSWER = "answer"
+
+
+class StepName(StrEnum):
+    """What a step of a plan computes; a name occurs at most once in a layer."""
+
+    EMBEDDING = "embedding"
+    NORM_ATTENTION = "norm_attention"
+    QUERY_KEY_VALUE = "query_key_value"
+    QUERY = "query"
+    """In the last layer of a pass over a prompt the query is asked for one row only, so that it is a product of its own."""
+    KEY_VALUE = "key_value"
+    ROTARY = "rotary"
+    TEMPERATURE = "temperature"
+    SCORES = "scores"
+    KERNEL = "kernel"
+    MIX = "mix"
+    DIVIDE = "divide"
+    ATTENTION_OUTPUT = "attention_output"
+    NORM_FFN = "norm_ffn"
+    FFN = "ffn"
+    """A linear feed-forward network as one product."""
+    FFN_EXPAND = "ffn_expand"
+    FFN_ACTIVATION = "ffn_activation"
+    FFN_CONTRACT = "ffn_contract"
+    FINAL_NORM = "final_norm"
+    HEAD = "head"
+    REVEAL = "reveal"
+
+    def __repr__(self) -> str:
+        # As a string's: the keys of results/gpt2-private-counts.json and messages hold it.
+        return repr(self.value)
+
+    @property
+    def part(self) -> ModelPart:
+        """The part of the model that the step belongs to."""
+        match self:
+            case StepName.EMBEDDING:
+                return ModelPart.EMBEDDING
+            case (
+                StepName.NORM_ATTENTION
+                | StepName.QUERY_KEY_VALUE
+                | StepName.QUERY
+                | StepName.KEY_VALUE
+                | StepName.ROTARY
+                | StepName.TEMPERATURE
+                | StepName.SCORES
+                | StepName.KERNEL
+                | StepName.MIX
+                | StepName.DIVIDE
+                | StepName.ATTENTION_OUTPUT
+            ):
+                return ModelPart.ATTENTION
+            case StepName.NORM_FFN | StepName.FFN | StepName.FFN_EXPAND | StepName.FFN_ACTIVATION | StepName.FFN_CONTRACT:
+                return ModelPart.FEED_FORWARD
+            case StepName.FINAL_NORM:
+                return ModelPart.FINAL_NORM
+            case StepName.HEAD:
+                return ModelPart.HEAD
+            case StepName.REVEAL:
+                return ModelPart.ANSWER
+            case _:
+                assert_never(self)
+
+    @property
+    def starts_last_row(self) -> bool:
+        """Whether this step is the first that reads only the row to be predicted, although the pass has more rows."""
+        return self is StepName.QUERY
+
+    @property
+    def ends_all_rows(self) -> bool:
+        """Whether this step is the last that reads all rows: after it the residual stream is the row to be predicted alone."""
+        return self is StepName.KEY_VALUE
+
+
+class Value(StrEnum):
+    """A value that passes from one step to the next: shared between the parties unless it `is_public`."""
+
+    ONE_HOT = "one_hot"
+    """The client's tokens; the only value that one party knows."""
+    STREAM = "x"
+    """The residual stream."""
+    NORMALISED = "h"
+    """The residual stream behind a LayerNorm."""
+    LAST_STREAM = "x_last"
+    """The row of the stream that the next token is predicted from."""
+    LAST_NORMALISED = "h_last"
+    QUERIES = "q"
+    KEYS = "k"
+    VALUES = "v"
+    SCORES = "s"
+    WEIGHTS = "e"
+    """Attention weights, not yet divided by their sums where the plan divides late."""
+    SUMS = "z"
+    """Row sums of the attention weights."""
+    MIXED = "o"
+    """Attention weights times values."""
+    HIDDEN = "f"
+    """Inside a feed-forward network."""
+    LOGITS = "logits"
+    ANSWER = "answer"
+    ANSWER_LOGITS = "answer_logits"
+    """The logits of the answer's tokens, where the largest K are revealed."""
+    MASK = "mask"
+    """Which keys each query may attend to."""
+    TURNS = "turns"
+    """Factors of the rotary positions of the keys."""
+    TURNS_QUERY = "turns_query"
+    """Factors of the rotary positions of the queries."""
+
+    @property
+    def is_public(self) -> bool:
+        """Whether both parties know it."""
+        return self in (Value.MASK, Value.TURNS, Value.TURNS_QUERY)
+
+    @property
+    def last_row(self) -> Value:
+        """The name of the stream's last row, for one of the two streams."""
+        return {Value.STREAM: Value.LAST_STREAM, Value.NORMALISED: Value.LAST_NORMALISED}[self]
+
+
+STREAMS = (Value.STREAM, Value.NORMALISED)
+
+
+class Tensor(StrEnum):
+    """Which of a step's tensors of the server."""
+
+    TABLE = "table"
+    POSITIONS = "positions"
+    GAIN = "gain"
+    BIAS = "bias"
+    WEIGHT = "weight"
+    INVERSE = "inverse"
+    """Inverse temperatures."""
+
+    @property
+    def position_axis(self) -> int | None:
+        """The axis with an entry for each position: stored for the whole context, and sliced to the positions of a pass."""
+        match self:
+            case Tensor.POSITIONS:
+                return 0
+            case Tensor.INVERSE:
+                return 1
+            case Tensor.TABLE | Tensor.GAIN | Tensor.BIAS | Tensor.WEIGHT:
+                return None
+            case _:
+                assert_never(self)
+
+
+def tensor_name(step: StepName, layer: int | None, tensor: Tensor) -> str:
+    """LAYER.STEP.TENSOR, or STEP.TENSOR outside the blocks: the name in an exported `weights.safetensors`."""
+    return f"{step}.{tensor}" if layer is None else f"{layer}.{step}.{tensor}"
