@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from tests.private.models import SMALL, arrays, random_model
 
 from hushlm.architectures import parse
+from hushlm.calibration.both_parties import stream_both
 from hushlm.config import ModelShape
-from hushlm.private.engine import Engine, Party, Traffic
+from hushlm.private.engine import Engine, EngineSettings, Traffic
 from hushlm.private.prepared.desk import Desk
 from hushlm.private.prepared.generator import PreparedGenerator
 from hushlm.private.program.description import ProgramDescription, RevealPolicy, describe
-from hushlm.private.program.export_model import choose_rewrites
-from hushlm.private.program.fold import fold_weights
+
+if TYPE_CHECKING:
+    from hushlm.model import LanguageModel
 
 SPREAD = 0.15
 
 
 @dataclass
+class Exported:
+    """A random model's program, and its tensors."""
+
+    description: ProgramDescription
+    weights: dict[str, np.ndarray]
+
+
+@dataclass
 class Seen:
-    """What one party saw of an answer."""
+    """What one party saw of an answer.
+
+    Attributes:
+        tokens, logits, passes, steps: of each token; a step's traffic by "LAYER.STEP".
+        prepared: what making the material moved.
+        items_left: of the material, afterwards.
+    """
 
     tokens: list[int | None] = field(default_factory=list)
     logits: list[np.ndarray | None] = field(default_factory=list)
@@ -32,33 +48,41 @@ class Seen:
     items_left: int = -1
 
 
-def exported(name: str, shape: ModelShape = SMALL) -> tuple[Any, ProgramDescription, dict[str, np.ndarray]]:
-    """A random model, the description of its program, and its tensors."""
-    architecture = parse(name)
+def exported(name: str, shape: ModelShape | None = None) -> tuple[LanguageModel, Exported]:
+    """A random model with numbers far from their initialisation, and its export."""
+    # Here and not above: the two parties need no torch.
+    from tests.private.models import SMALL, arrays, random_model
+
+    from hushlm.private.program.export_model import choose_rewrites
+    from hushlm.private.program.fold import fold_weights
+
+    architecture, shape = parse(name), shape or SMALL
     model = random_model(architecture, shape, 1, spread=SPREAD)
     state = arrays(model)
     rewrites, _ = choose_rewrites(state, architecture, shape, 18)
-    description = describe(architecture, shape, rewrites)
-    return model, description, fold_weights(state, architecture, shape, rewrites)
+    return model, Exported(describe(architecture, shape, rewrites), fold_weights(state, architecture, shape, rewrites))
 
 
-def answer(engine: Engine, names: list[str], prompt: list[int], new_tokens: int, reveal: str) -> dict[str, Seen]:
-    """An answer of each architecture, one after the other, on one pair of processes."""
-    found, desk = {}, Desk(engine)
-    for name in names:
-        _, description, weights = exported(name)
-        client = engine.party is Party.CLIENT
-        generator = PreparedGenerator(desk, description, None if client else weights)
-        if not found:
+def _answers(engine: Engine, exports: Sequence[Exported], prompt: list[int], new_tokens: int, reveal: str) -> Iterator[Seen]:
+    desk = Desk(engine)
+    for number, export in enumerate(exports):
+        generator = PreparedGenerator(desk, export.description, None if desk.is_client else export.weights)
+        if not number:
             generator.set_up()
         (material,), prepared = generator.prepare(len(prompt), new_tokens)
         seen = Seen(prepared=prepared)
         policy = RevealPolicy.parse(reveal)
-        for token in generator.generate(material, prompt if client else None, len(prompt), new_tokens, policy):
+        for token in generator.generate(material, prompt if desk.is_client else None, len(prompt), new_tokens, policy):
             seen.tokens.append(token.token)
             seen.logits.append(token.logits)
             seen.passes.append(token.traffic)
             seen.steps.append({f"{step.layer}.{step.name}": step.traffic for step in token.steps})
         seen.items_left = material.items_left
-        found[name] = seen
-    return found
+        yield seen
+
+
+def prepared_answers(
+    exports: Sequence[Exported], prompt: list[int], new_tokens: int, reveal: str = "logits"
+) -> Iterator[tuple[Seen, Seen]]:
+    """An answer of each program, one after the other on one pair of processes: what client and server saw."""
+    return stream_both(_answers, (exports, prompt, new_tokens, reveal), EngineSettings())

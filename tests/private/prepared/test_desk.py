@@ -21,7 +21,7 @@ N = 4096
 
 
 def _work(engine: Engine) -> dict[str, Any]:
-    desk, found = Desk(engine), {}
+    desk, found = Desk(engine), dict[str, Any]()
     client = desk.is_client
     random = np.random.default_rng(1)
 

@@ -13,7 +13,7 @@ from hushlm.private.engine.shares import decode
 from hushlm.private.engine.small_ring import SMALL_FRACTION_BITS
 from hushlm.private.prepared.desk import Desk
 from hushlm.private.prepared.online import OnlineForms
-from hushlm.private.prepared.values import ClientRows, ServerTensor, SmallValue
+from hushlm.private.prepared.values import ClientRows, ServerValue, SmallValue
 from hushlm.private.program.steps import Arithmetic
 
 __all__ = ["PreparedBackend"]
@@ -35,7 +35,7 @@ class PreparedBackend:
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
         self.knows_client, self.knows_server = desk.is_client, not desk.is_client
-        self.tensors: dict[str, ServerTensor] = {}
+        self.tensors: dict[str, ServerValue] = {}
         self._values: dict[str, Any] = {}
         self._public: dict[str, np.ndarray] = {}
         self.forms = OnlineForms(desk, self._public)
@@ -51,7 +51,7 @@ class PreparedBackend:
                 f"The embedding table reaches {np.abs(value).max():.3g}, and prepared answers look it up in a ring of 32 bits, where "
                 f"{2.0 ** (SMALL_TABLE_BITS - self.desk.fraction_bits):.0f} is the limit: serve this model without preparation."
             )
-        self._values[name] = self.tensors[name] = ServerTensor(name, shape, value, self.desk.fraction_bits)
+        self._values[name] = self.tensors[name] = ServerValue(name, shape, value, self.desk.fraction_bits)
 
     def put_public(self, name: str, value: np.ndarray) -> None:
         self._values[name] = self._public[name] = np.asarray(value, np.float64)

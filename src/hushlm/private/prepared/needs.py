@@ -36,12 +36,13 @@ from hushlm.plan import (
     ScaleRows,
     Scores,
     Step,
+    Value,
     bucket_length,
     decode_plan,
     prefill_plan,
+    server_tensors,
 )
 from hushlm.private.program.description import ProgramDescription
-from hushlm.private.program.wiring import step_program, weight_names
 
 __all__ = [
     "AttendNeed",
@@ -199,12 +200,13 @@ def operation_needs(operation: Operation, where: Where) -> tuple[Need, ...]:
 
 
 def _where(plan: Plan, step: Step, opened: MutableMapping[str, int]) -> Where:
-    """Names as the generator gives them: LAYER.STEP.SUFFIX for tensors, LAYER.cache.k and LAYER.cache.v."""
+    """Names of tensors and caches, as the generator gives them to variables."""
     match step.operation:
         case Embed() | Project():
-            return Where(weight=weight_names(step, step_program(plan, step))[0])
+            return Where(weight=server_tensors(plan, step)[0].name)
         case Scores() | Mix():
-            cache = f"{step.layer}.cache.{'k' if isinstance(step.operation, Scores) else 'v'}"
+            part = Value.KEYS if isinstance(step.operation, Scores) else Value.VALUES
+            cache = f"{step.layer}.cache.{part}"
             return Where(cache=cache, before=opened.get(cache, 0))
         case _:
             return Where(heads=plan.shape.heads)

@@ -40,7 +40,7 @@ from hushlm.private.prepared.material import Material
 from hushlm.private.prepared.needs import Where, is_prepared, operation_needs
 from hushlm.private.prepared.products import centred_rows, multiply, project, scale_by_server, scale_rows, square
 from hushlm.private.prepared.ring import full_product
-from hushlm.private.prepared.values import ClientRows, ServerTensor, SmallValue
+from hushlm.private.prepared.values import ClientRows, ServerValue, SmallValue
 from hushlm.private.program.polynomials import reciprocal
 from hushlm.private.program.steps import NORM_EPSILON, Arithmetic, arithmetic
 
@@ -135,7 +135,7 @@ class OnlineForms:
         left = iter(self._needs(operation))
         return lambda x: square(self._desk, self._taking(), next(left), x)
 
-    def _embed(self, operation: Embed, one_hot: ClientRows, table: ServerTensor, positions: ServerTensor) -> Words:
+    def _embed(self, operation: Embed, one_hot: ClientRows, table: ServerValue, positions: ServerValue) -> Words:
         """One-hot rows times the table modulo 2^32: half the bytes of a word an entry."""
         desk = self._desk
         (need,) = self._needs(operation, weight=table.name)
@@ -246,8 +246,8 @@ class OnlineForms:
 
         results = 2 if isinstance(operation, Reveal) and operation.kind == "topk" else 1
 
-        def run(*arguments: Words | ServerTensor) -> Words | tuple[Words, ...]:
-            words = [each.words(self._desk.fraction_bits) if isinstance(each, ServerTensor) else each for each in arguments]
+        def run(*arguments: Words | ServerValue) -> Words | tuple[Words, ...]:
+            words = [each.words(self._desk.fraction_bits) if isinstance(each, ServerValue) else each for each in arguments]
             found = self._desk.program(("engine", operation), arithmetic(operation, jnp), words, results=results)
             return found[0] if results == 1 else tuple(found)
 

@@ -10,7 +10,7 @@ from hushlm.private.engine.shares import Words
 from hushlm.private.prepared.desk import Desk
 from hushlm.private.prepared.material import Material
 from hushlm.private.prepared.needs import CentreNeed, MultiplyNeed, ProjectNeed, ScaleNeed, ScaleRowsNeed, SquareNeed
-from hushlm.private.prepared.values import ServerTensor
+from hushlm.private.prepared.values import ServerValue
 
 __all__ = ["centred_rows", "multiply", "project", "scale_by_server", "scale_rows", "square"]
 
@@ -20,7 +20,7 @@ def _second(desk: Desk, mask: Words, opened: Words) -> Words:
     return mask + opened if desk.is_client else mask
 
 
-def project(desk: Desk, material: Material, need: ProjectNeed, x_TI: Words, weight: ServerTensor, bias: ServerTensor) -> Words:
+def project(desk: Desk, material: Material, need: ProjectNeed, x_TI: Words, weight: ServerValue, bias: ServerValue) -> Words:
     """x W + b: only the client sends, (T, I) words."""
     with material.take(need) as item:
         if desk.is_client:
@@ -32,7 +32,7 @@ def project(desk: Desk, material: Material, need: ProjectNeed, x_TI: Words, weig
     return desk.truncate(product)
 
 
-def scale_by_server(desk: Desk, material: Material, need: ScaleNeed, x_HTE: Words, factors: ServerTensor) -> Words:
+def scale_by_server(desk: Desk, material: Material, need: ScaleNeed, x_HTE: Words, factors: ServerValue) -> Words:
     """x s with numbers of the server's, one a row: the client sends its words of x less R, the server s - B.
 
     (x - R) s is the server's own; R s = R (s - B) + R B.

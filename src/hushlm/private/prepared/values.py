@@ -10,11 +10,11 @@ from hushlm.private.engine.shares import Words, encode
 from hushlm.private.engine.small_ring import SmallWords
 from hushlm.private.prepared.ring import WeightMatrix
 
-__all__ = ["ClientRows", "ServerTensor", "SmallValue"]
+__all__ = ["ClientRows", "ServerValue", "SmallValue"]
 
 
 @dataclass
-class ServerTensor:
+class ServerValue:
     """A tensor that the server alone knows.
 
     Attributes:
