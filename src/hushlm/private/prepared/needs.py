@@ -188,8 +188,10 @@ def operation_needs(operation: Operation, where: Where) -> tuple[Need, ...]:
         case Mix(heads, rows, keys, head_width):
             new = 1 if where.before else keys
             return (AttendNeed(where.cache, "values", heads, rows, head_width, where.before, new, rows == keys > 1),)
-        case Divide(heads, rows, width):
-            return (ScaleRowsNeed(heads * rows, width),)
+        case Divide(heads, rows, width, polynomial=polynomial):
+            sums = heads * rows
+            inverse = (SquareNeed(sums), MultiplyNeed(sums), MultiplyNeed(sums)) if polynomial else ()
+            return (*inverse, ScaleRowsNeed(sums, width))
         case Activate(rows, width, kind):
             squares = {"relu": 0, "squared-relu": 1, "polynomial": 1, "square": 1, "gelu-quartic": 2, "gelu-tanh": 0}
             return (SquareNeed(rows * width),) * squares[kind]

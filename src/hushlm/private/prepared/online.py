@@ -35,13 +35,13 @@ from hushlm.private.engine.shares import Words, encode
 from hushlm.private.prepared.activations import activate
 from hushlm.private.prepared.cache import OpenedRows
 from hushlm.private.prepared.desk import Desk
+from hushlm.private.prepared.inverse import reciprocals
 from hushlm.private.prepared.kernel import power_of_scores, score_places
 from hushlm.private.prepared.material import Material
 from hushlm.private.prepared.needs import Where, is_prepared, operation_needs
 from hushlm.private.prepared.products import centred_rows, multiply, project, scale_by_server, scale_rows, square
 from hushlm.private.prepared.ring import full_product
 from hushlm.private.prepared.values import ClientRows, ServerValue, SmallValue
-from hushlm.private.program.polynomials import reciprocal
 from hushlm.private.program.steps import NORM_EPSILON, Arithmetic, arithmetic
 
 __all__ = ["OnlineForms"]
@@ -221,15 +221,19 @@ class OnlineForms:
         return weights, weights.sum(-1, dtype=np.uint64)
 
     def _divide(self, operation: Divide, x_HTN: Words, sums_HT: Words) -> Words:
-        import jax.numpy as jnp
-
-        largest = operation.largest
+        desk, material, sums_N = self._desk, self._taking(), sums_HT.reshape(-1)
+        left = iter(self._needs(operation))
         if operation.polynomial:
-            (inverse,) = self._desk.program(("reciprocal", largest), lambda sums: reciprocal(jnp, sums, largest), [sums_HT.reshape(-1)])
+            inverse = reciprocals(
+                desk,
+                sums_N,
+                operation.largest,
+                lambda x: square(desk, material, next(left), x),
+                lambda x, y: multiply(desk, material, next(left), x, y),
+            )
         else:
-            (inverse,) = self._desk.program("1/x", lambda sums: 1.0 / sums, [sums_HT.reshape(-1)])
-        rows = x_HTN.reshape(inverse.size, -1)
-        return scale_rows(self._desk, self._taking(), self._needs(operation)[0], rows, inverse).reshape(x_HTN.shape)
+            (inverse,) = desk.program("1/x", lambda sums: 1.0 / sums, [sums_N])
+        return scale_rows(desk, material, next(left), x_HTN.reshape(sums_N.size, -1), inverse).reshape(x_HTN.shape)
 
     def _reveal(self, operation: Reveal, row_1V: Words) -> Words | SmallValue:
         """The arg max is a tournament in the small ring, whose numbers are ids with the small ring's fraction bits."""

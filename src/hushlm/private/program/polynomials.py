@@ -13,7 +13,17 @@ import numpy as np
 from numpy.polynomial import Polynomial
 from numpy.polynomial.chebyshev import Chebyshev
 
-__all__ = ["GELU_BOUND", "GELU_COEFFICIENTS", "gelu", "quartic_terms", "reciprocal", "smooth_relu", "square"]
+__all__ = [
+    "GELU_BOUND",
+    "GELU_COEFFICIENTS",
+    "gelu",
+    "halvings",
+    "quartic_terms",
+    "reciprocal",
+    "reciprocal_terms",
+    "smooth_relu",
+    "square",
+]
 
 Array = Any
 
@@ -82,13 +92,24 @@ def _reciprocal_coefficients() -> np.ndarray:
 RECIPROCAL_COEFFICIENTS = _reciprocal_coefficients()
 
 
+def halvings(largest: int) -> int:
+    """With how many powers of two, 2, 4, ..., `reciprocal` compares its argument."""
+    return max(0, (largest - 1).bit_length() - 1)
+
+
+def reciprocal_terms() -> tuple[tuple[float, ...], float]:
+    """Coefficients b0 to b5 of the polynomial of `reciprocal` in its scaled argument, and the scale, which makes b6 equal to 1."""
+    scale = RECIPROCAL_COEFFICIENTS[-1] ** (1 / RECIPROCAL_DEGREE)
+    return tuple((RECIPROCAL_COEFFICIENTS / scale ** np.arange(RECIPROCAL_DEGREE + 1))[:RECIPROCAL_DEGREE]), scale
+
+
 def reciprocal(xp: ModuleType, x: Array, largest: int) -> Array:
     """1 / x for a flat vector of 1 <= x <= `largest`, to a relative 9e-6 in exact arithmetic.
 
     Comparisons with 2, 4, ... at once bring x to c = x / 2^k in [1, 2]; there a polynomial of degree 6 takes three products, and its
     value is divided by the same 2^k. Dividing by 2^k is done on multiples of 2^-m, 2^m the largest divisor, with one truncation.
     """
-    steps = max(0, (largest - 1).bit_length() - 1)
+    steps = halvings(largest)
     limits = 2.0 ** np.arange(1, steps + 1, dtype=np.float32)
     below = x[None] < limits[:, None]
 
@@ -100,9 +121,7 @@ def reciprocal(xp: ModuleType, x: Array, largest: int) -> Array:
             dropped, whole = dropped + dropped + kept[j], whole + whole
         return whole - dropped
 
-    # The polynomial's argument is scaled so that its leading coefficient is 1.
-    scale = RECIPROCAL_COEFFICIENTS[-1] ** (1 / RECIPROCAL_DEGREE)
-    b0, b1, b2, b3, b4, b5, _ = RECIPROCAL_COEFFICIENTS / scale ** np.arange(RECIPROCAL_DEGREE + 1)
+    (b0, b1, b2, b3, b4, b5), scale = reciprocal_terms()
     v = (times_power(x) if steps else x) * (scale / 2.0**steps) - 1.5 * scale
     v2 = v * v
     v3 = v2 * v
