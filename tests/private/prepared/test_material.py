@@ -13,7 +13,7 @@ from hushlm.private.prepared.needs import MultiplyNeed, Need, SquareNeed
 def made(*needs: Need) -> tuple[Material, list[Item]]:
     source = MaskSource()
     items = [Item(need, {"mask": source.words((8,)), "product": source.words((8,))}) for need in needs]
-    return Material(32, 1, items), items
+    return Material(32, 1, bytes(16), items), items
 
 
 def test_each_item_is_taken_once_and_overwritten() -> None:
@@ -67,3 +67,10 @@ def test_dropped_material_is_overwritten() -> None:
     assert not any(np.any(words) for item in items for words in item.words.values())
     with pytest.raises(MaterialError), material.take(SquareNeed(8)):
         pass
+
+
+def test_masks_do_not_get_into_logs() -> None:
+    material, items = made(SquareNeed(8))
+    for text in (repr(material), repr(items[0])):
+        assert "SquareNeed" in text or "Material(" in text
+        assert not any(str(word) in text for word in items[0].words["mask"])

@@ -19,7 +19,7 @@ from hushlm.private.prepared.needs import (
 )
 from hushlm.private.program.description import describe
 
-SHAPE = ModelShape(layers=12, heads=2, width=16, context=128, vocabulary=96)
+SHAPE = ModelShape(layers=6, heads=2, width=16, context=128, vocabulary=96)
 
 
 @pytest.mark.parametrize("architecture", REGISTRY, ids=str)
@@ -39,7 +39,7 @@ def test_what_is_left_to_the_engine_is_named() -> None:
 @pytest.mark.parametrize("architecture", REGISTRY, ids=str)
 def test_what_is_prepared_serves_every_prompt_of_the_bucket(architecture: object) -> None:
     architecture = parse(str(architecture))
-    description, tokens = describe(architecture, SHAPE), 40
+    description, tokens = describe(architecture, SHAPE), 34
     prepared = answer_needs(description, 32, tokens)
     for length in (1, 20, 32):
         opened: dict[str, int] = {}

@@ -10,9 +10,10 @@ from hushlm.plan import bucket_length
 from hushlm.private.engine import Traffic
 from hushlm.private.prepared.backend import PreparedBackend
 from hushlm.private.prepared.desk import Desk
-from hushlm.private.prepared.material import Material
+from hushlm.private.prepared.material import Material, MaterialError
 from hushlm.private.prepared.needs import ProjectNeed, answer_needs
 from hushlm.private.prepared.offline import Preparer
+from hushlm.private.prepared.range_check import check_range
 from hushlm.private.program.description import ProgramDescription, RevealPolicy
 from hushlm.private.program.generate import OnStep, PrivateGenerator
 from hushlm.private.program.token_answer import TokenAnswer
@@ -29,11 +30,13 @@ class PreparedGenerator:
         weights: the server's tensors; None at the client.
 
     Raises:
-        ValueError: if the weights do not fit prepared forms.
+        ValueError: if the weights do not fit prepared forms, as far as a sample prompt tells.
     """
 
     def __init__(self, desk: Desk, description: ProgramDescription, weights: dict[str, np.ndarray] | None) -> None:
         self._description = description
+        if weights is not None:
+            check_range(description, weights)
         self._desk = desk
         self._backend = PreparedBackend(self._desk)
         self._generator = PrivateGenerator(self._backend, description, weights)
@@ -67,6 +70,14 @@ class PreparedGenerator:
         weights = None if self._desk.is_client else {name: self._backend.tensors[name].whole() for name in names}
         return Preparer(self._desk, weights, self._description.rewrites.encoded_bytes).prepare(needs, bucket, count)
 
+    def _compare(self, material: Material) -> None:
+        """Both parties say which material they are about to use; nothing of it is used before that."""
+        link = self._desk.link
+        mine = np.frombuffer(material.identity, np.uint64)
+        link.send(mine)
+        if (link.receive(mine.shape) != mine).any():
+            raise MaterialError("The two parties hold halves of different materials: nothing was used. Prepare again.")
+
     def generate(
         self,
         material: Material,
@@ -81,7 +92,7 @@ class PreparedGenerator:
 
         Raises:
             ValueError: if the material was made for other lengths, and as `PrivateGenerator.generate`.
-            MaterialError: if the material was used before.
+            MaterialError: if the material was used before, or the other party's half belongs to another one.
         """
         bucket = bucket_length(prompt_length, self._description.shape.context)
         if bucket != material.prompt_bucket or new_tokens > material.new_tokens:
@@ -89,6 +100,7 @@ class PreparedGenerator:
                 f"This was prepared for prompts of {material.prompt_bucket} tokens (rounded up) and {material.new_tokens} new ones, "
                 f"not for {bucket} and {new_tokens}: prepare for these lengths."
             )
+        self._compare(material)
         self._backend.forms.begin(material)
         try:
             yield from self._generator.generate(prompt_tokens, prompt_length, new_tokens, reveal, on_step, choose)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hushlm.private.engine.shares import Words
 from hushlm.private.prepared.needs import Need, SquareNeed, covers
 
-__all__ = ["Item", "Material", "MaterialError"]
+__all__ = ["IDENTITY_BYTES", "Item", "Material", "MaterialError"]
+
+
+IDENTITY_BYTES = 16
 
 
 class MaterialError(RuntimeError):
@@ -26,7 +29,7 @@ class Item:
     """
 
     need: Need
-    words: dict[str, Words]
+    words: dict[str, Words] = field(repr=False)
 
     def erase(self) -> None:
         """Overwrite every word with zeros."""
@@ -45,11 +48,13 @@ class Material:
     Attributes:
         prompt_bucket: length of the prompt, rounded up, that it was made for.
         new_tokens: of the answer, at most.
+        identity: `IDENTITY_BYTES` that both halves have in common, and no other material.
     """
 
     prompt_bucket: int
     new_tokens: int
-    _items: Sequence[Item]
+    identity: bytes
+    _items: Sequence[Item] = field(repr=False)
     _next: int = 0
 
     @property

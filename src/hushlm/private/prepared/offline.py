@@ -29,7 +29,7 @@ from hushlm.private.engine import Party, Traffic
 from hushlm.private.engine.shares import Words, install_private, install_words
 from hushlm.private.prepared.desk import Desk
 from hushlm.private.prepared.masks import MaskSource
-from hushlm.private.prepared.material import Item, Material
+from hushlm.private.prepared.material import IDENTITY_BYTES, Item, Material
 from hushlm.private.prepared.needs import (
     AttendNeed,
     CentreNeed,
@@ -93,7 +93,19 @@ class Preparer:
         self._multiply_elements([cross for item in items for cross in self._crosses(item)])
         for answer in answers:
             self._multiply_caches([item for item in answer if isinstance(item.need, AttendNeed)])
-        return [Material(prompt_bucket, len(needs), answer) for answer in answers], self._desk.take_traffic()
+        identities = self._identities(count)
+        materials = [Material(prompt_bucket, len(needs), each, answer) for each, answer in zip(identities, answers, strict=True)]
+        return materials, self._desk.take_traffic()
+
+    def _identities(self, count: int) -> list[bytes]:
+        """Drawn by the client, so that two halves that do not belong together are found out before they are used."""
+        link, shape = self._desk.link, (count, IDENTITY_BYTES // 8)
+        if self._desk.is_client:
+            drawn = self._masks.words(shape)
+            link.send(drawn)
+        else:
+            drawn = link.receive(shape)
+        return [each.tobytes() for each in drawn]
 
     def _draw(self, need: Need) -> Item:
         """Fresh masks of this party, and room for the products."""
