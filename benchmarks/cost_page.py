@@ -213,6 +213,15 @@ triples and what refilling it costs, how many oblivious transfers a comparison u
 runs every distinct step of every architecture in the registry in two processes, at two shapes, in both ways of writing, and asks
 that each single run's bytes be predicted within 0.2% and its messages exactly, refills included; the promise is 2%.
 
+Lengths are priced as a session runs them: the prompt, and then the prompt with every further token, is rounded up to a multiple of 32
+tokens, at most the context (`hushlm.plan.bucket_length`). `hushlm cost FOLDER` reads architecture, shape and program from a checkpoint
+or an export.
+
+A price is a steady state. One short answer of a small model differs from it, as triples are made in batches of 4,096 and a pass pays
+for whole batches or for none: of SM2+R with L=2, H=2, D=32 and V=64, four tokens after a prompt of 4 were said to move 10.59, 5.79,
+5.79 and 5.79 MB, and counted between two processes moved 10.68, 5.72, 6.58 and 5.72 MB, then 9.82, 6.58, 5.72 and 5.72 MB in the next
+question of the session: single passes 0.93 to 1.14 times what is said, the two answers 1.03 and 0.99 times.
+
 Bytes are payload of the engine's links, {load_constants().engine}, 1 GB = 10^9 bytes, both directions unless said otherwise,
 in steady state: refills spread evenly, set-up apart. TCP framing adds about 3%. Seconds are round trips x RTT + bytes / bandwidth
 + computing, with {WAN} and {LAN}. Computing is fitted twice, to the CPU seconds of both parties and to the

@@ -17,13 +17,13 @@ from itertools import count
 from pathlib import Path
 
 from hushlm.data import TokenStore, open_token_store
+from hushlm.demo.demo_settings import DemoSettings
 from hushlm.demo.private_answer import answer_privately, choose_prompt, smallest_margin
-from hushlm.demo.settings import DemoSettings
+from hushlm.experiments.contest.contest_page import read_contest
+from hushlm.experiments.experiment import with_changes
+from hushlm.experiments.runs import Job
+from hushlm.experiments.scales import CONTEST_SCALES
 from hushlm.files import write_atomic
-from hushlm.frontier.page import read_results
-from hushlm.frontier.presets import SCALES
-from hushlm.reproduce.runs import Job
-from hushlm.reproduce.study import with_changes
 from hushlm.training import load_checkpoint
 
 LEAST_MARGIN = 0.01
@@ -47,17 +47,17 @@ def main() -> None:
     options.add_argument("--results", type=Path, default=Path("results"))
     options.add_argument("--only", help="a point's name")
     chosen = options.parse_args()
-    scale = SCALES[chosen.preset]
+    scale = CONTEST_SCALES[chosen.preset]
     results = chosen.results / "frontier-private.json"
     before = {row["name"]: row for row in json.loads(results.read_text())["rows"]} if results.is_file() else {}
     rows = []
-    document = read_results(chosen.results / f"frontier-{chosen.preset}.json")
+    document = read_contest(chosen.results / f"frontier-{chosen.preset}.json")
     named = {point["name"]: point for point in (*document["points"], *document.get("grown", ())) if point["name"]}
     for point in sorted(named.values(), key=lambda point: point["bytes_gpt2_small"]):
         if chosen.only not in (None, point["name"]):
             rows += [before[point["name"]]] if point["name"] in before else []
             continue
-        changes = [*point["changes"].items(), ("training.learning_rate", point["learning_rate"])]
+        changes = (*point["changes"].items(), ("training.learning_rate", point["learning_rate"]))
         config = with_changes(replace(scale.base, architecture=point["architecture"]), changes)
         job = Job.of(config, chosen.runs / chosen.preset, scale.evaluation_batches, None)
         folder = chosen.runs / chosen.preset / "private" / point["name"].replace(" ", "-")
@@ -70,9 +70,9 @@ def main() -> None:
         answer = answer_privately(job.config.output, store, settings, print)
         kept = {name: value for name, value in answer.to_dict().items() if not name.endswith("_folder")}
         rows.append({"name": point["name"], "architecture": point["architecture"], "prompt_seed": settings.seed, **kept})
-        counted = (answer.bytes_client_to_server + answer.bytes_server_to_client) / 1e6
+        counted = (kept["bytes_client_to_server"] + kept["bytes_server_to_client"]) / 1e6
         verdict = "equal" if answer.tokens_equal_plaintext else "DIFFER FROM"
-        print(f"{point['name']}: tokens {verdict} plaintext's; counted {counted:.1f} MB, predicted {answer.predicted_bytes / 1e6:.1f}")
+        print(f"{point['name']}: tokens {verdict} plaintext's; counted {counted:.1f} MB, predicted {kept['predicted_bytes'] / 1e6:.1f}")
     found = {"command": f"python benchmarks/frontier_private.py --preset {chosen.preset}", "rows": rows}
     write_atomic(results, json.dumps(found, indent=1) + "\n")
 

@@ -24,8 +24,8 @@ import torch
 from hushlm.config import DataConfig
 from hushlm.data import open_token_store
 from hushlm.entropy.kernels import choose
+from hushlm.experiments.scales import PAPER_SCALES
 from hushlm.files import write_atomic
-from hushlm.reproduce.presets import PRESETS
 from hushlm.training import StepRecord, train
 
 GOLDEN = Path(__file__).parent.parent / "results" / "paper-first-steps.json"
@@ -39,7 +39,7 @@ class _EnoughError(Exception):
 
 def first_steps() -> dict:
     """Run them. Losses (nats) and gradient norms as hexadecimal floats, which keep every bit; and what the bits depend on."""
-    base = PRESETS["paper"].base
+    base = PAPER_SCALES["paper"].base
     found: list[StepRecord] = []
 
     def note(record: StepRecord) -> None:

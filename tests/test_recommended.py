@@ -11,9 +11,9 @@ import yaml
 from hushlm.architectures import REGISTRY, parse
 from hushlm.config import RunConfig
 from hushlm.cost import price
+from hushlm.experiments.experiment import with_changes
 from hushlm.plan import prefill_plan
 from hushlm.recommended import RECOMMENDED
-from hushlm.reproduce.study import with_changes
 from hushlm.shapes import GPT2_SMALL
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -20,6 +20,7 @@ __all__ = [
     "check_replaceable",
     "check_writable",
     "current_folder",
+    "expand_user",
     "folder_candidates",
     "new_folder",
     "verify_manifest",
@@ -29,6 +30,18 @@ __all__ = [
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
+
+
+def expand_user(path: str | Path) -> Path:
+    """A path with "~" and "~name" replaced by home folders.
+
+    Raises:
+        ValueError: if nobody knows the home folder, as in a container whose user has no entry and no HOME.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path} begins with a home folder that is not known here: write the whole path, or set HOME.") from None
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

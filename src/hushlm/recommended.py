@@ -1,7 +1,7 @@
-"""Which model should I use? The named points of the contest (docs/frontier), as sizes in proportion to GPT-2 small's.
+"""Which model should I use? The models that came out of the contest of perplexity against private bytes, at GPT-2 small's scale.
 
-Outcomes of `hushlm frontier run` at two scales (results/frontier-micro.json and frontier-small.json), every one measured at both: chosen on
-the validation split, measured on the test split.
+`hushlm frontier run` trained and measured every one of them at two smaller scales, where its sizes are in the same proportion to the
+baseline's. They were chosen on the validation split and measured on the test split.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ __all__ = ["RECOMMENDED", "TRAINING", "Recommendation"]
 
 @dataclass(frozen=True)
 class Recommendation:
-    """A named point.
+    """A model of a name, with the training that it was found with.
 
     Attributes:
-        name: Hush-S, -M or -L.
-        purpose: one phrase.
-        architecture: its name.
-        shape: at GPT-2 small's scale.
-        training: settings that differ from the defaults and came out of the contest, as (dotted name, value).
+        name: what it is called, for example Hush-S.
+        purpose: what it is good for, in one phrase.
+        architecture: the name of its architecture.
+        shape: its sizes at GPT-2 small's scale.
+        training: the settings that differ from the defaults and came out of the contest, as (dotted name, value).
     """
 
     name: str
@@ -34,7 +34,9 @@ class Recommendation:
     training: tuple[tuple[str, Any], ...] = ()
 
     def changes(self, base: ModelShape) -> tuple[tuple[str, Any], ...]:
-        """Settings of this point beside a baseline of another size, as (dotted name, value): layers, heads and width in proportion.
+        """The settings of this model beside a baseline of another size, as (dotted name, value).
+
+        Layers, heads and width are in the same proportion to the baseline's as they are here to GPT-2 small's.
 
         Raises:
             ValueError: if a size has no whole counterpart there.
@@ -54,7 +56,7 @@ TRAINING = (
     ("training.residual_init", 0.5),
     ("entropy.initial_temperature", 0.8),
 )
-"""Of every named point, beside its learning rate."""
+"""The training of every recommended model, beside its learning rate."""
 
 
 def _point(name: str, purpose: str, architecture: str, layers: int, heads: int, width: int) -> Recommendation:

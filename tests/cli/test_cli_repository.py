@@ -55,7 +55,7 @@ def test_the_readmes_file_tree_is_the_repositorys() -> None:
         name
         for name in files
         if name.startswith("src/")
-        and not name.endswith(("__init__.py", "__init__.pyi"))
+        and not name.endswith(("__init__.py", "__init__.pyi", "py.typed"))
         and name not in tree
         and not name.startswith(tuple(closed))
     ]

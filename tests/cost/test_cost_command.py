@@ -44,6 +44,15 @@ def test_further_tokens_are_rows_of_their_own(capsys: pytest.CaptureFixture[str]
     assert document["last_further_token"]["total"]["bytes"] < document["first_token"]["total"]["bytes"]
 
 
+def test_what_a_session_runs_is_priced_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["SM2+R", "--layers", "2", "--heads", "2", "--width", "32", "--context", "64", "--vocab", "64", "--prompt", "4"]
+    document, shape = json.loads(run(capsys, *words, "--json")), ModelShape(layers=2, heads=2, width=32, context=64, vocabulary=64)
+    assert (document["prompt"], document["prompt_run_at"]) == (4, 32)
+    assert document["total"]["bytes"] == price(prefill_plan(parse("SM2+R"), shape, 32)).total.bytes
+    assert document["nonlinear_operations"][0] == "SM: 4 x R^32x32"
+    assert "A prompt of 4 tokens is run, and priced, at 32" in run(capsys, *words)
+
+
 def test_the_table_names_every_operation_and_the_baseline(capsys: pytest.CaptureFixture[str]) -> None:
     text = run(capsys, "SM+LN+G", *SHAPE_OPTIONS, "--network", "20,300", "--new-tokens", "2")
     for word in ("embed", "normalise", "project", "scores", "kernel", "mix", "divide", "activate", "reveal", "set-up", "20 ms, 300 Mbps"):

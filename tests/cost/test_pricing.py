@@ -17,7 +17,7 @@ from hushlm.cost import LAN, WAN, parse_network, price, price_generation
 from hushlm.cost.against import against_paper
 from hushlm.cost.growth import growth_by_size, growth_by_tokens
 from hushlm.cost.published import published_rows
-from hushlm.plan import PUBLISHED, Reveal, decode_plan, prefill_plan
+from hushlm.plan import LENGTH_BUCKET, PUBLISHED, Reveal, decode_plan, prefill_plan
 from hushlm.shapes import GPT2_SMALL, KNOWN_SHAPES
 
 SMALL = ModelShape(layers=6, heads=4, width=64, context=64, vocabulary=256)
@@ -108,12 +108,20 @@ def test_other_networks_are_refused(text: str) -> None:
 
 def test_a_cache_saves_and_costs_of_an_answer_add_up() -> None:
     answer = price_generation(parse("SM2+R"), SMALL, 48, 5)
-    assert [report.plan.rows for report in answer.passes] == [48, 1, 1, 1, 1]
-    assert [report.plan.keys for report in answer.passes] == [48, 49, 50, 51, 52]
+    assert [report.plan.rows for report in answer.passes] == [64, 1, 1, 1, 1]
+    assert [report.plan.keys for report in answer.passes] == [64, 64, 64, 64, 64]
     assert answer.total.bytes == sum(report.total.bytes for report in answer.passes)
     assert answer.total.bytes < answer.without_cache.bytes
     one = price_generation(parse("SM2+R"), SMALL, 48, 1)
     assert one.total == one.without_cache
+
+
+def test_passes_are_priced_at_the_lengths_that_a_session_runs() -> None:
+    answer = price_generation(parse("SM2+R"), SMALL, 4, 30)
+    assert [report.plan.keys for report in answer.passes] == [32] * 29 + [64]
+    assert answer.passes[0].total == price(prefill_plan(parse("SM2+R"), SMALL, LENGTH_BUCKET)).total
+    short = replace(SMALL, context=20)
+    assert price_generation(parse("SM2+R"), short, 4, 1).passes[0].plan.keys == 20
 
 
 def test_answers_longer_than_the_context_are_refused() -> None:

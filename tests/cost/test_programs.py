@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+
+pytest.importorskip("jax", reason="the extra private is not installed")
+
+import jax
+import jax.numpy as jnp
 
 from hushlm.architectures import parse
 from hushlm.calibration.counting import distinct_steps

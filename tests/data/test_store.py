@@ -47,7 +47,7 @@ def test_content(config: DataConfig, tokenizer: str) -> None:
 
 
 def test_large_vocabulary_takes_four_bytes(config: DataConfig, tmp_path: Path) -> None:
-    tokenizer = open_token_store(config).tokenizer
+    tokenizer = open_token_store(config).tokenizer.library
     tokenizer.add_tokens([f"<unused {i}>" for i in range(2**16 - 256)])
     tokenizer.add_special_tokens(["<|endoftext|>"])
     tokenizer.save(str(tmp_path / "tokenizer.json"))

@@ -13,15 +13,15 @@ import pytest
 from hushlm.config import RunConfig
 from hushlm.data import TokenStore, open_token_store
 from hushlm.demo import jobs
+from hushlm.demo.demo_rows import DemoRow, choose, rows_table
+from hushlm.demo.demo_settings import REFERENCE, ROWS, DemoSettings
 from hushlm.demo.jobs import run_all
 from hushlm.demo.private_answer import choose_prompt
-from hushlm.demo.rows import Row, choose, rows_table
-from hushlm.demo.settings import REFERENCE, ROWS, DemoSettings
 from hushlm.report.run_progress import RunsProgress
 
 
-def row(name: str, perplexity: float | None, predicted_bytes: int) -> Row:
-    return Row(name, perplexity, perplexity, None, None if perplexity else 7, ("SM: 1 x R^2x2",), 0.1, 0.2, predicted_bytes, 1.0)
+def row(name: str, perplexity: float | None, predicted_bytes: int) -> DemoRow:
+    return DemoRow(name, perplexity, perplexity, None, None if perplexity else 7, ("SM: 1 x R^2x2",), 0.1, 0.2, predicted_bytes, 1.0)
 
 
 def test_the_cheapest_row_as_good_as_the_reference_answers() -> None:

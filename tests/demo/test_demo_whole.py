@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from hushlm.config import ModelShape
-from hushlm.demo.settings import ROWS
+from hushlm.demo.demo_settings import ROWS
 from hushlm.files import verify_manifest
 from hushlm.training import load_checkpoint
 

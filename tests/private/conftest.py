@@ -1,3 +1,7 @@
-from tests.private.fixtures import export_folder, faults_seen, key_folder, scratch, served_checkpoint
+from tests.extras import need_engine
+
+need_engine()
+
+from tests.private.fixtures import export_folder, faults_seen, key_folder, scratch, served_checkpoint  # noqa: E402
 
 __all__ = ["export_folder", "faults_seen", "key_folder", "scratch", "served_checkpoint"]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import time
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,10 @@ pytest.importorskip("httpx")
 import httpx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
 
 from hushlm.cli.main import main
-from hushlm.private.client.client import Client, ClientSettings
+from hushlm.data.tokenizer import Tokenizer
+from hushlm.private.client.client import Client, ClientSettings, Progress
 from hushlm.private.client.retries import Retries
 from hushlm.private.engine.traffic import Traffic
 from hushlm.private.program.description import RevealPolicy
@@ -134,6 +137,93 @@ def test_what_is_no_request_is_told_apart(client: Client) -> None:
     refused(send(client, ProxySettings(), "POST", "/v1/chat/completions", json={}), 404, "without a chat template: use /v1/completions")
     refused(send(client, ProxySettings(), "POST", "/v1/embeddings", json={}), 404, "not POST /v1/embeddings")
     refused(send(client, ProxySettings(), "GET", "/v1/completions"), 405, "not GET /v1/completions")
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b'{"model": "hush", "prompt": "a\\ud800"}', "lone surrogate (\\ud800) in prompt"),
+        (b'{"model": "hush", "prompt": ["a", "\\udfff b"]}', "lone surrogate (\\udfff) in prompt"),
+        (b'{"model": "hush", "prompt": "a", "stop": ["\\ud83d"]}', "lone surrogate (\\ud83d) in stop"),
+        (b'{"model": "hush", "prompt": "a", "logit_bias": {"\\ude00": 1}}', "lone surrogate (\\ude00) in logit_bias"),
+        (b'{"model": "hush", "prompt": "caf\xe9"}', "not UTF-8: byte 33 is 0xe9"),
+        (b'{"prompt": ' + b"[" * 100_000, "not a JSON object"),
+    ],
+)
+def test_what_is_no_text_is_named(client: Client, content: bytes, part: str) -> None:
+    headers = {"content-type": "application/json"}
+    refused(send(client, ProxySettings(), "POST", "/v1/completions", content=content, headers=headers), 400, part)
+
+
+def test_a_pair_of_surrogates_is_a_character() -> None:
+    assert read_completion(b'{"model": "hush", "prompt": "\\ud83d\\ude00"}').prompt == "\U0001f600"
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"prompt": [1] * 300_000}, "A prompt of 300000 tokens exceeds the model's context of 32"),
+        ({"prompt": [[1], ["a"] * 200_000]}, "A prompt of 200000 tokens exceeds"),
+        ({"prompt": ["a"] * 150_000}, "150000 private sessions"),
+        ({"prompt": [[1]] * 150_000}, "150000 private sessions"),
+        ({"logit_bias": {str(token): "x" for token in range(50_000)}}, "logit_bias has 50000 entries"),
+        ({str(name): 1 for name in range(50_000)}, "0 is not a parameter that this proxy knows"),
+        ({"stop": ["a"] * 150_000}, "up to 4 texts"),
+    ],
+)
+def test_far_too_much_is_refused_before_it_is_looked_at(changes: dict[str, Any], part: str) -> None:
+    """Checking each part of such a body took up to fifteen seconds, in which the proxy answered nobody."""
+    content = json.dumps(body(**changes)).encode()
+    start = time.process_time()
+    with pytest.raises(ApiError, match=re.escape(part)):
+        read_completion(content, 32)
+    assert time.process_time() - start < 1
+
+
+SECRET = "what the answer says"
+
+
+class Leaky(Client):
+    """Its sessions, or what decodes their tokens, fail with the answer in the message: no real library can be made to."""
+
+    async def events(self, *_: Any) -> AsyncGenerator[TokenAnswer | Progress, None]:
+        yield TokenAnswer(97, None, None, Traffic())
+        raise RuntimeError(SECRET)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("where", ["session", "builder", "endpoint"])
+def test_an_exception_nobody_foresaw_keeps_the_contract_and_the_secret(
+    export_folder: Path, key_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str, stream: bool
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError(SECRET)
+
+    if where == "builder":
+        monkeypatch.setattr("hushlm.proxy.completion_builder._Choice.note", fail)
+    if where == "endpoint":
+        monkeypatch.setattr("hushlm.proxy.application.questions_of", fail)
+    leaky = Leaky(export_folder / "client", "127.0.0.1:1", key_folder)
+
+    async def go() -> httpx.Response:
+        # An exception that left the application would be raised here.
+        transport = httpx.ASGITransport(application(leaky, ProxySettings()), raise_app_exceptions=True)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8080") as http:
+            return await http.post("/v1/completions", json=body(stream=stream))
+
+    response = asyncio.run(go())
+    if stream and where == "session":
+        assert response.status_code == 200
+        first, last = response.text.strip().split("\n\n")
+        assert json.loads(first.removeprefix("data: "))["choices"][0]["text"] == "a"
+        error = json.loads(last.removeprefix("data: "))["error"]
+        assert error["code"] == "internal_error"
+        assert "[DONE]" not in response.text
+    else:
+        refused(response, 500, "internal error")
+        assert response.headers["x-should-retry"] == "false"
+    assert "RuntimeError" in caplog.text
+    assert SECRET not in caplog.text + response.text
 
 
 def test_models_are_listed(client: Client) -> None:

@@ -17,8 +17,8 @@ from tests.training.test_split import assert_same, case, window
 
 from hushlm.config import RunConfig, TrainingConfig
 from hushlm.data import TokenStore, fixed_batches, open_token_store
+from hushlm.experiments.runs import Job, read_record, run, run_key
 from hushlm.model import LanguageModel
-from hushlm.reproduce.runs import Job, read_record, run, run_key
 from hushlm.training import load_checkpoint, train, with_teacher_fingerprint
 
 Tiny = Callable[..., RunConfig]

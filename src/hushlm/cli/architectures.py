@@ -53,7 +53,7 @@ def architectures(shape: ModelShape = GPT2_SMALL, json: bool = False) -> None:
         Column("shape", "L/H/D/F", lambda s: f"{s['layers']}/{s['heads']}/{s['width']}/{s['width'] * s['ffn_multiple']}"),
         Column("purpose", "what for"),
     )
-    print_table(Table("Which one should I use? At GPT-2 small's scale; settings in examples/", of_models, recommended))
+    print_table(Table("Which one should I use? At GPT-2 small's scale; their training is in hushlm.recommended", of_models, recommended))
 
 
 def describe(architecture: Architecture) -> str:

@@ -57,6 +57,7 @@ def ask(
         json: print one JSON document.
     """
     from hushlm.cli.text_input import checked_argument, read_standard_input
+    from hushlm.extras import require_engine
     from hushlm.private.program.description import RevealPolicy
     from hushlm.private.program.sampling import Sampling
     from hushlm.report.question import QuestionProgress, print_answer
@@ -71,6 +72,8 @@ def ask(
         raise ValueError("ask needs --model: the client/ folder of an export, or for --mode plain a checkpoint.")
     if mode == "two-party" and keys is None:
         raise ValueError("ask needs --keys: the folder that `hushlm keys create` wrote.")
+    if mode != "plain":
+        require_engine()
     text = read_standard_input() if prompt == "-" else checked_argument(prompt, "The prompt")
     if mode == "plain":
         from hushlm.private.client.local_answers import answer_plainly

@@ -6,15 +6,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from hushlm.architectures import parse
+from hushlm.architectures import Architecture, parse
+from hushlm.cli.cost_model import PricedModel, priced_model
 from hushlm.config import ModelShape
 from hushlm.cost.counts import check_size, flops, nonlinear_operations
 from hushlm.cost.network import Network, parse_network
 from hushlm.cost.pricing import CostReport, GenerationCost, price_generation
-from hushlm.plan import HUSH, PUBLISHED, ProtocolSettings, Reveal, parse_reveal
+from hushlm.plan import LENGTH_BUCKET, PUBLISHED, Reveal, parse_reveal
 from hushlm.report.cost_tables import against_table, amounts_table, residuals_table
 from hushlm.report.table import print_json, print_table
-from hushlm.shapes import GPT2_VOCABULARY
 
 __all__ = ["cost"]
 
@@ -22,18 +22,18 @@ __all__ = ["cost"]
 def cost(
     architecture: str | None = None,
     *,
-    layers: int = 12,
-    heads: int = 12,
-    width: int = 768,
-    context: int = 128,
-    vocab: int = GPT2_VOCABULARY,
-    ffn_multiple: int = 4,
+    layers: int | None = None,
+    heads: int | None = None,
+    width: int | None = None,
+    context: int | None = None,
+    vocab: int | None = None,
+    ffn_multiple: int | None = None,
     prompt: int | None = None,
     new_tokens: int = 1,
     reveal: str = "token",
     network: str = "wan",
     protocol: Literal["cheetah"] = "cheetah",
-    profile: Literal["wan", "lan"] = "wan",
+    profile: Literal["wan", "lan"] | None = None,
     forms: Literal["hush", "published"] = "hush",
     baseline: str = "SM+LN+G",
     against: Literal["paper"] | None = None,
@@ -42,26 +42,31 @@ def cost(
     output: Path | None = None,
     json: bool = False,
 ) -> None:
-    """Price private inference of an architecture: operations, FLOPs, bytes, time, memory.
+    """Price private inference of an architecture or of a model: operations, FLOPs, bytes, time, memory.
 
     Needs no weights and no engine. Bytes are what the two-party engine moves, both directions, in steady state; they are predicted
-    from its own rules and checked against counted runs. The shape is GPT-2 small's unless given. `hushlm cost frontier` searches
-    architectures and shapes for a budget.
+    from its own rules and checked against counted runs. Lengths are priced as a session runs them: rounded up to a multiple of 32
+    tokens, at most the context. `hushlm cost frontier` searches architectures and shapes for a budget.
+
+    With the folder of a checkpoint or of an export, architecture, shape and program are read from it. With an architecture's name,
+    the shape is GPT-2 small's (12 layers of 12 heads, width 768, context 128, 50,257 token ids, FFN multiple 4) unless given.
 
     Args:
-        architecture: its name, see `hushlm architectures`; not needed with --against and --calibrate.
-        layers: blocks.
-        heads: per block; must divide the width.
-        width: of the residual stream.
-        context: longest sequence.
-        vocab: token ids.
-        ffn_multiple: FFN width over the width.
+        architecture: its name (`hushlm architectures` lists them), or the folder of a checkpoint or of an export; not needed with
+            --against and --calibrate.
+        layers: number of blocks.
+        heads: attention heads of a block; must divide the width.
+        width: width of the residual stream.
+        context: length of the longest sequence, in tokens.
+        vocab: number of token ids.
+        ffn_multiple: width of the feed-forward networks (FFN), as a multiple of the width.
         prompt: tokens of the prompt; as many as leave room for the new tokens by default.
-        new_tokens: to generate, with keys and values kept as shares.
+        new_tokens: tokens to generate, with keys and values kept as shares.
         reveal: what the client learns: token, topk:K or logits.
         network: lan, wan, or round trip in ms and bandwidth in Mbps, e.g. 20,300.
-        protocol: of the engine.
-        profile: the engine's settings, as for `hushlm export`: wan packs matrix products, lan spends bytes to save the server's CPU.
+        protocol: the engine's protocol.
+        profile: the engine's settings, as for `hushlm export`: wan packs matrix products, lan spends bytes to save the server's CPU; an
+            export's own, otherwise wan, by default.
         forms: the program as Hush runs it, or as the engine's own examples write it.
         baseline: architecture that savings are measured against, with the published forms.
         against: print published figures beside ours.
@@ -78,19 +83,19 @@ def cost(
         return
     if architecture is None:
         raise ValueError("cost needs an ARCHITECTURE (`hushlm architectures` lists them), or --against paper, or --calibrate.")
-    named, link = parse(architecture), parse_network(network)
-    shape = ModelShape(layers=layers, heads=heads, width=width, context=context, vocabulary=vocab, ffn_multiple=ffn_multiple)
+    sizes = {"layers": layers, "heads": heads, "width": width, "context": context, "vocab": vocab, "ffn_multiple": ffn_multiple}
+    model, link = priced_model(architecture, sizes, profile, forms), parse_network(network)
+    shape = model.shape
     check_size(shape)
     if growth:
-        _growth(architecture, shape, link, output, json)
+        _growth(model.architecture, shape, link, output, json)
         return
     if prompt is None:
-        prompt = max(1, context - new_tokens + 1)
-    rewrites = PUBLISHED if forms == "published" else HUSH
-    settings = ProtocolSettings(pack_products=profile == "wan")
-    answer = price_generation(named, shape, prompt, new_tokens, _reveal(reveal, vocab), rewrites, settings, link)
-    base = price_generation(parse(baseline), shape, prompt, new_tokens, _reveal(reveal, vocab), PUBLISHED, network=link)
-    document = _document(architecture, shape, prompt, answer, baseline, base, link)
+        prompt = max(1, shape.context - new_tokens + 1)
+    policy = _reveal(reveal, shape.vocabulary)
+    answer = price_generation(model.architecture, shape, prompt, new_tokens, policy, model.rewrites, model.settings, link)
+    base = price_generation(parse(baseline), shape, prompt, new_tokens, policy, PUBLISHED, network=link)
+    document = _document(model, prompt, answer, baseline, base, link)
     if json:
         print_json(document)
     else:
@@ -105,19 +110,22 @@ def _reveal(text: str, vocabulary: int) -> Reveal:
 
 
 def _document(
-    architecture: str, shape: ModelShape, prompt: int, answer: GenerationCost, baseline: str, base: GenerationCost, network: Network
+    model: PricedModel, prompt: int, answer: GenerationCost, baseline: str, base: GenerationCost, network: Network
 ) -> dict[str, Any]:
-    named, first = parse(architecture), answer.passes[0]
+    named, shape, first = model.architecture, model.shape, answer.passes[0]
+    length = first.plan.rows
     further = answer.passes[1:]
     return {
         "architecture": str(named),
+        "folder": None if model.folder is None else str(model.folder),
         "engine": _engine(),
         "shape": asdict(shape),
         "prompt": prompt,
+        "prompt_run_at": length,
         "new_tokens": len(answer.passes),
         "network": asdict(network),
-        "nonlinear_operations": [str(operation) for operation in nonlinear_operations(named, shape, prompt)],
-        "flops": {convention: flops(named, shape, prompt, convention).to_dict() for convention in ("paper", "full")},
+        "nonlinear_operations": [str(operation) for operation in nonlinear_operations(named, shape, length)],
+        "flops": {convention: flops(named, shape, length, convention).to_dict() for convention in ("paper", "full")},
         "total": answer.total.to_dict(),
         "without_cache": answer.without_cache.to_dict(),
         "set_up": first.set_up.to_dict(),
@@ -145,6 +153,13 @@ def _print(document: dict[str, Any], answer: GenerationCost) -> None:
     first: CostReport = answer.passes[0]
     shape, counted = first.plan.shape, document["flops"]
     print(f"{document['architecture']}   L={shape.layers} H={shape.heads} D={shape.width} V={shape.vocabulary}, {document['engine']}")
+    if document["folder"] is not None:
+        print(f"Read from {document['folder']}.")
+    if first.plan.rows != document["prompt"]:
+        print(
+            f"A prompt of {document['prompt']} tokens is run, and priced, at {first.plan.rows}: a session rounds lengths up to a multiple "
+            f"of {LENGTH_BUCKET}, at most the context of {shape.context}."
+        )
     print("nonlinear operations: " + "; ".join(document["nonlinear_operations"]))
     print(
         f"GFLOP: FFN {counted['paper']['ffn'] / 1e9:.1f}, attention {counted['paper']['attention'] / 1e9:.1f} (the paper's convention); "
@@ -181,10 +196,10 @@ def _against(json: bool) -> None:
     print_table(against_table(rows, NOTE))
 
 
-def _growth(architecture: str, shape: ModelShape, network: Network, output: Path | None, json: bool) -> None:
+def _growth(architecture: Architecture, shape: ModelShape, network: Network, output: Path | None, json: bool) -> None:
     from hushlm.report.growth_report import GrowthReport
 
-    report = GrowthReport.make(parse(architecture), shape, network)
+    report = GrowthReport.make(architecture, shape, network)
     written = report.write(output) if output is not None else []
     if json:
         print_json(report.to_dict())
@@ -196,6 +211,9 @@ def _growth(architecture: str, shape: ModelShape, network: Network, output: Path
 
 
 def _calibrate(output: Path | None, json: bool) -> None:
+    from hushlm.extras import require_engine
+
+    require_engine()
     from hushlm.calibration.fit import calibrate
     from hushlm.files import write_atomic
 

@@ -31,27 +31,27 @@ def frontier(
 ) -> None:
     """Find the largest models for a budget of bytes, and the cheapest of a size.
 
-    Combines every attention kernel, FFN and normalisation that the vocabulary of architectures knows with every given shape, and prices
-    one private token after a full context: thousands of models in some seconds. For each kind of model (everything but its kernel)
-    the best is printed. Bytes are what the two-party engine moves, both directions; size stands in for quality where nobody has trained
-    the model. Where perplexities were measured (--checkpoints, --results), those are held against bytes.
+    Combines every attention kernel, feed-forward network (FFN) and normalisation that architectures can have with every given shape, and
+    prices one private token after a full context: thousands of models in some seconds. For each kind of model (everything but its kernel)
+    the best is printed. Bytes are what the two-party engine moves in both directions. Where nobody has trained a model, its size stands in
+    for quality; where perplexities were measured (--checkpoints, --results), those are held against bytes.
 
     Args:
-        budget: bytes of one private pass, e.g. 2GB; several separated by commas.
-        parameters: at least so many, e.g. 100M: prints the cheapest.
+        budget: how many bytes one private pass may move, e.g. 2GB; several separated by commas.
+        parameters: how many parameters a model must have at least, e.g. 100M; prints the cheapest ones.
         architectures: names separated by commas; by default every combination, without temperatures and removed FFNs.
-        layers: blocks to try.
-        widths: of the residual stream, to try.
-        heads: per block, to try where they divide the width.
-        context: tokens of the pass.
-        vocab: token ids.
-        ffn_multiple: FFN width over the width.
+        layers: numbers of blocks to try.
+        widths: widths of the residual stream to try.
+        heads: numbers of heads in a block to try, where they divide the width.
+        context: how many tokens the pass reads.
+        vocab: how many token ids there are.
+        ffn_multiple: how many times as wide as the residual stream the FFN is.
         network: lan, wan, or round trip in ms and bandwidth in Mbps, e.g. 20,300.
         profile: the engine's settings, as for `hushlm export`.
-        checkpoints: folders of trained models; a pattern like "runs/*", several separated by commas.
-        results: files that `python benchmarks/kernels.py` wrote, separated by commas.
-        output: folder for the figures and the document.
-        json: print one JSON document, every candidate included, instead of the tables.
+        checkpoints: folders of trained models, as a pattern like "runs/*"; several separated by commas.
+        results: files that the repository's benchmarks/kernels.py wrote, separated by commas.
+        output: the folder for the figures and the document.
+        json: print one JSON document with every candidate instead of the tables.
     """
     from hushlm.architectures import parse
     from hushlm.cost.budget import SearchSpace, every_architecture

@@ -27,17 +27,17 @@ def demo(
     are not the plaintext model's.
 
     Args:
-        output: folder of everything it writes.
-        seed: of weights, data order and prompt.
-        steps: of each row's training; 1200 by default, 30 with --quick.
+        output: the folder of everything it writes.
+        seed: what weights, data order and prompt are drawn with.
+        steps: how many updates each row is trained for; 1200 by default, 30 with --quick.
         tokenizer: "bytes", or "bpe:SIZE", for example "bpe:1024".
         private_architecture: the row that answers privately, for example "EReg(SM(t)+ScFuFFN)"; by default the cheapest that is at
             least as good as that one.
         quick: every stage at a size at which nothing is learned; for tests.
         json: print the summary as one JSON document, and everything else on standard error.
     """
+    from hushlm.demo.demo_settings import DemoSettings
     from hushlm.demo.pipeline import run_demo
-    from hushlm.demo.settings import DemoSettings
     from hushlm.report.table import Table, print_json, print_table
 
     if threading.current_thread() is threading.main_thread():

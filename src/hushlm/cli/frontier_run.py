@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    from hushlm.frontier.contest import Contest
-    from hushlm.reproduce.launch import Launcher
-    from hushlm.reproduce.study import Outcome
+from typing import Literal
 
 __all__ = ["contest"]
 
@@ -33,83 +28,59 @@ def contest(
 ) -> None:
     """Search architectures, shapes and trainings for the best perplexity at the fewest private bytes.
 
-    A search with Optuna over short runs (validation loss against predicted bytes at GPT-2 small's scale), finals at full length over seeds
-    against SM+LN+G, and runs that say why. Finished runs are never made again, so an interrupted command goes on where it was.
+    A search with Optuna makes short runs and compares validation loss with the bytes that a private token is predicted to take at GPT-2
+    small's scale. The best of it are trained at full length over several seeds beside SM+LN+G, and further runs say why they are good.
+    Finished runs are never made again, so an interrupted command goes on where it was.
 
     Args:
         preset: micro (a minute a run on a core), small (three million parameters; seconds a run on a GPU, over an hour on a core), or paper
             (GPT-2 small, for GPUs; stage points only).
-        stage: how far to go: search; finals after it; then why; or only points: the named ones and the baseline, at another scale.
-        trials: of the search in all, instead of the preset's.
-        seeds: of the figures, instead of the preset's.
+        stage: how far to go: search, finals after it, and then why; or points, which runs only the recommended models and the baseline.
+        trials: how many trials the search has in all; by default the preset's number.
+        seeds: how many seeds each reported figure is the mean of; by default the preset's number.
         launcher: processes of this machine, or Ray.
-        ray_address: of a Ray cluster; by default Ray is started on this machine.
-        parallel: runs at once; by default as many as the cores allow.
-        device: cpu, or cuda: all runs share one GPU. Finished runs count whichever made them.
-        runs: folder of the runs, shared with `hushlm reproduce`; the preset has a folder of its own in it.
-        results: folder for frontier-PRESET.json; by default beside the runs.
-        pages: folder for the Markdown and the pictures; by default beside the runs.
-        finished: make no run: the results and the page with the rows that are finished.
+        ray_address: where a Ray cluster is; by default Ray is started on this machine.
+        parallel: how many runs are made at once; by default as many as the cores allow.
+        device: cpu, or cuda, where all runs share one GPU. Finished runs count whichever made them.
+        runs: the folder of runs, shared with `hushlm reproduce`; the preset has a folder of its own in it.
+        results: the folder for frontier-PRESET.json; by default it is beside the runs.
+        pages: the folder for the Markdown and the pictures; by default it is beside the runs.
+        finished: make no run, and write the results and the page of the rows that are finished.
         from_results: draw the page again from the JSON in --results, without any run.
         commands: with --stage points, only print a torchrun command for each run that can be made now; afterwards the same command without
-            this goes on from their checkpoints.
+            this option goes on from their checkpoints.
         json: print the results as one JSON document.
     """
-    from hushlm.frontier.page import points_table, read_results, write_page, write_results
-    from hushlm.frontier.presets import SCALES
+    from hushlm.experiments.contest.contest_page import points_table, read_contest, write_contest_page
+    from hushlm.experiments.scales import CONTEST_SCALES
     from hushlm.report.table import print_json, print_table
 
     results, pages = results or runs / preset, pages or runs / preset / "pages"
-    scale = SCALES[preset].on(device)
+    scale = CONTEST_SCALES[preset].on(device)
     wanted = scale.trials if trials is None else trials
     if from_results:
-        document = read_results(results / f"frontier-{preset}.json")
+        document = read_contest(results / f"frontier-{preset}.json")
     elif commands and stage != "points":
         raise ValueError("--commands goes with --stage points: what a search runs next depends on what came out of the runs before.")
     elif stage != "points" and wanted < 1:
         raise ValueError(f"The search at {preset} has {wanted} trials: give --trials of at least 1, or --stage points.")
     else:
-        from hushlm.cli.reproduce import make_pending
-        from hushlm.frontier.contest import Contest
-        from hushlm.frontier.points import roles
-        from hushlm.reproduce.launch import commands as command_lines
-        from hushlm.reproduce.launch import default_parallel
+        from hushlm.experiments.contest.contest import Contest
+        from hushlm.experiments.launch import Workers
+        from hushlm.experiments.launch import commands as command_lines
 
-        many = parallel or default_parallel(scale.base.training.threads)
-        make = None if finished else lambda study, jobs: make_pending(study, jobs, launcher, many, ray_address)
-        contest = Contest(scale, runs / preset, seeds, make)
+        workers = Workers.of(launcher, parallel, ray_address, scale.base.training.threads)
+        held = Contest(scale, runs / preset, seeds, None if finished else workers.make)
         if commands:
-            print(*command_lines(contest.study("points", contest.point_rows()).pending()), sep="\n")
+            print(*command_lines(held.pending_points()), sep="\n")
             return
-        if stage == "points":
-            finals = contest.points()
-            document = contest.document(stage, finals, {}, {}, [])
-        else:
-            if not finished:
-                _search(contest, wanted, launcher, many, ray_address)
-            if stage == "search":
-                return
-            finals = contest.finals()
-            found = roles(finals, scale)
-            why: dict[str, Outcome] = {}
-            document = contest.document(stage, finals, found, why, contest.search.trials())
-            for name, outcome in contest.why(finals, found) if stage == "why" else ():
-                write_results(document, results)  # what there is so far
-                why[name] = outcome
-                document = contest.document(stage, finals, found, why, contest.search.trials())
-        write_results(document, results)
-    page = write_page(document, pages)
+        made = held.run(stage, wanted, workers, results)
+        if made is None:
+            return
+        document = made
+    page = write_contest_page(document, pages)
     if json:
         print_json(document)
     else:
         print_table(points_table(document))
         print(page)
-
-
-def _search(contest: Contest, trials: int, launcher: Launcher, parallel: int, address: str | None) -> None:
-    from hushlm.report.run_progress import CountProgress
-
-    left = trials - len(contest.search.trials())
-    progress = CountProgress("trials", left, left)
-    for _, trial in contest.search.run(trials, launcher, parallel, address):
-        progress.advance(f"trial {trial.number}, {trial.config.architecture}: {trial.loss_nats:.3f} nats, {trial.bytes / 1e9:.2f} GB")

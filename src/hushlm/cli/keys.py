@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 
 __all__ = ["keys"]
 
+THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
+"""Hosts of a server's certificate where the user names none."""
+
 
 def keys(
     action: Literal["create", "add-client", "renew", "show"],
@@ -25,14 +28,15 @@ def keys(
     machine needs authority.pem, server.pem and server.key; a client's needs authority.pem, client.pem and client.key. Whoever
     holds authority.key decides who may connect: keep it on neither. "add-client" writes NAME.pem and NAME.key for one more client, whose
     use a server counts by that name. "renew" replaces the key and the certificate of one party. "show" lists what lies in a folder and
-    until when it is good; it ends with 1 if something is wrong with it.
+    until when it is valid; it ends with exit code 1 if something is wrong with it.
 
     Args:
         action: "create", "add-client", "renew" or "show".
-        folder: of the keys; created if it is missing.
-        host: for "create": names and IP addresses by which clients reach the server, separated by commas.
-        name: for "add-client" and "renew": of the client, or server.
-        days: validity.
+        folder: where the keys are; created if it is missing.
+        host: for "create": names and IP addresses by which clients reach the server, separated by commas; without it this machine alone
+            (127.0.0.1, localhost and ::1).
+        name: for "add-client" the new client's name; for "renew" the client's name, or server.
+        days: how many days the certificates are valid.
         json: for "show": print one JSON document.
     """
     from hushlm.private.keys.certificates import add_client, create_keys, renew
@@ -40,8 +44,10 @@ def keys(
 
     match action:
         case "create":
-            create_keys(folder, [part for part in host.split(",") if part], days)
+            hosts = [part.strip() for part in host.split(",") if part.strip()] if host else list(THIS_MACHINE)
+            create_keys(folder, hosts, days)
             print(f"Wrote an authority, a server and a client to {folder}, valid for {days} days.")
+            print(f"Clients can reach the server as {', '.join(hosts)}" + ("." if host else "; to allow other machines, add --host HOST."))
             print("The server needs authority.pem, server.pem and server.key; the client authority.pem, client.pem and client.key.")
             print("authority.key signs further clients: keep it away from both machines.")
         case "add-client":
@@ -54,7 +60,7 @@ def keys(
             print(
                 f"Replaced {folder}/{name}.pem and {folder}/{name}.key, valid for {days} days; copy both to their machine and restart it."
             )
-            print(f"The certificate before stays good until {end:%Y-%m-%d}, for there is no list of withdrawn ones.")
+            print(f"The old certificate stays valid until {end:%Y-%m-%d}, for there is no list of withdrawn ones.")
         case "show":
             entries = report_keys(folder)
             _show(entries, json)

@@ -38,6 +38,7 @@ COMMANDS = {
     "proxy": "hushlm.cli.proxy:proxy",
     "reproduce": "hushlm.cli.reproduce:reproduce",
     "demo": "hushlm.cli.demo:demo",
+    "doctor": "hushlm.cli.doctor:doctor",
 }
 
 

@@ -38,18 +38,18 @@ def proxy(
         keys: folder with authority.pem, client.pem and client.key, from `hushlm keys create`.
         server: HOST:PORT of `hushlm serve`.
         listen: HOST:PORT for programs; port 0 lets the system choose.
-        name: of the model, by which programs ask for it.
+        name: the name by which programs ask for the model.
         reveal: most that this side learns of each step: token, topk:K (sampling) or logits (sampling, logprobs); a greedy request
             without logprobs reveals tokens alone all the same.
-        sessions: private sessions at a time; each is a process of its own here and at the server.
-        waiting: sessions that may wait for one of these places; further requests are refused.
+        sessions: how many private sessions may run at a time; each is a process of its own here and at the server.
+        waiting: how many sessions may wait for one of these places; further requests are refused.
         new_tokens: most tokens of an answer; without it the context is the limit.
         end_early: end a session when a stop string comes, which tells the server how long the answer was; otherwise it goes on to
             its last token, unseen.
         expose: allow an address that other machines can reach; traffic there is plain HTTP.
         api_key_file: file with a key that programs must send, readable by you alone; optional on this machine.
         client: name of the .pem and .key in the folder of keys.
-        listen_host: IPv4 address of this machine that the server can reach; found by itself where there is one.
+        listen_host: IP address of this machine that the server can reach; found automatically where there is one.
         retries: how often to ask again where no server is found, or one without a place; a session that broke is never repeated.
         connect_seconds: how long the server may take to connect.
         queue_seconds: how long to wait in the server's queue.
@@ -62,6 +62,9 @@ def proxy(
         raise ValueError("proxy needs --model: the client/ folder of an export.")
     if keys is None:
         raise ValueError("proxy needs --keys: the folder that `hushlm keys create` wrote.")
+    from hushlm.extras import require_engine
+
+    require_engine()
     from hushlm.private.client.client import Client, ClientSettings
     from hushlm.private.client.retries import Retries
     from hushlm.private.program.description import DESCRIPTION_FILE, RevealPolicy

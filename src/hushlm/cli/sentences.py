@@ -5,26 +5,28 @@ from __future__ import annotations
 import re
 from typing import Any
 
-__all__ = ["sentence"]
+from hushlm.extras import ENGINE_PACKAGES, engine_problem, extra_of
 
-_EXTRAS = {
-    **dict.fromkeys(("spu", "jax", "jaxlib", "cryptography", "starlette", "uvicorn", "httpx", "prometheus_client", "structlog"), "private"),
-    **dict.fromkeys(("transformers", "datasets", "huggingface_hub"), "hf"),
-}
-"""Package to the extra of ours that brings it."""
+__all__ = ["sentence"]
 
 
 def sentence(error: Exception) -> str | None:
     """The sentence for the user, or None if the error is not the user's to mend."""
     if isinstance(error, ModuleNotFoundError):
-        package = (error.name or "").partition(".")[0]
-        extra = _EXTRAS.get(package)
-        return f"This needs {package}, which is not installed: pip install 'hushlm[{extra}]'." if extra else None
+        return _missing((error.name or "").partition(".")[0])
     if isinstance(error, OSError):
         return _ended(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
     if hasattr(error, "errors") and hasattr(error, "title"):
         return _ended(_validation(error))
     return _ended(_joined(str(error)))
+
+
+def _missing(package: str) -> str | None:
+    """What to install for a package of one of the extras; the engine's packages have limits of their own."""
+    if package in ENGINE_PACKAGES and (problem := engine_problem()):
+        return problem
+    extra = "hf" if package == "huggingface_hub" else extra_of(package)  # transformers and datasets bring it
+    return f"This needs {package}, which is not installed: pip install 'hushlm[{extra}]'." if extra else None
 
 
 def _validation(error: Any) -> str:

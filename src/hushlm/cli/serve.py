@@ -30,16 +30,17 @@ def serve(
     """Answer private questions: this machine has the weights, and sees no prompt and no answer.
 
     Prints one line when it is ready. Each session runs in a process of its own, for a client whose certificate comes from the same
-    authority; who finds no free one waits in a queue. SIGTERM lets running sessions finish and then ends with exit code 0. The log, on
-    standard error, is one JSON document a line, and holds names of clients, times, sizes and outcomes only.
+    authority; a client that finds none free waits in a queue. SIGTERM lets running sessions finish and then ends with exit code 0. The
+    log, on standard error, is one JSON document a line, and holds names of clients, times, sizes and outcomes only.
 
     Args:
         model: server/ folder of `hushlm export`.
         keys: folder with authority.pem, server.pem and server.key, from `hushlm keys create`.
-        listen: HOST:PORT; port 0 lets the system choose. Engines use further ports of the same address, chosen per session.
+        listen: HOST:PORT, an IPv6 address in brackets; port 0 lets the system choose. Engines use further ports of the same address,
+            chosen per session.
         metrics: HOST:PORT for GET /metrics (Prometheus), /health and /ready over plain HTTP, for example 127.0.0.1:9440; off by default.
-        workers: sessions at a time; each needs memory for the weights and the engine.
-        queue: sessions that may wait for a worker; further ones are refused.
+        workers: how many sessions may run at a time; each needs memory for the weights and the engine.
+        queue: how many sessions may wait for a worker; further ones are refused.
         new_tokens: most tokens a session may ask for; without it the context is the limit.
         allow_reveal: most that a client may learn of each step: token, topk:K or logits; each later one tells more about the weights.
         client_sessions: sessions that one client may have at a time, waiting ones included; no limit by default.
@@ -50,7 +51,7 @@ def serve(
             be killed.
         connect_seconds: how long a client's engine may take to connect.
         silent_seconds: how long a client's engine may be silent before the session is given up.
-        session_seconds: longest session.
+        session_seconds: how long a session may take.
         drain_seconds: how long sessions may go on after SIGTERM.
         verbose: log the end of a failed worker's own log too.
     """
@@ -58,6 +59,9 @@ def serve(
 
     if keys is None:
         raise ValueError("serve needs --keys: the folder that `hushlm keys create` wrote.")
+    from hushlm.extras import require_engine
+
+    require_engine()
     from hushlm.private.program.description import RevealPolicy
     from hushlm.private.server.admission import ClientLimits
     from hushlm.private.server.logs import start_log
@@ -86,7 +90,7 @@ def serve(
 
 
 def _stop_with_stdin() -> None:
-    """The kernel closes the pipe of a program that dies, however it dies."""
+    """Stop when standard input ends: the kernel closes the pipe of a program that dies, however it dies."""
     import os
     import signal
     import sys

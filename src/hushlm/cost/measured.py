@@ -18,7 +18,7 @@ from hushlm.cost.pricing import Amount, price_total
 from hushlm.files import current_folder, verify_manifest
 from hushlm.plan import ProtocolSettings, prefill_plan
 
-__all__ = ["Measured", "price_measured", "read_checkpoint", "read_results"]
+__all__ = ["Measured", "price_measured", "read_checkpoint", "read_model", "read_results"]
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,8 @@ def read_checkpoint(folder: Path) -> Measured:
     Raises:
         ValueError: in one sentence, if the folder is not a whole checkpoint, or was never validated.
     """
-    inside = current_folder(folder)
-    verify_manifest(inside)
     try:
-        config = json.loads((inside / "config.json").read_bytes())
+        config, inside = _configuration(folder), current_folder(folder)
         rows = [json.loads(line) for line in (inside / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         validated = [row["validation_perplexity"] for row in rows if row.get("validation_perplexity") is not None]
         if not validated:
@@ -64,6 +62,27 @@ def read_checkpoint(folder: Path) -> Measured:
         return Measured(str(parse(config["architecture"])), shape, float(validated[-1]), task, 1, str(folder))
     except (OSError, KeyError, TypeError, json.JSONDecodeError, ValidationError) as error:
         raise ValueError(f"{folder} is not a checkpoint of this version of hushlm ({_first_line(error)}).") from None
+
+
+def read_model(folder: Path) -> tuple[str, ModelShape]:
+    """The architecture's name and the shape of a checkpoint, validated or not. Needs no torch.
+
+    Raises:
+        ValueError: in one sentence, if the folder is not a whole checkpoint.
+    """
+    try:
+        config = _configuration(folder)
+        return str(parse(config["architecture"])), _shape(config["shape"])
+    except (OSError, KeyError, TypeError, json.JSONDecodeError, ValidationError) as error:
+        raise ValueError(f"{folder} is not a checkpoint of this version of hushlm ({_first_line(error)}).") from None
+
+
+def _configuration(folder: Path) -> dict[str, Any]:
+    """What a checkpoint's config.json holds, once every file is checked against the manifest."""
+    inside = current_folder(folder)
+    verify_manifest(inside)
+    found: dict[str, Any] = json.loads((inside / "config.json").read_bytes())
+    return found
 
 
 def read_results(path: Path) -> list[Measured]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, TypeVar
 
 from hushlm.architectures import Architecture
@@ -18,18 +19,16 @@ from hushlm.cost.programs import overhead_seconds, program_lines
 from hushlm.cost.protocol import price_opening, price_operation, price_set_up
 from hushlm.plan import (
     HUSH,
-    Embed,
-    Normalise,
     Operation,
     Plan,
-    Project,
     ProtocolSettings,
     Reveal,
     Rewrites,
-    ScaleRows,
     Step,
+    bucket_length,
     decode_plan,
     prefill_plan,
+    server_tensors,
 )
 
 __all__ = ["Amount", "CostReport", "GenerationCost", "PricedStep", "price", "price_generation", "price_total"]
@@ -194,6 +193,16 @@ def price_generation(
 ) -> GenerationCost:
     """Price of answering a prompt with `new_tokens` tokens, with the key-value cache and without.
 
+    Every pass is priced at the length that a session runs it at: `plan.bucket_length` of its tokens.
+
+    Args:
+        prompt: tokens of the prompt.
+        new_tokens: tokens of the answer.
+        reveal: what the client learns of each; the token by default.
+        rewrites: how the program is written.
+        settings: the engine's settings; the private program's own by default.
+        network: the network that the seconds are for.
+
     Raises:
         ValueError: if prompt and answer do not fit the context.
     """
@@ -204,10 +213,14 @@ def price_generation(
         raise ValueError(
             f"A prompt of {prompt} tokens and {new_tokens} new ones take {last} places of the context of {shape.context}: shorten one."
         )
-    whole = [prefill_plan(architecture, shape, length, reveal, rewrites) for length in range(prompt, last + 1)]
-    cached = [whole[0], *(decode_plan(architecture, shape, keys, reveal, rewrites) for keys in range(prompt + 1, last + 1))]
-    passes = tuple(price(plan, settings, network) for plan in cached)
-    uncached = tuple(price(plan, settings, network) for plan in whole)
+
+    @cache
+    def priced(make: Callable[..., Plan], length: int) -> CostReport:
+        return price(make(architecture, shape, length, reveal, rewrites), settings, network)
+
+    lengths = [bucket_length(tokens, shape.context) for tokens in range(prompt, last + 1)]
+    uncached = [priced(prefill_plan, length) for length in lengths]
+    passes = (uncached[0], *(priced(decode_plan, length) for length in lengths[1:]))
     return GenerationCost(passes, _together(report.total for report in passes), _together(report.total for report in uncached))
 
 
@@ -277,18 +290,8 @@ def _together(amounts: Iterable[Amount]) -> Amount:
 
 def _resident(plan: Plan) -> tuple[int, int]:
     """Bytes of the server's encoded weights, and of each party's shares of cache and largest values."""
-    weights = 0
-    for step in plan.steps:
-        match step.operation:
-            case Embed(rows, vocabulary, width):
-                weights += (vocabulary + rows) * width
-            case Project(_, inner, outer):
-                weights += (inner + 1) * outer
-            case Normalise(_, width, affine):
-                weights += 2 * width if affine else 0
-            case ScaleRows(rows):
-                weights += rows * plan.shape.heads
+    weights = sum(math.prod(tensor.shape) for step in plan.steps for tensor in server_tensors(plan, step))
     shape = plan.shape
-    cache = 2 * shape.layers * plan.keys * shape.width
+    kept = 2 * shape.layers * plan.keys * shape.width
     largest = max(shape.heads * plan.rows * plan.keys, plan.rows * shape.ffn_width, plan.rows * shape.vocabulary)
-    return weights * SHARE_BYTES, (cache + 3 * largest) * SHARE_BYTES
+    return weights * SHARE_BYTES, (kept + 3 * largest) * SHARE_BYTES

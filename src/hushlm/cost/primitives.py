@@ -231,18 +231,6 @@ class Primitives:
             total += replace(both, rounds=rounds, calls=1)
         return total
 
-    def row_maximum(self, rows: int, keys: int) -> Exchange:
-        """Comparisons and selections of halves, what is left over taken in at the end: keys - 1 of them a row."""
-        total, left_over = Exchange(), 0
-        while keys > 1:
-            total += self._larger(rows * (keys // 2))
-            left_over += keys % 2
-            keys //= 2
-        return total + self._larger(rows).times(left_over)
-
-    def _larger(self, n: int) -> Exchange:
-        return self.compare(n) + self.select(n)
-
     def arg_maximum(self, n: int, with_value: bool) -> Exchange:
         """A tournament that carries an index along, and the value unless only the index is asked for at the end.
 

@@ -1,13 +1,12 @@
-"""The published rows of private inference, as data (see reproduce/published/SOURCE.md)."""
+"""The published rows of private inference, as data (see published/SOURCE.md)."""
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
-from importlib.resources import files
 
 from hushlm.architectures import Architecture, parse
 from hushlm.config import ModelShape
+from hushlm.published import read_published
 from hushlm.shapes import GPT2_VOCABULARY
 
 __all__ = ["VOCABULARIES", "PublishedRow", "published_rows"]
@@ -41,8 +40,7 @@ class PublishedRow:
 
 def published_rows() -> tuple[PublishedRow, ...]:
     """Every row, in the file's order."""
-    text = (files("hushlm") / "reproduce" / "published" / "pi_cost.csv").read_text(encoding="utf-8")
-    return tuple(_row(values) for values in csv.DictReader(text.splitlines()))
+    return tuple(_row(values) for values in read_published("pi_cost.csv"))
 
 
 def _row(values: dict[str, str]) -> PublishedRow:

@@ -1,20 +1,8 @@
-"""Text to tokens: corpora, tokenizers, the token store on disk, and the windows drawn from it."""
+"""Text to tokens: corpora, tokenizers, the token store on disk, and the windows drawn from it.
 
-from hushlm.data.corpus import Corpus, Document, open_corpus
-from hushlm.data.sampler import Sampler, fixed_batches
-from hushlm.data.store import SPLITS, Tokens, TokenStore, open_token_store, split_of
-from hushlm.data.tokenizer import make_tokenizer
+The names stand in `__init__.pyi` and are imported when they are first used: the private client needs the tokenizer, and not torch.
+"""
 
-__all__ = [
-    "SPLITS",
-    "Corpus",
-    "Document",
-    "Sampler",
-    "TokenStore",
-    "Tokens",
-    "fixed_batches",
-    "make_tokenizer",
-    "open_corpus",
-    "open_token_store",
-    "split_of",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -24,7 +24,7 @@ from pathlib import Path
 from hushlm.config import DataConfig
 from hushlm.data.packages import BOOKS, WHEELS, Package, fetch, members
 from hushlm.data.parts import Document, FilesPart, Part, RowsPart, Text, open_rows
-from hushlm.files import write_atomic
+from hushlm.files import expand_user, write_atomic
 
 __all__ = ["NAMED", "Corpus", "Document", "open_corpus"]
 
@@ -81,7 +81,7 @@ def open_corpus(config: DataConfig) -> Corpus:
     """
     if config.corpus in NAMED:
         return NAMED[config.corpus](config)
-    root = Path(config.corpus).expanduser()
+    root = expand_user(config.corpus)
     if root.is_file() and root.name.endswith(_ROW_SUFFIXES):
         return _tables([root], root.name, config)
     if not root.is_dir():
@@ -144,6 +144,7 @@ def _packages(name: str, label: str, packages: tuple[Package, ...]) -> Callable[
 
 
 def _code_parrot(config: DataConfig) -> Corpus:
+    import datasets  # noqa: F401  without it nothing below works, and the reason would be taken for a broken connection
     from huggingface_hub import HfApi
 
     try:

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
 
 from hushlm.data.parts import Part
+from hushlm.data.tokenizer import Tokenizer
 from hushlm.files import write_atomic
 
 __all__ = ["SPLITS", "Piece", "ShardedTokens", "Tokens", "build_pieces", "open_shards", "split_of"]
@@ -208,10 +208,9 @@ class _Draft:
             self._encode()
 
     def _encode(self) -> None:
-        # A post-processor's own special tokens are left out: documents are separated in one way only.
-        encodings = self._tokenizer.encode_batch_fast([text for _, text in self._waiting], add_special_tokens=False)
-        for (split, _), encoding in zip(self._waiting, encodings, strict=True):
-            self._ids[split].append(np.array([*encoding.ids, self._task.separator], dtype=self._task.kind))
+        ids = self._tokenizer.encode_batch([text for _, text in self._waiting])
+        for (split, _), found in zip(self._waiting, ids, strict=True):
+            self._ids[split].append(np.array([*found, self._task.separator], dtype=self._task.kind))
         self._waiting, self._waiting_bytes = [], 0
 
     def write(self, number: int, read: int, last: bool) -> Piece:

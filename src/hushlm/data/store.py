@@ -20,12 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from hushlm.config import DataConfig
 from hushlm.data.corpus import Corpus, open_corpus
 from hushlm.data.shards import SPLITS, Piece, Tokens, build_pieces, open_shards, split_of
-from hushlm.data.tokenizer import make_tokenizer, separator_id, tokenizer_file
+from hushlm.data.tokenizer import Tokenizer, file_key, make_tokenizer, separator_id, tokenizer_file
 from hushlm.files import new_folder, verify_manifest, write_atomic
 
 __all__ = ["SPLITS", "TokenStore", "Tokens", "open_token_store", "split_of"]
@@ -83,7 +82,7 @@ def open_token_store(config: DataConfig, progress: Progress | None = None) -> To
     """
     ready = tokenizer_file(config.tokenizer)
     corpus = open_corpus(config)
-    kind = hashlib.sha256(ready.read_bytes()).hexdigest() if ready else config.tokenizer
+    kind = file_key(ready) if ready else config.tokenizer
     key = hashlib.sha256(json.dumps([_FORMAT, corpus.sha256, kind, config.validation_share]).encode()).hexdigest()
     label = re.sub(r"[^A-Za-z0-9]+", "-", f"{corpus.label}-{'file' if ready else config.tokenizer}").strip("-")
     folder = config.cache / f"{label}-{key[:16]}"
@@ -100,7 +99,7 @@ def _open(folder: Path) -> TokenStore:
     facts = json.loads((folder / "store.json").read_bytes())
     return TokenStore(
         tokens={split: open_shards([folder / _shard(split, i) for i in range(facts["splits"][split]["shards"])]) for split in SPLITS},
-        tokenizer=Tokenizer.from_file(str(folder / "tokenizer.json")),
+        tokenizer=Tokenizer.from_file(folder / "tokenizer.json"),
         vocabulary=facts["vocabulary"],
         fingerprint=facts["fingerprint"],
         corpus_name=facts["corpus"],
@@ -122,9 +121,9 @@ def _build(folder: Path, corpus: Corpus, config: DataConfig, progress: Progress 
         kept = pieces_folder / "tokenizer.json"
         if not kept.is_file():
             write_atomic(kept, make_tokenizer(config.tokenizer, _training_texts(corpus, config.validation_share)).to_str())
-        tokenizer = Tokenizer.from_file(str(kept))
+        tokenizer = Tokenizer.from_file(kept)
         # The largest id decides: a ready vocabulary may have gaps.
-        vocabulary, separator = max(tokenizer.get_vocab().values()) + 1, separator_id(tokenizer)
+        vocabulary, separator = tokenizer.vocabulary, separator_id(tokenizer)
         kind = np.dtype(np.uint16 if vocabulary <= 2**16 else np.uint32)
         pieces: list[Piece] = []
         done = 0

@@ -1,1 +1,1 @@
-"""The whole way once: corpus, five training runs, a table, figures, and a private answer between two processes."""
+"""The demo goes the whole way once: a corpus, five training runs, a table, figures, and a private answer between two processes."""

@@ -27,12 +27,12 @@ class RunOutcome:
     """How a run ended.
 
     Attributes:
-        config: of the run.
-        stopped_at_step: the update that the entropy watch refused, or None.
-        layers: collapsed layers at the stop.
-        reason: the watch's sentence, or "".
-        seconds: of the training loop; None for a stopped run.
-        metrics: rows recorded.
+        config: the settings of the run.
+        stopped_at_step: the update that the entropy watch refused; None for a run that ended well.
+        layers: the layers that had collapsed at the stop.
+        reason: what the watch said, as a sentence; "" for a run that ended well.
+        seconds: how long the training loop took; None for a stopped run.
+        metrics: the rows of metrics.jsonl.
     """
 
     config: RunConfig
@@ -47,12 +47,12 @@ def run_all(configs: Mapping[str, RunConfig], folder: Path, parallel: int) -> di
     """Train every config by `hushlm train` in a process of its own.
 
     Args:
-        configs: by name, in the order in which they start.
-        folder: for the settings and logs handed to the processes.
-        parallel: how many at once.
+        configs: the settings of each run by its name, in the order in which the runs start.
+        folder: where the settings and logs of the processes go.
+        parallel: how many runs are made at once.
 
     Raises:
-        ValueError: the sentence of a run that could not be made.
+        ValueError: with the sentence of a run that could not be made.
     """
     running = _Running()
     with RunsProgress({name: config.training.steps for name, config in configs.items()}) as progress:
@@ -74,10 +74,10 @@ def run_all(configs: Mapping[str, RunConfig], folder: Path, parallel: int) -> di
 
 
 class _Running:
-    """The processes alive; once stopped, no new one starts.
+    """The processes that are alive. Once they were stopped, no new one starts.
 
     Attributes:
-        error: that stopped them.
+        error: the error that stopped them; None while there is none.
     """
 
     error: BaseException | None = None
@@ -88,7 +88,7 @@ class _Running:
         self._stopped = False
 
     def start(self, command: list[str], log: Path) -> subprocess.Popen[str]:
-        # One thread a process: the settings' own number comes too late for a library that reads the variable at import.
+        # One thread for each process. The settings' own number would come too late for a library that reads the variable at import.
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         with self._lock, log.open("w") as errors:
             if self._stopped:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import platform
@@ -17,11 +16,12 @@ import torch
 
 from hushlm.config import ModelShape
 from hushlm.data import TokenStore, open_token_store
+from hushlm.demo.demo_rows import DemoRow, choose, rows_table, trained_row
+from hushlm.demo.demo_settings import COLLAPSE, REFERENCE, ROWS, DemoSettings
 from hushlm.demo.jobs import RunOutcome, run_all
-from hushlm.demo.private_answer import PrivateAnswer, answer_privately
-from hushlm.demo.rows import Row, choose, rows_table, trained_row
-from hushlm.demo.settings import COLLAPSE, REFERENCE, ROWS, DemoSettings
+from hushlm.demo.private_answer import AnswerComparison, answer_privately
 from hushlm.entropy import attainable_maximum_nats
+from hushlm.extras import require_engine
 from hushlm.files import write_atomic
 from hushlm.report.figures import LayerCourse, head_entropy_figure, head_share_figure, layer_entropy_figure, save_figure
 from hushlm.report.table import Table
@@ -40,16 +40,15 @@ def run_demo(settings: DemoSettings, say: Say, show: Callable[[Table], None]) ->
         say: prints a line.
         show: prints a table.
 
-    Returns: the summary, as written; docs/demo.md describes its keys.
+    Returns: the summary as written; docs/demo.md describes its keys.
 
     Raises:
-        ValueError: one sentence, if a stage can't be done.
+        ValueError: in one sentence, if a stage can't be done.
     """
-    # Tensors are small: further threads would only wait for each other, and on a busy machine for long.
+    # The tensors are small: further threads would only wait for each other, and for long on a busy machine.
     torch.set_num_threads(1)
     begin = time.monotonic()
-    if importlib.util.find_spec("spu") is None:
-        raise ValueError("The demo ends with a private answer and needs the two-party engine for it: pip install 'hushlm[private]'.")
+    require_engine()  # the demo ends with a private answer
     if settings.private_architecture not in (None, *ROWS):
         raise ValueError(f"{settings.private_architecture} is not a row of the demo: choose one of {', '.join(ROWS)}.")
 
@@ -117,7 +116,7 @@ def _collapse_sentence(outcome: RunOutcome) -> str:
     return f"stopped by the watch before update {outcome.stopped_at_step}; {where}"
 
 
-def _draw(settings: DemoSettings, rows: Sequence[Row], outcomes: Mapping[str, RunOutcome], collapse: RunOutcome) -> list[Path]:
+def _draw(settings: DemoSettings, rows: Sequence[DemoRow], outcomes: Mapping[str, RunOutcome], collapse: RunOutcome) -> list[Path]:
     """Heat maps, shares by range, and layer entropy against step; the collapsing run beside the others."""
     maximum = attainable_maximum_nats(settings.shape.context)
     collapse_maximum = attainable_maximum_nats(settings.collapse_shape.context)
@@ -136,32 +135,33 @@ def _draw(settings: DemoSettings, rows: Sequence[Row], outcomes: Mapping[str, Ru
     ]
 
 
-def _show_answer(answer: PrivateAnswer, say: Say) -> None:
+def _show_answer(answer: AnswerComparison, say: Say) -> None:
+    found = answer.to_dict()
     say(f"  prompt, its last tokens:  {answer.prompt_text[-60:]!r}")
-    say(f"  private answer:           {answer.text!r}")
+    say(f"  private answer:           {found['text']!r}")
     say(f"  tokens, private:   {answer.tokens}")
     say(f"  tokens, plaintext: {answer.plaintext_tokens}")
     if answer.tokens_equal_plaintext:
         say(f"  equal; the two likeliest tokens differ by at least {answer.smallest_margin:.3f} in logits along the way")
     else:
         say("  NOT EQUAL: the private answer is not the plaintext model's greedy answer")
-    counted = answer.bytes_client_to_server + answer.bytes_server_to_client
+    sent, received = found["bytes_client_to_server"] / 1e6, found["bytes_server_to_client"] / 1e6
     say(
-        f"  client to server {answer.bytes_client_to_server / 1e6:.1f} MB, server to client {answer.bytes_server_to_client / 1e6:.1f} MB, "
-        f"{answer.messages} messages, {answer.seconds:.1f} s for {len(answer.tokens)} tokens; set-up {answer.setup_bytes / 1e6:.1f} MB"
+        f"  client to server {sent:.1f} MB, server to client {received:.1f} MB, {found['messages']} messages, "
+        f"{found['seconds']:.1f} s for {len(answer.tokens)} tokens; set-up {found['setup_bytes'] / 1e6:.1f} MB"
     )
-    say(f"  predicted {answer.predicted_bytes / 1e6:.1f} MB, counted {counted / 1e6:.1f} MB")
+    say(f"  predicted {found['predicted_bytes'] / 1e6:.1f} MB, counted {sent + received:.1f} MB")
 
 
 def _summary(
     settings: DemoSettings,
     store: TokenStore,
     shape: ModelShape,
-    rows: Sequence[Row],
+    rows: Sequence[DemoRow],
     outcomes: Mapping[str, RunOutcome],
     collapse: RunOutcome,
-    chosen: Row,
-    answer: PrivateAnswer,
+    chosen: DemoRow,
+    answer: AnswerComparison,
     figures: Sequence[Path],
 ) -> dict[str, Any]:
     return {

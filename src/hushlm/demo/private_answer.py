@@ -14,81 +14,96 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 
 from hushlm.data import Tokens, TokenStore
-from hushlm.demo.settings import DemoSettings
+from hushlm.data.tokenizer import Tokenizer
+from hushlm.demo.demo_settings import DemoSettings
 from hushlm.model import LanguageModel
 from hushlm.training import load_checkpoint
 
-__all__ = ["PrivateAnswer", "answer_privately", "choose_prompt", "serving"]
+__all__ = ["AnswerComparison", "answer_privately", "choose_prompt", "serving"]
 
 HOST = "127.0.0.1"
 READY = re.compile(r" on (\S+:\d+)[,.]")
 SILENT_SECONDS = 600
-"""Patience with a busy machine."""
+"""How long either side may be silent: a busy machine needs its time."""
 
 DRAIN_SECONDS = 5
-"""For a session that goes on when the server is to stop: only where this program was stopped too."""
+"""How long a session may go on when the server is told to stop, which happens only if this program was stopped too."""
 
 STOP_SECONDS = 20
 
 
 @dataclass(frozen=True)
-class PrivateAnswer:
-    """What came back, and what the plaintext model says.
+class AnswerComparison:
+    """A private answer beside the plaintext model's.
 
     Attributes:
-        prompt_tokens: their number.
-        prompt_text, text: of prompt and answer.
-        tokens, plaintext_tokens: the private answer and the plaintext model's greedy one.
-        smallest_margin: see the function: where it is tiny, the answers may differ.
-        bytes_client_to_server, bytes_server_to_client, messages: of the passes that made the tokens.
-        predicted_bytes: what the cost model expects of them, both directions.
-        setup_bytes: of the session's one-time set-up, both directions.
-        seconds: of those passes.
-        session_seconds: of the client's process, from its start to its end.
-        server_folder, client_folder: the export.
+        found: the document of `hushlm ask --json`, see `hushlm.private.PrivateAnswer.to_dict`.
+        prompt_text: the text that was asked.
+        prompt_tokens: how many tokens it has.
+        plaintext_tokens: ids of the plaintext model's greedy answer.
+        smallest_margin: least difference of the two largest logits along that answer; where it is tiny, the two answers may differ.
+        session_seconds: how long server and client ran, from the server's start to the answer.
+        server_folder: the export's part for the server.
+        client_folder: the export's part for the client.
     """
 
-    prompt_tokens: int
+    found: dict[str, Any]
     prompt_text: str
-    text: str
-    tokens: list[int]
+    prompt_tokens: int
     plaintext_tokens: list[int]
     smallest_margin: float
-    bytes_client_to_server: int
-    bytes_server_to_client: int
-    messages: int
-    predicted_bytes: int
-    setup_bytes: int
-    seconds: float
     session_seconds: float
-    server_folder: str
-    client_folder: str
+    server_folder: Path
+    client_folder: Path
+
+    @property
+    def tokens(self) -> list[int]:
+        """Ids of the private answer."""
+        return [int(token) for token in self.found["tokens"]]
 
     @property
     def tokens_equal_plaintext(self) -> bool:
+        """Whether both answers are the same tokens."""
         return self.tokens == self.plaintext_tokens
 
     def to_dict(self) -> dict[str, Any]:
-        """As in summary.json."""
-        return {"tokens_equal_plaintext": self.tokens_equal_plaintext, **asdict(self)}
+        """The keys of summary.json: bytes and seconds are those of the passes that made the tokens, the set-up's apart."""
+        found, set_up = self.found, self.found["set_up"]
+        return {
+            "tokens_equal_plaintext": self.tokens_equal_plaintext,
+            "prompt_tokens": self.prompt_tokens,
+            "prompt_text": self.prompt_text,
+            "text": found["text"],
+            "tokens": self.tokens,
+            "plaintext_tokens": self.plaintext_tokens,
+            "smallest_margin": self.smallest_margin,
+            "bytes_client_to_server": found["bytes_client_to_server"],
+            "bytes_server_to_client": found["bytes_server_to_client"],
+            "messages": found["messages"],
+            "predicted_bytes": found["expected_bytes"],
+            "setup_bytes": set_up["bytes_client_to_server"] + set_up["bytes_server_to_client"],
+            "seconds": found["seconds"],
+            "session_seconds": self.session_seconds,
+            "server_folder": str(self.server_folder),
+            "client_folder": str(self.client_folder),
+        }
 
 
-def answer_privately(checkpoint: Path, store: TokenStore, settings: DemoSettings, say: Callable[[str], None]) -> PrivateAnswer:
+def answer_privately(checkpoint: Path, store: TokenStore, settings: DemoSettings, say: Callable[[str], None]) -> AnswerComparison:
     """Export a checkpoint and continue a held-out prompt in two processes.
 
     Args:
         checkpoint: folder of the model.
-        store: the prompt comes from its validation split.
-        settings: of the demo.
+        store: the corpus, from whose validation split the prompt comes.
+        settings: the demo's.
         say: prints a line.
 
     Raises:
@@ -117,24 +132,15 @@ def answer_privately(checkpoint: Path, store: TokenStore, settings: DemoSettings
     begin = time.monotonic()
     with serving(folder) as address:
         found = _ask(folder, address, text, settings.new_tokens)
-    tokens = [int(token) for token in found["tokens"]]
-    set_up = found["set_up"]
-    return PrivateAnswer(
-        prompt_tokens=len(prompt),
+    return AnswerComparison(
+        found=found,
         prompt_text=text,
-        text=found["text"],
-        tokens=tokens,
+        prompt_tokens=len(prompt),
         plaintext_tokens=plaintext,
         smallest_margin=smallest_margin(loaded.model, prompt, plaintext),
-        bytes_client_to_server=found["bytes_client_to_server"],
-        bytes_server_to_client=found["bytes_server_to_client"],
-        messages=found["messages"],
-        predicted_bytes=found["expected_bytes"],
-        setup_bytes=set_up["bytes_client_to_server"] + set_up["bytes_server_to_client"],
-        seconds=found["seconds"],
         session_seconds=round(time.monotonic() - begin, 1),
-        server_folder=str(folder / "server"),
-        client_folder=str(folder / "client"),
+        server_folder=folder / "server",
+        client_folder=folder / "client",
     )
 
 
@@ -142,10 +148,10 @@ def choose_prompt(tokens: Tokens, tokenizer: Tokenizer, length: int, seed: int) 
     """A stretch of text that starts a line and survives the way through text: its characters give back the same tokens.
 
     Args:
-        tokens: of the validation split.
-        tokenizer: of the split.
-        length: tokens.
-        seed: decides which of the stretches.
+        tokens: token ids of the validation split.
+        tokenizer: the tokenizer that made them.
+        length: how many tokens the stretch has.
+        seed: decides which of the stretches is taken.
 
     Raises:
         ValueError: if the split has none.

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 
+from hushlm.data.tokenizer import Tokenizer
 from hushlm.private.client.run_session import Question
 from hushlm.private.program.token_answer import TokenAnswer
 from hushlm.proxy.assembly import TextAssembler
@@ -19,13 +19,13 @@ __all__ = ["CompletionBuilder"]
 
 
 class CompletionBuilder:
-    """Collects what becomes of the choices of one request.
+    """Makes OpenAI's documents of what the sessions of one request bring.
 
     Args:
-        request: that is answered.
-        questions: one a choice.
-        tokenizer: of the model.
-        fingerprint: of the program.
+        request: the request that is answered.
+        questions: one for each choice.
+        tokenizer: the model's.
+        fingerprint: the first digits of the program's fingerprint.
     """
 
     def __init__(self, request: CompletionRequest, questions: Sequence[Question], tokenizer: Tokenizer, fingerprint: str) -> None:
@@ -35,7 +35,7 @@ class CompletionBuilder:
         self._choices = [_Choice(request, question, tokenizer) for question in questions]
 
     def note(self, index: int, answer: TokenAnswer) -> dict[str, Any]:
-        """A token of a choice. Returns: its chunk; the last one of a choice has a finish reason."""
+        """Take a further token of a choice. Returns: its chunk for a stream; the last one of a choice has a finish reason."""
         choice = self._choices[index]
         text, logprobs = choice.note(answer)
         ended = choice.stopped or choice.complete
@@ -63,7 +63,7 @@ class CompletionBuilder:
         return {**self._head(), "choices": choices, "usage": self._usage()}
 
     def closing(self) -> dict[str, Any] | None:
-        """The chunk after the last token: the usage, where it was asked for."""
+        """The chunk after the last token, with the usage; None where that was not asked for."""
         options = self._request.stream_options
         return {**self._head(), "choices": [], "usage": self._usage()} if options and options.include_usage else None
 
@@ -128,7 +128,7 @@ class _Choice:
         return self._assembler.finish()
 
     def logprobs(self) -> dict[str, Any] | None:
-        """Of the tokens whose text belongs to the answer."""
+        """Log-probabilities of the tokens whose text belongs to the answer."""
         if self._named is None:
             return None
         return _logprobs([entry for entry in self._entries if entry[3] < len(self.text) or not self._assembler.stopped])

@@ -1,12 +1,11 @@
-"""What a request asks of the private client: one question a choice, revealing no more than it needs."""
+"""What a request asks of the private client: a question for each choice, which reveals no more than it needs."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
 
-from tokenizers import Tokenizer
-
+from hushlm.data.tokenizer import Tokenizer
 from hushlm.private.client.run_session import Question
 from hushlm.private.program.description import ProgramDescription, RevealPolicy
 from hushlm.private.program.sampling import Sampling
@@ -16,17 +15,20 @@ from hushlm.proxy.schema import CompletionRequest
 __all__ = ["DEFAULT_NEW_TOKENS", "questions_of"]
 
 DEFAULT_NEW_TOKENS = 16
-"""OpenAI's."""
+"""How many tokens a request without `max_tokens` gets: OpenAI's number."""
 
 
 def questions_of(
     request: CompletionRequest, tokenizer: Tokenizer, description: ProgramDescription, most: RevealPolicy, new_tokens_limit: int | None
 ) -> list[Question]:
-    """One question a choice, prompt by prompt.
+    """The questions of a request, one for each choice, prompt by prompt.
 
     Args:
-        most: that may be revealed to this side.
-        new_tokens_limit: of a choice; None for the context alone.
+        request: the request, read already.
+        tokenizer: the model's.
+        description: the program's.
+        most: most that may be revealed to this side.
+        new_tokens_limit: how many tokens a choice may ask for at most; None leaves the context as the only limit.
 
     Raises:
         ApiError: 400, one sentence: what was asked for does not go together, or does not fit the model.
@@ -42,7 +44,7 @@ def questions_of(
     seed = secrets.randbits(63) if request.seed is None else request.seed % 2**63
     questions = []
     for prompt in request.prompts:
-        tokens = tokenizer.encode(prompt).ids if isinstance(prompt, str) else prompt
+        tokens = _encode(tokenizer, prompt, description.shape.context) if isinstance(prompt, str) else prompt
         _check(tokens, new_tokens, description)
         for index in range(count):
             sampling = Sampling(temperature=request.temperature or 0.0, top_p=request.top_p or 1.0, seed=seed + index)
@@ -50,8 +52,16 @@ def questions_of(
     return questions
 
 
+def _encode(tokenizer: Tokenizer, prompt: str, context: int) -> list[int]:
+    """All tokens of a prompt that may fit; of one that is much too long, more of them than fit."""
+    try:
+        return tokenizer.encode_end(prompt, context)[0]
+    except ValueError as error:
+        raise ApiError(400, str(error), parameter="prompt") from None
+
+
 def _reveal(request: CompletionRequest, most: RevealPolicy) -> RevealPolicy:
-    """The least that answers the request."""
+    """The least revealing policy that answers the request."""
     if request.logprobs is not None:
         if most.kind != "logits":
             raise ApiError(

@@ -1,4 +1,4 @@
-"""The proxy as a process: its listener, from its first request to its last."""
+"""The proxy as a process: it listens, says when it is ready, and stops when it is told to."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hushlm.proxy.application import ProxySettings, application, session_pool
 __all__ = ["Proxy", "read_api_key"]
 
 GOODBYE_SECONDS = 5
-"""For the last words to those who wait for an answer, and for their sessions to end."""
+"""How long those who wait for an answer, and their sessions, have to end when the proxy stops."""
 
 
 class Proxy:
@@ -31,11 +31,11 @@ class Proxy:
     Args:
         client: asks the server.
         address: HOST:PORT to listen on; port 0 lets the system choose.
-        settings: of the endpoint.
-        expose: listen on an address that other machines can reach.
+        settings: what the endpoint does.
+        expose: whether it may listen on an address that other machines can reach.
 
     Raises:
-        ValueError: an address beyond this machine without `expose`, one without an API key, or one that is taken.
+        ValueError: if other machines can reach the address and `expose` or an API key is missing; or if the address is taken.
     """
 
     def __init__(self, client: Client, address: str, settings: ProxySettings, expose: bool = False) -> None:
@@ -55,7 +55,7 @@ class Proxy:
         self._application = application(client, settings, self._pool)
 
     def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
-        """Until SIGTERM or SIGINT; private sessions under way are given up at both ends."""
+        """Answer until SIGTERM or SIGINT comes; private sessions that are under way then are given up at both ends."""
         config = uvicorn.Config(
             self._application,
             log_config=None,
@@ -75,7 +75,7 @@ class Proxy:
 
 
 class _Server(uvicorn.Server):
-    """Says when it is ready, and gives answers under way up when it is told to stop."""
+    """Says when it is ready, and gives up the answers that are under way when it is told to stop."""
 
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None], on_stop: Callable[[], None]) -> None:
         super().__init__(config)
@@ -94,10 +94,10 @@ class _Server(uvicorn.Server):
 
 
 def read_api_key(path: Path) -> str:
-    """A key from a file that nobody else can read.
+    """The key in a file that nobody else can read.
 
     Raises:
-        ValueError: one sentence: missing, empty, or readable by others.
+        ValueError: one sentence, if it is missing, too short, or readable by others.
     """
     if not path.is_file():
         raise ValueError(f"There is no {path}: write a key of your own into it, 16 characters or more.")

@@ -1,4 +1,4 @@
-"""What a search within budgets found: as tables, figures and JSON."""
+"""What a search within budgets of bytes found, as tables, figures and JSON."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ SIZES: tuple[tuple[str, str, Callable[[Candidate], float]], ...] = (
     ("parameters", "parameters", lambda candidate: candidate.parameters),
     ("flops", "FLOPs of a pass", lambda candidate: candidate.flops),
 )
-"""Key, label and value of each measure of a model's size."""
+"""The key, the label and the value of each measure of a model's size."""
 
 
 def measured_models(checkpoints: str, results: str) -> list[Measured]:
     """Read every checkpoint and file of results that was named.
 
     Args:
-        checkpoints: patterns of folders, separated by commas; what is not a folder among the matches is left out.
-        results: files, separated by commas.
+        checkpoints: patterns of folders, separated by commas. What a pattern finds beside folders is left out.
+        results: files of results, separated by commas.
 
     Raises:
         ValueError: where a pattern matches no folder, or something is not what it should be.
@@ -54,11 +54,11 @@ class FrontierReport:
     """Priced candidates, and measured models beside them.
 
     Attributes:
-        candidates: every combination; empty where nothing was asked of them.
-        budgets: in bytes.
-        at_least: parameters of the cheapest models to show, or None.
-        measured: models with their prices.
-        network, protocol: of the prices.
+        candidates: every combination that was priced; empty where none was asked for.
+        budgets: the budgets, in bytes.
+        at_least: how many parameters the cheapest models shown must have; None where none are asked for.
+        measured: models whose perplexity was measured, with their prices.
+        network, protocol: what the prices are for.
     """
 
     candidates: Sequence[Candidate]
@@ -87,7 +87,7 @@ class FrontierReport:
         return FrontierReport(candidates, budgets, at_least, price_measured(measured, network, protocol), network, protocol)
 
     def largest(self, budget: int) -> list[Candidate]:
-        """The largest of each kind within a budget; of equally large ones the cheapest."""
+        """The largest model of each kind within a budget; of equally large ones the cheapest."""
         return best_of_each_kind(
             self.candidates,
             lambda candidate: (candidate.parameters, -candidate.amount.bytes),
@@ -95,7 +95,7 @@ class FrontierReport:
         )
 
     def cheapest(self) -> list[Candidate]:
-        """The cheapest of each kind with at least so many parameters; of equally cheap ones the largest."""
+        """The cheapest model of each kind with at least so many parameters; of equally cheap ones the largest."""
         least = self.at_least or 0
         return best_of_each_kind(
             self.candidates,
@@ -146,7 +146,7 @@ class FrontierReport:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; every candidate included."""
+        """The report as plain JSON values, every candidate included."""
         return {
             "network": str(self.network),
             "budgets": [{"bytes": budget, "largest": self._rows(self.largest(budget))} for budget in self.budgets],

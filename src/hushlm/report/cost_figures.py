@@ -1,4 +1,4 @@
-"""Figures of prices, as PNG: what a budget buys, perplexity against bytes, and growth. A column of a page wide each.
+"""Figures of prices: what a budget buys, perplexity against bytes, and growth. Each is as wide as a column of a page.
 
 Kinds differ in colour (Okabe and Ito's, then two of Tol's, told apart by colour-blind readers), marker and line alike.
 """
@@ -36,9 +36,9 @@ class Cloud:
     """Priced models of one kind.
 
     Attributes:
-        name: for the legend.
-        points: (bytes, value) of all.
-        front: of those for which none is cheaper and larger, cheapest first.
+        name: what the legend calls them.
+        points: (bytes, value) of all models.
+        front: (bytes, value) of the models that no cheaper one is larger than, cheapest first.
     """
 
     name: str

@@ -26,12 +26,12 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def megabytes(count: float) -> str:
-    """10^6 bytes."""
+    """A number of bytes in MB, 10^6 bytes."""
     return f"{count / 1e6:,.2f}"
 
 
 def gigabytes(count: float) -> str:
-    """10^9 bytes."""
+    """A number of bytes in GB, 10^9 bytes."""
     return f"{count / 1e9:,.2f}"
 
 
@@ -52,21 +52,23 @@ AMOUNT = (
     Column("cpu_seconds", "CPU s", ",.1f", "right"),
     Column("seconds", "s", ",.1f", "right"),
 )
-"""Columns of an `Amount`."""
+"""The columns of an `Amount`."""
 
 
 def amounts_table(title: str, label: str, amounts: Mapping[Any, Mapping[str, Any]], note: str = "") -> Table:
-    """A row an amount, named by its key.
+    """A table with a row for each amount.
 
     Args:
-        label: heading of the names.
-        amounts: `Amount.to_dict()` by name.
+        title: the table's title.
+        label: the heading above the amounts' names.
+        amounts: each amount as `Amount.to_dict()` gives it, by its name.
+        note: the text below the table.
     """
     return Table(title, (Column("of", label), *AMOUNT), [{"of": name, **amount} for name, amount in amounts.items()], note)
 
 
 def against_table(rows: Rows, note: str = "") -> Table:
-    """The rows of `cost.against`."""
+    """The table of published costs and ours; its rows are those of `cost.against`."""
     columns = (
         Column("table", "table"),
         Column("architecture", "architecture"),
@@ -87,13 +89,13 @@ def against_table(rows: Rows, note: str = "") -> Table:
 
 
 def sizes_table(name: str, rows: Rows) -> Table:
-    """`growth_by_size` of an architecture of this name."""
+    """The table of `growth_by_size` for an architecture of this name."""
     size = (Column("size", "size"), Column("value", "value", ",", "right"))
     return Table(f"{name}: one token, one size changed at a time", (*size, *AMOUNT), rows)
 
 
 def answers_table(name: str, prompt: int, rows: Rows) -> Table:
-    """`growth_by_tokens`, after a prompt of so many tokens."""
+    """The table of `growth_by_tokens` after a prompt of so many tokens."""
     columns = (
         Column("new_tokens", "new tokens", ",", "right"),
         Column("bytes", "MB, keys and values kept", megabytes, "right"),
@@ -105,7 +107,7 @@ def answers_table(name: str, prompt: int, rows: Rows) -> Table:
 
 
 def shapes_table(name: str, rows: Rows) -> Table:
-    """`growth_of_shapes`."""
+    """The table of `growth_of_shapes`."""
     columns = (
         Column("shape", "shape"),
         Column("context", "T", ",", "right"),
@@ -119,7 +121,7 @@ def shapes_table(name: str, rows: Rows) -> Table:
 
 
 def residuals_table(title: str, rows: Rows) -> Table:
-    """Micro-runs: `Residual`s as dictionaries, with their relative difference."""
+    """The table of small runs that were counted: `Residual`s as dictionaries, with their relative difference."""
     columns = (
         Column("case", "micro-run"),
         Column("counted_bytes", "counted bytes", ",.0f", "right"),
@@ -132,7 +134,7 @@ def residuals_table(title: str, rows: Rows) -> Table:
 
 
 def frontier_table(title: str, rows: Rows, note: str = "") -> Table:
-    """Candidates of `cost.frontier` as dictionaries, with what a further token moves."""
+    """The table of `cost.budget` candidates as dictionaries, with what a further token moves."""
     columns = (
         Column("architecture", "architecture"),
         Column("layers", "L", align="right"),

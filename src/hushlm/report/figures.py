@@ -27,7 +27,7 @@ HeadEntropies = Sequence[Sequence[float]]
 COLOURS = matplotlib.colormaps["cividis"]
 LINE_COLOURS = matplotlib.colormaps["viridis"]
 RANGE_COLOURS = ("#00204d", "#5d636f", "#a59c74", "#f5d552")
-"""Of the four entropy ranges, dark to bright like the heat map."""
+"""The colours of the four entropy ranges, from dark to bright like the heat map."""
 
 RANGE_NAMES = ("0 to m/4", "m/4 to m/2", "m/2 to 3m/4", "3m/4 to m")
 PANELS_ACROSS = 3
@@ -41,10 +41,10 @@ class LayerCourse:
     """Mean entropy of each layer over a run.
 
     Attributes:
-        name: of the run.
-        steps: of the records.
-        layer_entropy_nats: one row a record, one number a layer; NaN where attention was no longer finite.
-        maximum_nats: largest entropy that can be attained.
+        name: what the run is called.
+        steps: the step of each record.
+        layer_entropy_nats: a row for each record with a number for each layer; NaN where attention was no longer finite.
+        maximum_nats: the largest entropy that can be attained.
         stopped_at: the step at which the entropy watch stopped the run, or None.
     """
 
@@ -56,7 +56,7 @@ class LayerCourse:
 
     @staticmethod
     def from_metrics(name: str, metrics: Sequence[Mapping[str, Any]], maximum_nats: float, stopped_at: int | None = None) -> LayerCourse:
-        """From the rows of metrics.jsonl."""
+        """The course that the rows of a metrics.jsonl tell of."""
         rows = [row for row in metrics if row["layer_entropy_nats"]]
         return LayerCourse(name, [row["step"] for row in rows], [row["layer_entropy_nats"] for row in rows], maximum_nats, stopped_at)
 
@@ -66,8 +66,8 @@ def head_entropy_figure(panels: Sequence[tuple[str, HeadEntropies]], maximum_nat
 
     Args:
         panels: (title, head entropies in nats).
-        maximum_nats: end of the scale: the largest entropy that can be attained.
-        label: of the scale, where the numbers are no entropies.
+        maximum_nats: the end of the scale, which is the largest entropy that can be attained.
+        label: what the scale says, where the numbers are no entropies.
     """
     tables = [np.asarray(entropies, dtype=float) for _, entropies in panels]
     heads = max(table.shape[1] for table in tables)
@@ -178,7 +178,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
 
 
 def _grid(width: float, heights: Sequence[float]) -> tuple[Figure, list[Axes]]:
-    """A figure of panels, `PANELS_ACROSS` in a row; sizes of the panels in inches."""
+    """A figure of panels, `PANELS_ACROSS` in a row. Width and heights of the panels are in inches."""
     across = min(len(heights), PANELS_ACROSS)
     rows = [max(heights[i : i + across]) for i in range(0, len(heights), across)]
     figure = Figure(figsize=(across * width + 0.9, sum(rows) + 0.2), dpi=RESOLUTION_DPI, layout="constrained")

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 __all__ = ["CountProgress", "RunsProgress"]
 
 LINE_EVERY_SECONDS = 15.0
-"""Without a terminal, a line a run at most this often."""
+"""Without a terminal, each run gets a line at most this often."""
 
 ALL = "all runs"
 
@@ -25,8 +25,8 @@ class RunsProgress:
     """Progress of named runs. A context manager; several runs may go on at once.
 
     Args:
-        steps: length of each run; more than one run gets a line for all of them together.
-        bars: draw bars; by default if standard error is a terminal.
+        steps: how many updates each run has, by its name. Where there are several, a line more shows all of them together.
+        bars: whether to draw bars; by default if standard error is a terminal.
     """
 
     def __init__(self, steps: Mapping[str, int], *, bars: bool | None = None) -> None:
@@ -89,7 +89,8 @@ class RunsProgress:
         """A run ended, perhaps before its last step.
 
         Args:
-            note: its result.
+            name: which run.
+            note: what came out of it.
         """
         self._ended.add(name)
         if self._bars:
@@ -99,7 +100,7 @@ class RunsProgress:
             self._line(f"{name}: {note}")
 
     def _totals(self) -> tuple[int, int]:
-        """Steps done and to be done, of all runs; of an ended run, what it did."""
+        """How many steps all runs have done, and how many there are to do in all. A run that has ended counts with what it did."""
         return sum(self._done.values()), sum(self._done[n] if n in self._ended else s for n, s in self._steps.items())
 
     def _update_all(self) -> None:
@@ -124,12 +125,12 @@ def _clock(seconds: float) -> str:
 
 
 class CountProgress:
-    """Progress of many like things, each a line as it ends, with the time left for all.
+    """Progress of many like things: a line for each as it ends, with the time left for all.
 
     Args:
         name: what they are, in the plural.
         count: how many are to be done now.
-        total: with those that come later; the time left is for these.
+        total: how many there are with those that come later; the time left is for all of these.
     """
 
     def __init__(self, name: str, count: int, total: int) -> None:
@@ -141,7 +142,7 @@ class CountProgress:
         """One more is done.
 
         Args:
-            note: its result.
+            note: what came out of it.
         """
         self._done += 1
         left = (self._total - self._done) * (time.monotonic() - self._begin) / self._done

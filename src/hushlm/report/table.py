@@ -23,10 +23,10 @@ class Column:
     """One column.
 
     Attributes:
-        key: of the row's value.
-        title: heading.
+        key: under which name a row holds the value.
+        title: the heading.
         format: a format specification (".2f"), or a function from the value to text.
-        align: of heading and cells.
+        align: on which side heading and cells stand.
     """
 
     key: str
@@ -47,10 +47,10 @@ class Table:
     """Rows under columns. The rows hold plain JSON values, columns decide only how they are shown.
 
     Attributes:
-        title: one line.
-        columns: in order; a row may hold more keys, which only `to_json` shows.
-        rows: values by key.
-        note: printed below.
+        title: the line above.
+        columns: what is shown, in order. A row may hold more keys, which only `to_json` shows.
+        rows: the values of each row by their keys.
+        note: the text below; "" for none.
     """
 
     title: str
@@ -59,7 +59,7 @@ class Table:
     note: str = ""
 
     def to_rich(self) -> rich.table.Table:
-        """For a terminal."""
+        """The table for a terminal."""
         # Text, not markup: an architecture's name may hold brackets.
         table = rich.table.Table(
             title=Text(self.title),
@@ -76,7 +76,7 @@ class Table:
         return table
 
     def to_markdown(self) -> str:
-        """A GitHub-flavoured table, without title and note; ends in a newline."""
+        """The table in GitHub's Markdown, without title and note. Ends in a newline."""
         # A heading hyphenated for the terminal is whole again.
         lines = [[column.title.replace("-\n", "") for column in self.columns]]
         lines.append(["---:" if column.align == "right" else "---" for column in self.columns])
@@ -89,12 +89,12 @@ class Table:
 
 
 def console() -> Console:
-    """For standard output. Written to a file or a pipe, tables keep their whole width instead of being folded at 80 columns."""
+    """The console of standard output. In a file or a pipe, tables keep their whole width instead of being folded at 80 columns."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
 def print_table(table: Table) -> None:
-    """Print for a reader."""
+    """Print a table for a reader."""
     out = console()
     if out.is_terminal:
         out.print(table.to_rich())

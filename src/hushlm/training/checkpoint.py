@@ -22,9 +22,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as tensor_bytes
-from tokenizers import Tokenizer
 
 from hushlm.config import RunConfig
+from hushlm.data.tokenizer import Tokenizer
 from hushlm.entropy import EntropyRegulariser
 from hushlm.files import current_folder, new_folder, verify_manifest, write_atomic
 from hushlm.model import LanguageModel
@@ -180,7 +180,7 @@ def load_checkpoint(folder: Path | str) -> Checkpoint:
     return Checkpoint(
         config=replace(config, output=asked),
         model=model.eval(),
-        tokenizer=Tokenizer.from_file(str(folder / "tokenizer.json")),
+        tokenizer=Tokenizer.from_file(folder / "tokenizer.json"),
         regulariser=regulariser,
         metrics=[json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()],
         provenance=provenance,

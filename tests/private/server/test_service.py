@@ -146,6 +146,29 @@ def test_a_server_finishes_its_session_before_it_stops(
 
 
 @pytest.mark.slow
+@pytest.mark.two_party
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_a_server_on_ipv6_answers(served_checkpoint: Checkpoint, export_folder: Path, tmp_path: Path, host: str) -> None:
+    """The control connection and the engines' links; `::` takes both families. The keys are those that `keys create` makes by default."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    keys = tmp_path / "keys"
+    assert main(["keys", "create", str(keys)]) == 0
+    with serving(export_folder, keys, tmp_path / "server.log", "--listen", f"[{host}]:0") as running:
+        assert running.address.startswith(f"[{host}]:")
+        port = running.address.rpartition(":")[2]
+        addresses = [f"[::1]:{port}"] if host == "::1" else [f"[::1]:{port}", f"127.0.0.1:{port}"]
+        for address in addresses:
+            result = run(ask_command(PROMPTS[0], export_folder, keys, address, "--new-tokens", "1", "--json"), 180)
+            assert result.returncode == 0, result.stderr
+            assert json.loads(result.stdout)["tokens"] == clear_answer(served_checkpoint, PROMPTS[0])[1][:1]
+        assert "Traceback" not in running.log.read_text()
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_three_modes_give_one_answer(served_checkpoint: Checkpoint, export_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wanted = clear_answer(served_checkpoint, PROMPTS[0])[1]
@@ -327,7 +350,9 @@ def test_keys_are_made_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixt
     load_keys(folder, "server")
     load_keys(folder, "alice")
     refused(capsys, ["keys", "create", str(folder), "--host", "127.0.0.1"], "holds keys already")
-    refused(capsys, ["keys", "create", str(tmp_path / "new")], "--host")
+    assert main(["keys", "create", str(tmp_path / "new")]) == 0
+    assert "as 127.0.0.1, localhost, ::1; to allow other machines, add --host HOST" in capsys.readouterr().out
+    refused(capsys, ["keys", "create", str(tmp_path / "none"), "--host", ","], "--host")
     refused(capsys, ["keys", "add-client", str(tmp_path), "--name", "bob"], "authority.pem")
     refused(capsys, ["keys", "destroy", str(folder)], "create")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from hushlm.config import ModelShape
 from hushlm.private.engine import engine_version
 from hushlm.private.program.description import ProgramDescription, RevealPolicy, load_description
 from hushlm.private.server.service import PrivateServer, ServerSettings
-from hushlm.private.session.addresses import parse_address
+from hushlm.private.session.addresses import format_address, parse_address, plain_host
 from hushlm.private.session.handshake import check_accepted, check_request
 from hushlm.private.session.messages import (
     MAXIMUM_BODY_BYTES,
@@ -256,6 +257,18 @@ def test_what_is_no_event_is_refused(line: str) -> None:
 @given(st.from_regex(r"[a-z0-9.-]{1,30}", fullmatch=True), st.integers(0, 65535))
 def test_an_address_survives_the_way(host: str, port: int) -> None:
     assert parse_address(f"{host}:{port}") == (host, port)
+
+
+@given(st.ip_addresses(), st.integers(0, 65535))
+def test_an_address_is_read_as_it_is_written(host: IPv4Address | IPv6Address, port: int) -> None:
+    assert parse_address(format_address(str(host), port)) == (str(host), port)
+    assert plain_host(plain_host(str(host))) == plain_host(str(host))
+
+
+def test_one_host_has_one_name() -> None:
+    assert plain_host("::ffff:192.0.2.1") == plain_host("192.0.2.1") == "192.0.2.1"
+    assert plain_host("0:0:0:0:0:0:0:1") == "::1"
+    assert plain_host("localhost") == "localhost"
 
 
 @given(st.text(max_size=400))

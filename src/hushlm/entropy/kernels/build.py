@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-__all__ = ["LIBRARY", "SOURCES", "build", "fingerprint"]
+__all__ = ["LIBRARY", "SOURCES", "build", "find_compiler", "fingerprint"]
 
 SOURCES = Path(__file__).parent / "native"
 LIBRARY = SOURCES / "libhush_attention.so"
@@ -38,6 +38,12 @@ def fingerprint() -> str:
     return digest.hexdigest()
 
 
+def find_compiler() -> list[str]:
+    """The command of the C compiler, with its options: the environment's CC, or the first of cc, gcc and clang; empty if there is none."""
+    compiler = shlex.split(os.environ.get("CC", "")) or [name for name in ("cc", "gcc", "clang") if shutil.which(name)][:1]
+    return compiler if compiler and shutil.which(compiler[0]) else []
+
+
 def build(target: Path = LIBRARY) -> str | None:
     """Compile `native/attention.c` to `target`, which is replaced only by a complete library.
 
@@ -46,8 +52,8 @@ def build(target: Path = LIBRARY) -> str | None:
     Returns:
         None, or in one line why there is no library.
     """
-    compiler = shlex.split(os.environ.get("CC", "")) or [name for name in ("cc", "gcc", "clang") if shutil.which(name)][:1]
-    if not compiler or not shutil.which(compiler[0]):
+    compiler = find_compiler()
+    if not compiler:
         return "no C compiler was found"
     names = list(VARIANTS) if platform.machine().lower() in ("x86_64", "amd64") else ["plain"]
     error = "the compiler said nothing"

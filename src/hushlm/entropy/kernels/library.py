@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hushlm.entropy.kernels.build import LIBRARY, VARIANTS, fingerprint
 
-__all__ = ["Problem", "StridedTensor", "available", "call", "load", "strided"]
+__all__ = ["Problem", "StridedTensor", "available", "call", "load", "problem", "strided"]
 
 _LOG = logging.getLogger("hushlm")
 
@@ -71,10 +71,18 @@ def available() -> bool:
     return load() is not None
 
 
+def problem() -> str | None:
+    """Why the compiled kernel cannot be used and attention runs in plain torch, without a full stop; None if it can be used."""
+    return _open()[1] or None
+
+
 def _open() -> tuple[ctypes.CDLL | None, str]:
     """The library, or why there is none."""
     if not LIBRARY.is_file():
-        return None, "the compiled kernel is missing, for the package was installed without a C compiler"
+        return (
+            None,
+            "the compiled kernel is missing, for the package was installed without a C compiler, so install one and then the package again",
+        )
     try:
         library = ctypes.CDLL(str(LIBRARY))
         library.hush_fingerprint.restype = c_char_p

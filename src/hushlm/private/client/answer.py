@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tokenizers import Tokenizer
-
+from hushlm.data.tokenizer import Tokenizer
 from hushlm.private.client.progress import OnProgress, Progress
 from hushlm.private.engine.traffic import Traffic
 from hushlm.private.program.description import RevealPolicy

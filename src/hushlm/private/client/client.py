@@ -37,14 +37,14 @@ class Client:
     """Asks one server, one session a question; several questions may be asked at once.
 
     Args:
-        model: the export's `client/`.
+        model: the export's `client/` folder.
         server: HOST:PORT of the server.
         keys: folder with authority.pem and this client's .pem and .key.
-        name: of this client's files there.
-        settings: times.
+        name: name of this client's files there, without .pem and .key.
+        settings: how long to wait, how often to ask again, and where to listen.
 
     Raises:
-        ValueError: one sentence: not an export, unusable keys, no engine, a malformed address.
+        ValueError: one sentence: the folder is not an export, the keys are unusable, there is no engine, or the address is malformed.
     """
 
     def __init__(self, model: Path, server: str, keys: Path, name: str = CLIENT, settings: ClientSettings = ClientSettings()) -> None:
@@ -55,7 +55,7 @@ class Client:
         self._runner = SessionRunner(model.absolute(), self.description, engine_version(), control, settings)
 
     def estimate(self, prompt_length: int, new_tokens: int, reveal: RevealPolicy = RevealPolicy(), network: Network = LAN) -> Estimate:
-        """What a question is going to move and take, before it is asked; lengths in tokens."""
+        """What a question is going to move and how long it will take, before it is asked; lengths are in tokens."""
         return estimate(self.description, prompt_length, new_tokens, reveal, network)
 
     def ask(
@@ -69,9 +69,17 @@ class Client:
     ) -> PrivateAnswer:
         """Continue a prompt.
 
+        Args:
+            prompt: the text to continue.
+            new_tokens: how many tokens to generate.
+            reveal: what this side learns of each step.
+            truncate: keep the last tokens of a prompt that is too long, instead of refusing it.
+            on_progress: called, in the caller's thread, with each report of progress.
+            sampling: how the next token is chosen where top-k or logits are revealed.
+
         Raises:
-            ValueError: the prompt is empty or too long.
-            SessionError: the session could not be opened, or broke.
+            ValueError: if the prompt is empty or too long.
+            SessionError: if the session could not be opened, or broke.
         """
         tokens = self._encode(prompt, new_tokens, truncate)
         collector = AnswerCollector(on_progress)
@@ -107,7 +115,7 @@ class Client:
         """Continue a prompt token by token. Closing the iterator gives the session up at both ends.
 
         Raises:
-            SessionError: the session could not be opened, or broke.
+            SessionError: if the session could not be opened, or broke.
         """
         inbox: queue.SimpleQueue[TokenAnswer | Progress | BaseException | None] = queue.SimpleQueue()
 
@@ -146,7 +154,7 @@ class Client:
         """What `stream` iterates over, for callers with an event loop of their own.
 
         Raises:
-            SessionError: the session could not be opened, or broke.
+            SessionError: if the session could not be opened, or broke.
         """
         question = Question(tuple(prompt_tokens), new_tokens, reveal, sampling)
         expected = self.estimate(len(prompt_tokens), new_tokens, reveal)

@@ -32,10 +32,10 @@ NO_PLACE = (429, 503)
 
 
 class UnavailableError(SessionError):
-    """No server, or one without a place: nothing has begun, and asking again is safe.
+    """There is no server, or it has no place: nothing has begun, and asking again is safe.
 
     Attributes:
-        wished_seconds: after which the server wishes to be asked again; None if it said nothing.
+        wished_seconds: how long the server wishes to be left alone before it is asked again; None if it said nothing.
     """
 
     def __init__(self, sentence: str, wished_seconds: float | None = None) -> None:
@@ -47,10 +47,10 @@ class ControlChannel:
     """Opens sessions at one server.
 
     Args:
-        server: HOST:PORT.
+        server: HOST:PORT of the server.
         keys: folder with authority.pem and this client's .pem and .key.
-        name: of this client's files there.
-        connect_seconds: for the connection to open.
+        name: name of this client's files there, without .pem and .key.
+        connect_seconds: how long the connection may take to open.
         alive_seconds: how long the server may be silent.
 
     Raises:
@@ -75,8 +75,8 @@ class ControlChannel:
         """Post a request; the connection stays open until `stack` is left.
 
         Raises:
-            UnavailableError: no server, or no place.
-            SessionError: the wrong server, or one that does not want this request.
+            UnavailableError: if there is no server, or it has no place.
+            SessionError: if it is the wrong server, or one that refuses this request.
         """
         timeout = httpx.Timeout(self._alive_seconds, connect=self._connect_seconds)
         # trust_env=False: no proxy of the environment gets to see a session.
@@ -133,7 +133,11 @@ class ServerEvents:
         self._buffer = bytearray()
 
     async def next(self) -> SessionEvent:
-        """Raises SessionError: no event, or not one of ours."""
+        """The next event.
+
+        Raises:
+            SessionError: if the stream has ended, or holds something else than an event of this protocol.
+        """
         while b"\n" not in self._buffer:
             try:
                 self._buffer += await anext(self._chunks)
@@ -181,12 +185,12 @@ class ServerEvents:
 
 
 def last_words(event: Failed | Finished) -> str:
-    """The sentence of a session that ended too early."""
+    """The sentence for a session that the server ended before the answer was complete."""
     return printable(event.error, 500) if isinstance(event, Failed) else "The server finished before the answer was complete."
 
 
 def _seconds(text: str) -> float | None:
-    """Of a `retry-after` header; its other form, a date, is taken for none."""
+    """The seconds of a `retry-after` header. A date, which is its other form, counts as no header."""
     return float(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
 

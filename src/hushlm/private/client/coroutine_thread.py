@@ -1,4 +1,4 @@
-"""A coroutine for callers that have no event loop, or one of their own."""
+"""A thread that runs one coroutine, for callers that have no event loop, or one of their own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ __all__ = ["CoroutineThread"]
 
 
 class CoroutineThread:
-    """A coroutine in an event loop of its own thread, so that callers may have a loop of their own, or none."""
+    """Runs a coroutine in an event loop of a thread of its own, so that callers may have a loop of their own, or none.
+
+    Args:
+        make: called in that thread to make the coroutine.
+    """
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self._loop = asyncio.new_event_loop()

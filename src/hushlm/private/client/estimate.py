@@ -18,8 +18,8 @@ class Estimate:
     """A question's predicted traffic; opening the session is counted apart.
 
     Attributes:
-        passes: one a token; equal ones are one object.
-        set_up_bytes: of opening a session, both directions.
+        passes: the priced passes, one for each token; equal passes are one object.
+        set_up_bytes: what opening a session moves, both directions together.
     """
 
     passes: tuple[CostReport, ...]
@@ -27,24 +27,24 @@ class Estimate:
 
     @cached_property
     def bytes(self) -> int:
-        """Of all passes, both directions."""
+        """What all passes move, both directions together."""
         return sum(report.total.bytes for report in self.passes)
 
     @cached_property
     def messages(self) -> int:
-        """Of both parties."""
+        """How many messages both parties send."""
         return sum(report.total.messages for report in self.passes)
 
     @cached_property
     def seconds(self) -> float:
-        """Of all passes, under the network of the estimate."""
+        """How long all passes take on the network of the estimate."""
         return self._ends[-1]
 
     def seconds_done(self, token: int, step: int) -> float:
-        """Predicted seconds of what lies behind.
+        """Predicted seconds of what has been done.
 
         Args:
-            token: 0-based, that is being computed.
+            token: number of the token that is being computed, counted from 0.
             step: how many steps of its pass are done.
         """
         before = self._ends[token - 1] if token else 0.0
@@ -62,7 +62,11 @@ def estimate(
     """Price a question as `PrivateGenerator` runs it: lengths rounded up to buckets, one pass over the prompt, one a further token.
 
     Args:
-        network: of the seconds; bytes and messages do not depend on it.
+        description: the program's.
+        prompt_length: how many tokens the prompt has.
+        new_tokens: how many tokens are asked for.
+        reveal: what is opened of each step.
+        network: the network for which seconds are predicted; bytes and messages do not depend on it.
     """
     shape = description.shape
     policy = Reveal(shape.vocabulary, reveal.kind, reveal.top)

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
+from hushlm.data.tokenizer import Tokenizer
 from hushlm.private.client.answer import AnswerMode, PrivateAnswer
 from hushlm.private.client.prompts import encode_prompt, load_tokenizer
 from hushlm.private.engine.traffic import Traffic

@@ -20,16 +20,19 @@ class Progress:
 
     Attributes:
         phase: "waiting" before a further attempt, "queued" at the server, "set-up" until the engine is ready, then "query".
-        token, tokens: 1-based token that is being computed, and how many will be.
-        step, steps: of the pass for that token, 1-based.
-        layer: 1-based block of that step, or None outside the blocks.
-        layers: blocks.
-        traffic: so far, of this phase.
-        seconds: since the question was asked.
-        expected_bytes: of the query, both directions, by the cost model.
-        done_share: of the query's time, by the cost model; 0 before it.
-        remaining_seconds: the model's time for what is left, at the pace of what is done; before that, on a local network.
-        position: in the server's queue, 1 being the next; None elsewhere.
+        token: number of the token that is being computed, counted from 1.
+        tokens: how many tokens will be computed.
+        step: number of the step that was just done, in the pass for that token, counted from 1.
+        steps: how many steps that pass has.
+        layer: number of the block that the step belongs to, counted from 1; None outside the blocks.
+        layers: how many blocks the model has.
+        traffic: what has moved so far in this phase.
+        seconds: time since the question was asked.
+        expected_bytes: what the cost model expects the query to move, both directions together.
+        done_share: the share of the query's time that has passed, by the cost model; 0 before the query begins.
+        remaining_seconds: the cost model's time for what is left, at the pace of what is done; before anything is done, for a local
+            network.
+        position: place in the server's queue, 1 being the next; None elsewhere.
     """
 
     phase: str
@@ -51,12 +54,12 @@ OnProgress = Callable[[Progress], None]
 
 
 class ProgressTracker:
-    """Worker events into progress and answers.
+    """Makes progress and answers of a worker's events.
 
     Args:
-        layers: of the model.
-        expected: of the question.
-        start: on `time.perf_counter`.
+        layers: how many blocks the model has.
+        expected: what the cost model expects of the question.
+        start: when the question was asked, on the clock `time.perf_counter`.
     """
 
     def __init__(self, layers: int, expected: Estimate, start: float) -> None:
@@ -67,11 +70,11 @@ class ProgressTracker:
         self._steps: list[StepTraffic] = []
 
     def waiting(self, position: int | None = None) -> Progress:
-        """Of a client in the server's queue, or between two attempts."""
+        """Progress of a client that waits in the server's queue (at `position`), or between two attempts (None)."""
         return self._progress("waiting" if position is None else "queued", 0, 1, None, position)
 
     def note(self, event: WorkerEvent) -> Iterator[TokenAnswer | Progress]:
-        """What an event of the worker means to the caller; nothing for some."""
+        """What an event of the worker means to the caller: one report, or none."""
         match event.event:
             case "linked":
                 yield self._progress("set-up", 0, 1, None)

@@ -1,4 +1,4 @@
-"""Asking again, where that is safe."""
+"""When a client asks again by itself: only where that is safe."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Retries:
     asked for. That decision is the user's.
 
     Attributes:
-        limit: further attempts; 0 gives up at once.
-        first_seconds: pause before the first of them; each later one is twice as long, and between half and all of it is waited,
-            by chance, so that many clients do not come back at once.
-        longest_seconds: of a pause; a server that wishes a longer one is not asked again.
+        limit: how many further attempts are made; 0 gives up at once.
+        first_seconds: the pause before the first of them. Each later pause is twice as long. A random part of it is waited, between half
+            and all, so that many clients do not come back at once.
+        longest_seconds: the longest pause; a server that wishes a longer one is not asked again.
 
     Raises:
         ValueError: for negative numbers.
@@ -40,9 +40,9 @@ class Retries:
         """How long to wait before a further attempt; None where there is none.
 
         Args:
-            attempt: 0-based, of the further attempts.
-            wished_seconds: what the server said; a pause is no shorter.
-            chance: of the jitter.
+            attempt: number of the further attempt, counted from 0.
+            wished_seconds: the pause that the server asked for, if it did; the pause is no shorter.
+            chance: the random generator that scatters the pauses.
         """
         wished = wished_seconds or 0.0
         if attempt >= self.limit or wished > self.longest_seconds:

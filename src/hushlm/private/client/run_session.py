@@ -22,16 +22,16 @@ from hushlm.private.session.process import Order, PeerOrder, WorkerDiedError, Wo
 __all__ = ["Question", "SessionRunner"]
 
 GRACE_SECONDS = 3.0
-"""For the last words of one side, once the other has ended."""
+"""How long one side may take for its last words, once the other has ended."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked; the server gets to know lengths and `reveal`.
+    """What is asked; the server learns its lengths and `reveal`.
 
     Attributes:
-        prompt_tokens: ids.
-        new_tokens: to be generated.
+        prompt_tokens: token ids of the prompt (P,).
+        new_tokens: how many tokens to generate.
         reveal: what the client learns of each step.
         sampling: how the next token is chosen where top-k or logits are revealed; nothing of it leaves this side.
     """
@@ -64,8 +64,8 @@ class SessionRunner:
         """Ask once. Closing the iterator gives the session up at both ends.
 
         Raises:
-            UnavailableError: no server, or no place; nothing has begun.
-            SessionError: the session could not be opened, or broke.
+            UnavailableError: if there is no server, or it has no place; nothing has begun.
+            SessionError: if the session could not be opened, or broke.
         """
         async with contextlib.AsyncExitStack() as stack:
             try:
@@ -122,7 +122,7 @@ class SessionRunner:
     async def _wait(
         self, server: ServerEvents, worker: WorkerProcess, request: SessionRequest, question: Question
     ) -> AsyncGenerator[Queued, None]:
-        """Until the server has a worker; it is introduced to ours once the handshake has been checked, and not before."""
+        """Wait until the server has a worker. Ours learns of it once the handshake has been checked, and not before."""
         clock = asyncio.get_running_loop().time
         start = clock()
         while isinstance(event := await server.place(self.settings.start_seconds), Queued):
@@ -135,7 +135,7 @@ class SessionRunner:
 
 
 async def _follow(worker: WorkerProcess, server: ServerEvents) -> AsyncGenerator[WorkerEvent, None]:
-    """Events of the worker until it has finished; the server's end of the session is watched meanwhile.
+    """The worker's events until it has finished; meanwhile the server's end of the session is watched.
 
     Raises:
         SessionError, WorkerDiedError, httpx.HTTPError: whatever ended the session first.

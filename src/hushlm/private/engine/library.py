@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from hushlm.extras import require_engine
+
 __all__ = ["engine_version", "load_engine"]
 
 
@@ -11,13 +13,17 @@ def load_engine() -> tuple[Any, Any]:
     """The engine's package and its native library.
 
     Raises:
-        ValueError: in one sentence, where the engine is not installed.
+        ValueError: if the engine cannot run here, with the cause and what to do in one sentence: Python is too new, numpy is too new,
+            the engine is not installed, or it is installed but cannot be loaded.
     """
+    require_engine()
     try:
         import spu
         from spu import libspu
     except ImportError as error:
-        raise ValueError(f"Private inference needs the two-party engine: pip install 'hushlm[private]' ({error}).") from error
+        raise ValueError(
+            f"The two-party engine is installed but cannot be loaded ({error}): pip install 'hushlm[private]' again."
+        ) from error
     return spu, libspu
 
 

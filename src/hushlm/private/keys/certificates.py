@@ -44,7 +44,7 @@ __all__ = [
 AUTHORITY, SERVER, CLIENT = "authority", "server", "client"
 MAXIMUM_DAYS = 3650
 SESSION_DAYS = 2
-"""A session certificate outlives no session that is worth having."""
+"""How long a session's certificate is valid: longer than any session should take."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ def create_keys(folder: Path, hosts: Sequence[str], days: int = 365, now: dateti
     Args:
         folder: must not hold keys yet.
         hosts: names and IP addresses under which clients will reach the server.
-        days: validity.
-        now: start of validity; the present by default.
+        days: how many days the certificates are valid.
+        now: when that begins; the present by default.
 
     Raises:
         ValueError: one sentence, for an unusable host, days out of range, or a folder with keys.
@@ -232,7 +232,7 @@ def create_session_certificate(folder: Path, now: datetime.datetime | None = Non
 
     Args:
         folder: private to this user, removed after the session.
-        now: start of validity; the present by default.
+        now: when its validity begins; the present by default.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     unsigned = builder("hushlm session", "hushlm session", key.public_key(), now or utc_now(), SESSION_DAYS)

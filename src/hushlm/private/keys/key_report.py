@@ -22,11 +22,11 @@ class KeyEntry:
     """One certificate.
 
     Attributes:
-        file: its name, without .pem.
+        file: name of the file, without .pem.
         role: "authority", "server" or "client".
-        name: that it certifies; a server counts a client's use by it.
-        hosts: names and addresses of a server.
-        valid_until: its last moment.
+        name: the name that it certifies; a server counts a client's use by it.
+        hosts: names and addresses of a server; empty for the others.
+        valid_until: the last moment at which it is valid.
         days_left: whole days until then; negative once it has expired.
         fingerprint: sha256 hex of the certificate.
         private_key: whether the key lies beside it.

@@ -44,7 +44,7 @@ def builder(subject: str, issuer: str, key: ec.EllipticCurvePublicKey, start: da
 
 
 def key_usage(signs_certificates: bool) -> x509.KeyUsage:
-    """Of an authority, or of one that proves who it is."""
+    """What a key may be used for: to sign certificates (an authority's), or to prove who its owner is."""
     return x509.KeyUsage(
         digital_signature=not signs_certificates,
         key_cert_sign=signs_certificates,
@@ -59,7 +59,11 @@ def key_usage(signs_certificates: bool) -> x509.KeyUsage:
 
 
 def read_certificate(path: Path) -> x509.Certificate:
-    """Raises ValueError: it is missing, or no certificate."""
+    """The certificate in a file.
+
+    Raises:
+        ValueError: if the file is missing, or holds no certificate.
+    """
     if not path.is_file():
         raise ValueError(f"There is no {path}: make keys with `hushlm keys create FOLDER --host HOST`.")
     try:
@@ -79,7 +83,7 @@ def write_pair(folder: Path, name: str, certificate: x509.Certificate, key: ec.E
 
 
 def encode(certificate: x509.Certificate) -> bytes:
-    """As PEM."""
+    """The certificate in PEM."""
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 

@@ -1,4 +1,4 @@
-"""Who gets a worker, and when: places, a bounded queue, and what each client may use.
+"""Which session gets a worker, and when: places, a bounded queue, and limits for each client.
 
 A ticket holds a place, first in the queue if all workers are busy, and is left once. Everything happens in one event loop, and
 nothing is awaited between a check and what follows from it, so two requests cannot take the same place.
@@ -25,9 +25,9 @@ class RefusedError(SessionError):
     """A session was refused; the message is one sentence for the client.
 
     Attributes:
-        reason: one word or two, for counting.
-        status: of the answer, see `session`.
-        retry_seconds: after which asking again may help; None where that is not known.
+        reason: the label under which it is counted, see `metrics.REASONS`.
+        status: the HTTP status of the answer, see `session.messages`.
+        retry_seconds: how long to wait before asking again may help; None where that is not known.
     """
 
     def __init__(self, sentence: str, reason: str, status: int, retry_seconds: float | None = None) -> None:
@@ -40,9 +40,9 @@ class ClientLimits:
     """What one client may use, by the name in its certificate.
 
     Attributes:
-        sessions: at a time, waiting ones included; None for no limit but the server's.
-        tokens: to be generated in any `window_seconds`; None for no limit.
-        window_seconds: length of the window.
+        sessions: how many sessions it may have at a time, waiting ones included; None sets no limit but the server's.
+        tokens: how many tokens it may have generated within any `window_seconds`; None sets no limit.
+        window_seconds: length of that window.
     """
 
     sessions: int | None = None
@@ -60,7 +60,7 @@ class ClientLimits:
 
 @dataclass
 class _Use:
-    """Tokens of one session, from `start` on."""
+    """The tokens of one session that began at `start`."""
 
     start: float
     tokens: int
@@ -68,7 +68,7 @@ class _Use:
 
 @dataclass
 class _Account:
-    """Of one client."""
+    """What one client uses and has used."""
 
     sessions: int = 0
     uses: deque[_Use] = field(default_factory=deque)
@@ -87,17 +87,17 @@ class Ticket:
 
     @property
     def position(self) -> int:
-        """In the queue: 1 is the next to get a worker; 0 has one."""
+        """Place in the queue: 1 is the next to get a worker, 0 has one."""
         return self._admission.position(self)
 
     async def wait(self, seconds: float) -> None:
-        """Until the position changes, at most so long.
+        """Wait until the position changes, but not longer than `seconds`.
 
         Raises:
-            RefusedError: the server stops; a ticket with a worker keeps it.
+            RefusedError: if the server stops; a ticket with a worker keeps it.
         """
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):  # wait_for can lose a cancellation, see `hosting`
+            async with asyncio.timeout(seconds):  # wait_for can lose a cancellation, see `server_session`
                 await self.changed.wait()
         self.changed.clear()
         if self._admission.closed and self.position:
@@ -111,13 +111,13 @@ class Ticket:
 
 
 class Admission:
-    """Places of one server.
+    """The places of one server.
 
     Args:
-        workers: sessions at a time.
-        queue: sessions that may wait.
-        limits: of each client.
-        clock: seconds, for the windows.
+        workers: how many sessions may run at a time.
+        queue: how many sessions may wait.
+        limits: what each client may use.
+        clock: the time in seconds, by which the windows are measured.
     """
 
     def __init__(self, workers: int, queue: int, limits: ClientLimits, clock: Callable[[], float] = time.monotonic) -> None:
@@ -131,12 +131,12 @@ class Admission:
 
     @property
     def running(self) -> int:
-        """Sessions that have a worker."""
+        """How many sessions have a worker."""
         return len(self._running)
 
     @property
     def waiting(self) -> int:
-        """Sessions in the queue."""
+        """How many sessions are in the queue."""
         return len(self._waiting)
 
     def position(self, ticket: Ticket) -> int:
@@ -147,11 +147,11 @@ class Admission:
         """Take a place.
 
         Args:
-            client: name in its certificate.
-            tokens: that the session is going to generate.
+            client: the name in the client's certificate.
+            tokens: how many tokens the session is going to generate.
 
         Raises:
-            RefusedError: the server stops, is full, or the client has used what it may.
+            RefusedError: if the server stops or is full, or the client has used what it may.
         """
         if self.closed:
             raise RefusedError(STOPPING, "stopping", 503)
@@ -188,7 +188,7 @@ class Admission:
             ticket.on_stop()
 
     async def idle(self) -> None:
-        """Until nobody holds a place."""
+        """Wait until nobody holds a place."""
         while self._running or self._waiting:
             self._left.clear()
             await self._left.wait()
@@ -225,7 +225,7 @@ class Admission:
         return [use for use in account.uses if use.start > since]
 
     def _wait_seconds(self, account: _Account, excess: int) -> float:
-        """Until so many tokens have left the window."""
+        """Seconds until `excess` tokens have left the window."""
         for use in self._recent(account):
             excess -= use.tokens
             if excess <= 0:

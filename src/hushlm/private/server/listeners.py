@@ -1,4 +1,4 @@
-"""Connections to the server: TLS, who is at the other end, and no patience with those who connect and say nothing."""
+"""Connections to the server: TLS, who is at the other end, and deadlines for those who connect and say nothing."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ __all__ = [
 ]
 
 HANDSHAKE_SECONDS = 10.0
-"""For the TLS handshake of a connection."""
+"""How long the TLS handshake of a connection may take."""
 
 HEADER_SECONDS = 10.0
-"""From there to the end of the request's header."""
+"""How long the request's header may take after that."""
 
 GOODBYE_SECONDS = 1
-"""For the last words of sessions that are stopped, or have just ended, to leave."""
+"""How long the last words of sessions that were stopped, or have just ended, may take to leave."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Peer:
 
 
 def peer_of(scope: Scope) -> Peer:
-    """Of a request that came over a connection of ours."""
+    """Who sent a request that came over one of these connections."""
     address = plain_host((scope.get("client") or ("?",))[0])
     name, fingerprint = scope.get("state", {}).get("certificate", ("?", "?"))
     return Peer(address, name, fingerprint)
@@ -82,7 +82,7 @@ class _Connection(H11Protocol):
 
 
 def _certificate(tls: ssl.SSLObject) -> tuple[str, str]:
-    """Name and fingerprint of a verified peer."""
+    """The name and the fingerprint in the certificate of a verified peer."""
     encoded = tls.getpeercert(binary_form=True)
     assert encoded is not None, "the context demands a certificate"
     fingerprint = hashlib.sha256(encoded).hexdigest()

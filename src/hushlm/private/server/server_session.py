@@ -28,16 +28,16 @@ __all__ = ["ServedModel", "ServerSession", "error_response"]
 
 @dataclass(frozen=True)
 class ServedModel:
-    """What every session of a server shares.
+    """The model that a server offers, with what all of its sessions share.
 
     Attributes:
-        folder: the export's `server/`.
-        description: of its program.
-        engine_version: of this machine.
-        start_seconds: for a worker to load the weights.
-        connect_seconds: for the engine's link to the client to open.
+        folder: the export's `server/` folder.
+        description: the program's description, from that folder.
+        engine_version: name and version of this machine's engine.
+        start_seconds: how long a worker may take to load the weights.
+        connect_seconds: how long the engine's link to the client may take to open.
         silent_seconds: how long the client's engine may be silent.
-        limits: of a session.
+        limits: what one session may use.
     """
 
     folder: Path
@@ -61,21 +61,21 @@ class ServerSession(Response):
     """One session, from the queue to the end of its worker.
 
     Args:
-        hosting: the server's.
-        wanted: checked already.
+        model: what the server offers.
+        wanted: the request, which was checked already.
         peer: who asked.
-        ticket: its place, given back at the end.
-        metrics: the server's.
+        ticket: the session's place, which is given back at the end.
+        metrics: the server's counters.
     """
 
-    def __init__(self, hosting: ServedModel, wanted: SessionRequest, peer: Peer, ticket: Ticket, metrics: ServerMetrics) -> None:
+    def __init__(self, model: ServedModel, wanted: SessionRequest, peer: Peer, ticket: Ticket, metrics: ServerMetrics) -> None:
         self.background = None
-        self._hosting, self._wanted, self._peer, self._ticket, self._metrics = hosting, wanted, peer, ticket, metrics
+        self._model, self._wanted, self._peer, self._ticket, self._metrics = model, wanted, peer, ticket, metrics
         self._host = ""
         self._name = secrets.token_hex(4)
         self._log = log.bind(session=self._name)
         self._over = False
-        self._tally = SessionCounters(metrics)
+        self._counters = SessionCounters(metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         wanted, peer, start = self._wanted, self._peer, time.monotonic()
@@ -103,16 +103,16 @@ class ServerSession(Response):
         except* (_ClientGoneError, OSError):
             outcome = "given_up"
         finally:
-            self._ticket.leave(self._tally.charged(wanted.new_tokens, outcome == "finished"))
+            self._ticket.leave(self._counters.charged(wanted.new_tokens, outcome == "finished"))
             self._metrics.sessions.labels(outcome).inc()
             said = {} if error is None else {"error": error}
-            seconds, moved = round(time.monotonic() - start, 3), self._tally.traffic
+            seconds, moved = round(time.monotonic() - start, 3), self._counters.traffic
             self._log.info(
                 "session ended",
                 outcome=outcome,
                 **said,
                 seconds=seconds,
-                tokens=self._tally.tokens,
+                tokens=self._counters.tokens,
                 received_bytes=moved.received_bytes,
                 sent_bytes=moved.sent_bytes,
             )
@@ -125,7 +125,7 @@ class ServerSession(Response):
             raise _ClientGoneError
 
     async def _serve(self, send: Send) -> tuple[str, str | None]:
-        """Wait for a place, run the worker, and tell the client how it goes. Returns: the outcome and, if it failed, its sentence."""
+        """Wait for a place, run the worker, and tell the client how it goes. Returns: the outcome, and why it failed."""
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/x-ndjson")]})
         last: Failed | Finished = Finished()
         try:
@@ -154,8 +154,8 @@ class ServerSession(Response):
                 await self._ticket.wait(ALIVE_SECONDS)
 
     async def _run(self, send: Send) -> Finished | Failed:
-        """The worker's life. Returns: the last words for the client."""
-        limit = self._hosting.limits.session_seconds
+        """Run the worker from its start to its end. Returns: the last words for the client."""
+        limit = self._model.limits.session_seconds
         self._metrics.tokens.labels("prompt").inc(self._wanted.prompt_length)
         async with contextlib.AsyncExitStack() as stack:
             try:
@@ -175,18 +175,18 @@ class ServerSession(Response):
         return Finished()
 
     def _order(self, worker: WorkerProcess, scratch: Path) -> None:
-        hosting, wanted = self._hosting, self._wanted
+        model, wanted = self._model, self._wanted
         order = Order(
             role="server",
-            folder=hosting.folder,
+            folder=model.folder,
             scratch=scratch,
             host=self._host,
-            fingerprint=hosting.description.fingerprint,
+            fingerprint=model.description.fingerprint,
             prompt_length=wanted.prompt_length,
             new_tokens=wanted.new_tokens,
             reveal=wanted.reveal,
-            connect_seconds=hosting.connect_seconds,
-            silent_seconds=hosting.silent_seconds,
+            connect_seconds=model.connect_seconds,
+            silent_seconds=model.silent_seconds,
         )
         worker.send(order)
         worker.send(PeerOrder(address=wanted.engine_address, certificate=wanted.engine_certificate))
@@ -210,10 +210,10 @@ class ServerSession(Response):
                 async with asyncio.timeout(max(0.01, spoken + ALIVE_SECONDS - clock())):
                     event = await worker.next()
             except TimeoutError:
-                if not accepted and clock() - start > self._hosting.start_seconds:
-                    raise _FailedError(f"was not ready within {self._hosting.start_seconds:.0f} s") from None
+                if not accepted and clock() - start > self._model.start_seconds:
+                    raise _FailedError(f"was not ready within {self._model.start_seconds:.0f} s") from None
                 continue
-            self._tally.note(event)
+            self._counters.note(event)
             match event.event:
                 case "listening":
                     await _send_line(send, self._accepted(event))
@@ -229,18 +229,18 @@ class ServerSession(Response):
     def _accepted(self, event: WorkerEvent) -> Accepted:
         assert event.address is not None
         assert event.certificate is not None
-        hosting, wanted = self._hosting, self._wanted
+        model, wanted = self._model, self._wanted
         return Accepted(
             session=self._name,
             protocol_version=PROTOCOL_VERSION,
-            engine_version=hosting.engine_version,
-            architecture=hosting.description.architecture,
-            shape=shape_of(hosting.description.shape),
-            fingerprint=hosting.description.fingerprint,
+            engine_version=model.engine_version,
+            architecture=model.description.architecture,
+            shape=shape_of(model.description.shape),
+            fingerprint=model.description.fingerprint,
             prompt_length=wanted.prompt_length,
             new_tokens=wanted.new_tokens,
             reveal=wanted.reveal,
-            limits=hosting.limits,
+            limits=model.limits,
             engine_address=event.address,
             engine_certificate=event.certificate,
         )

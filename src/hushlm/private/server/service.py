@@ -1,4 +1,4 @@
-"""The server: a control channel over HTTPS with mutual TLS that opens one worker process a session (`hosting`).
+"""The server: a control channel over HTTPS with mutual TLS that opens one worker process a session (`server_session`).
 
 The process that listens holds no weights and computes nothing; a worker holds the weights and one session's shares, and never
 the server's long-term key. A worker is killed when its client's connection closes, when its time is up, or when the server
@@ -35,10 +35,10 @@ from hushlm.private.session.messages import MAXIMUM_BODY_BYTES, Limits, SessionE
 __all__ = ["PrivateServer", "ServerSettings"]
 
 REQUEST_SECONDS = 10.0
-"""For the body of a request to arrive."""
+"""How long the body of a request may take to arrive."""
 
 END_SECONDS = 5.0
-"""For the workers of sessions that are stopped to go."""
+"""How long the workers of stopped sessions may take to end."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,17 @@ class ServerSettings:
     """How a server behaves.
 
     Attributes:
-        workers: sessions at a time.
-        queue: sessions that may wait for a worker; a further client is told to come back.
-        new_tokens: most tokens a session may ask for; None leaves the context as the only limit.
+        workers: how many sessions may run at a time.
+        queue: how many sessions may wait for a worker; a further client is told to come back.
+        new_tokens: how many tokens a session may ask for at most; None leaves the context as the only limit.
         reveal: most that a client may learn of each step.
         client: what one client may use.
-        start_seconds: for a worker to load the weights.
-        connect_seconds: for the engine's link to a client to open.
+        start_seconds: how long a worker may take to load the weights.
+        connect_seconds: how long the engine's link to a client may take to open.
         silent_seconds: how long a client's engine may be silent.
-        session_seconds: longest session.
-        drain_seconds: that sessions may go on after SIGTERM.
-        once: stop after the first session.
+        session_seconds: how long a session may take.
+        drain_seconds: how long sessions may go on after SIGTERM.
+        once: whether the server stops after its first session.
     """
 
     workers: int = 1
@@ -86,11 +86,12 @@ class PrivateServer:
     """Serves one exported model.
 
     Args:
-        folder: the export's `server/`.
+        folder: the export's `server/` folder.
         address: HOST:PORT to listen on; port 0 lets the system choose.
         keys: folder with authority.pem, server.pem and server.key.
         settings: limits and times.
-        metrics: HOST:PORT for metrics and health over plain HTTP, for this machine or a network that is trusted; None for no such listener.
+        metrics: HOST:PORT for metrics and health over plain HTTP, to be reached from this machine or a trusted network alone; None has no
+            such listener.
 
     Raises:
         ValueError: one sentence: not an export, no weights, unusable keys, no engine, a port that is taken.
@@ -103,7 +104,7 @@ class PrivateServer:
         self.description = load_description(folder)
         if not (folder / WEIGHTS_FILE).is_file():
             raise ValueError(f"{folder} holds no weights: a server needs the export's server/ folder.")
-        self._hosting = ServedModel(
+        self._model = ServedModel(
             folder.absolute(),
             self.description,
             engine_version(),
@@ -134,7 +135,7 @@ class PrivateServer:
 
     @property
     def running(self) -> int:
-        """Sessions that have a worker."""
+        """How many sessions have a worker."""
         return self._admission.running
 
     def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
@@ -193,10 +194,10 @@ class PrivateServer:
             return self._refuse(peer, RefusedError(str(error), "invalid", 400))
 
     def _admit(self, wanted: SessionRequest, peer: Peer) -> Response:
-        check_request(wanted, self.description, self._hosting.engine_version, self._hosting.limits, peer.address)
+        check_request(wanted, self.description, self._model.engine_version, self._model.limits, peer.address)
         ticket = self._admission.enter(peer.name, wanted.new_tokens)
         ticket.on_end = self._ended
-        return ServerSession(self._hosting, wanted, peer, ticket, self._metrics)
+        return ServerSession(self._model, wanted, peer, ticket, self._metrics)
 
     def _refuse(self, peer: Peer, refusal: RefusedError) -> Response:
         log.info("refused", client=peer.name, address=peer.address, reason=refusal.reason, error=str(refusal))

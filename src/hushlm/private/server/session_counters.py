@@ -10,10 +10,10 @@ __all__ = ["SessionCounters"]
 
 
 class SessionCounters:
-    """Of one session.
+    """Counts what one session has done.
 
     Args:
-        metrics: the server's, told as it happens.
+        metrics: the server's counters, which are updated at the same time.
     """
 
     def __init__(self, metrics: ServerMetrics) -> None:
@@ -21,7 +21,7 @@ class SessionCounters:
         self._linked = False
         self.tokens = 0
         self.traffic = Traffic()
-        self._of_steps = Traffic()
+        self._step_traffic = Traffic()
 
     def note(self, event: WorkerEvent) -> None:
         """Count one event of the worker."""
@@ -32,17 +32,17 @@ class SessionCounters:
         moved = event.traffic.to_traffic()
         match event.event:
             case "step":
-                self._of_steps += moved
+                self._step_traffic += moved
             case "token":
                 # Its traffic is that of its steps, which are counted, and of its opening.
                 self.tokens += 1
                 self._metrics.tokens.labels("generated").inc()
-                moved, self._of_steps = _without(moved, self._of_steps), Traffic()
+                moved, self._step_traffic = _without(moved, self._step_traffic), Traffic()
         self.traffic += moved
         self._metrics.moved(moved)
 
     def charged(self, wanted: int, finished: bool) -> int:
-        """Tokens for the client's account: one that was being computed when a session broke may have reached it."""
+        """How many tokens the client is charged for: one that was being computed when the session broke may have reached it."""
         return wanted if finished else min(wanted, self.tokens + self._linked)
 
 

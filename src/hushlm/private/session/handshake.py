@@ -15,11 +15,11 @@ def check_request(request: SessionRequest, description: ProgramDescription, engi
     """Compare a request with what this server runs and allows.
 
     Args:
-        request: from a client; `read_request` has looked at its protocol version.
-        description: of the server's program.
-        engine_version: the server's.
-        limits: of the server, for this client.
-        peer: IP address that the request came from.
+        request: a client's request; `read_request` has looked at its protocol version.
+        description: the description of the server's program.
+        engine_version: name and version of the server's engine.
+        limits: what the server lets this client do.
+        peer: the IP address that the request came from.
 
     Raises:
         SessionError: the first mismatch, in one sentence.
@@ -50,10 +50,10 @@ def check_accepted(accepted: Accepted, request: SessionRequest, description: Pro
     """Compare the server's answer with what this client runs and has asked for; nothing has been shared yet.
 
     Args:
-        accepted: from the server.
-        request: that it answers.
-        description: of the client's program.
-        engine_version: the client's.
+        accepted: the server's answer.
+        request: the request that it answers.
+        description: the description of the client's program.
+        engine_version: name and version of the client's engine.
 
     Raises:
         SessionError: the first mismatch, in one sentence.

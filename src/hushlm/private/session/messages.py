@@ -40,10 +40,10 @@ __all__ = [
 ]
 
 MAXIMUM_BODY_BYTES = 16 * 1024
-"""Of a request, and of one event: a request is about 1.2 kB, most of it a certificate."""
+"""The longest request, and the longest event. A request is about 1.2 kB, most of it a certificate."""
 
 ALIVE_SECONDS = 5.0
-"""Between two `alive` events."""
+"""Time between two `alive` events."""
 
 MAXIMUM_COUNT = 10_000_000
 
@@ -77,8 +77,8 @@ class Limits(_Message):
     """What a server lets one session do.
 
     Attributes:
-        new_tokens: most.
-        session_seconds: longest, after which the server ends it.
+        new_tokens: how many tokens it may ask for at most.
+        session_seconds: how long it may take; then the server ends it.
         reveal: most that a client learns of each step.
     """
 
@@ -91,16 +91,16 @@ class SessionRequest(_Message):
     """What a client asks for. Nothing in it depends on the prompt but its length.
 
     Attributes:
-        protocol_version: of these messages.
+        protocol_version: version of these messages.
         engine_version: name and version of the two-party engine.
-        architecture: its name.
-        shape: of the program.
-        fingerprint: of the program (sha256 hex of the whole description: architecture, shape, rewrites, engine settings, checkpoint).
-        prompt_length: tokens.
-        new_tokens: to be generated.
+        architecture: name of the model's architecture.
+        shape: the program's sizes, by name.
+        fingerprint: sha256 in hexadecimal of the program's whole description: architecture, shape, rewrites, engine settings, checkpoint.
+        prompt_length: how many tokens the prompt has.
+        new_tokens: how many tokens to generate.
         reveal: what the client learns of each step.
         engine_address: HOST:PORT where the client's engine listens; HOST must be where the request comes from.
-        engine_certificate: PEM, made for this session.
+        engine_certificate: a certificate in PEM, made for this session.
     """
 
     protocol_version: int = Field(ge=1, le=MAXIMUM_COUNT)
@@ -135,7 +135,7 @@ class Accepted(_Message):
         prompt_length, new_tokens, reveal: of the request, as the server is going to run it.
         limits: of this server, for this client.
         engine_address: HOST:PORT where the server's engine listens.
-        engine_certificate: PEM, made for this session.
+        engine_certificate: a certificate in PEM, made for this session.
     """
 
     event: Literal["accepted"] = "accepted"

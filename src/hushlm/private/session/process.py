@@ -30,7 +30,7 @@ __all__ = ["Order", "PeerOrder", "WorkerDiedError", "WorkerEvent", "WorkerProces
 COMMAND = (sys.executable, "-P", "-m", "hushlm.private.session.worker")
 
 MAXIMUM_EVENT_BYTES = 64 << 20
-"""Of a line: the logits of a vocabulary of 50,257 are a megabyte of JSON."""
+"""The longest line: the logits of a vocabulary of 50,257 tokens are a megabyte of JSON."""
 
 
 class _Line(BaseModel):
@@ -44,9 +44,11 @@ class Order(_Line):
         role: which party.
         folder: the export's `client/` or `server/`.
         scratch: folder of this session alone, made and removed by the parent.
-        host: IPv4 address that the engine listens on.
-        fingerprint: that the program must have.
-        prompt_length, new_tokens, reveal: public sizes of the session.
+        host: IP address that the engine listens on.
+        fingerprint: the fingerprint that the program must have.
+        prompt_length: how many tokens the prompt has.
+        new_tokens: how many tokens to generate.
+        reveal: what the client learns of each step.
         connect_seconds: how long the engine's link may take to open.
         silent_seconds: how long the peer may be silent.
         sampling: how the client chooses among what is revealed; the server's stays as it is.
@@ -73,7 +75,7 @@ class PeerOrder(_Line):
     Attributes:
         address: HOST:PORT of the peer's engine.
         certificate: PEM of the peer's certificate for this session.
-        prompt: token ids, at the client.
+        prompt: token ids of the prompt at the client; None at the server.
     """
 
     address: str
@@ -110,8 +112,8 @@ class WorkerEvent(_Line):
     Attributes:
         event: "listening" (address, certificate), "linked", "ready" (traffic of the set-up), "step" (name, layer, index, count,
             traffic), "token" (token, top, logits, traffic), "finished", or "failed" (kind, error).
-        seconds: since the worker began, on every event.
-        kind: of a failure: "input" (what was asked for), "link" (it did not open), "peer" (it broke), "internal".
+        seconds: time since the worker began; every event has it.
+        kind: kind of a failure: "input" (what was asked for), "link" (it did not open), "peer" (it broke), "internal".
     """
 
     event: Literal["listening", "linked", "ready", "step", "token", "finished", "failed"]
@@ -148,7 +150,7 @@ class WorkerProcess:
 
     @property
     def identifier(self) -> int:
-        """Of the process."""
+        """The process's number."""
         return self._process.pid
 
     def send(self, order: Order | PeerOrder) -> None:

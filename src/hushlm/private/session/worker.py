@@ -36,10 +36,10 @@ ORPHANED, TOO_LATE = 3, 4
 """Exit codes: the parent has gone; the link did not open in time."""
 
 LINGER_SECONDS = 0.2
-"""For the acknowledgement of the client's last message to leave the server."""
+"""How long the server stays for the acknowledgement of the client's last message to leave."""
 
 PART_SECONDS = 10.0
-"""For the client's parent to hear that the server has finished, and end the client's worker."""
+"""How long the client's parent may take to hear that the server has finished, and to end the client's worker."""
 
 
 class _FailureError(Exception):
@@ -66,7 +66,7 @@ class _Worker:
         self.emit("failed", kind=kind, error=sentence)
 
     def run(self, orders: IO[str]) -> None:
-        """The whole session."""
+        """Run the whole session."""
         order = Order.model_validate_json(orders.readline())
         reservation, port = reserve_port(order.host)
         # Imported here: a party that must not load the engine yet is ready to listen sooner.

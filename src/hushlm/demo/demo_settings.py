@@ -1,0 +1,105 @@
+"""What the demo runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hushlm.architectures import slug
+from hushlm.config import DataConfig, ModelShape, RunConfig, TrainingConfig
+
+__all__ = ["COLLAPSE", "REFERENCE", "ROWS", "DemoSettings"]
+
+ROWS = ("SM+LN+G", "SM+ScFuFFN", "EReg(SM(t)+ScFuFFN)", "SM2+R")
+"""The architectures of the table, in its order."""
+
+REFERENCE = "EReg(SM(t)+ScFuFFN)"
+"""The private answer comes from the cheapest row whose perplexity is at least as good as this one's."""
+
+COLLAPSE = "SM"
+"""Softmax only: trained deeper, faster and without clipping, it collapses."""
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """One demo.
+
+    Attributes:
+        output: the folder of everything it writes.
+        seed: what weights, data order and prompt are drawn with.
+        shape: the sizes of the models in the table.
+        collapse_shape: the sizes of the model that collapses.
+        data: the corpus and the tokenizer.
+        training: how every row of the table is trained.
+        collapse_training: how the model that collapses is trained.
+        evaluation_batches: how many batches the table's perplexities and entropies are measured on.
+        prompt_tokens, new_tokens: the lengths of the private question and of its answer.
+        private_architecture: the row to answer with; None for the cheapest one that is good enough.
+    """
+
+    output: Path
+    seed: int
+    shape: ModelShape
+    collapse_shape: ModelShape
+    data: DataConfig
+    training: TrainingConfig
+    collapse_training: TrainingConfig
+    evaluation_batches: int
+    prompt_tokens: int
+    new_tokens: int
+    private_architecture: str | None = None
+
+    @staticmethod
+    def full(output: Path, seed: int, steps: int, tokenizer: str, private_architecture: str | None = None) -> DemoSettings:
+        """The whole demo: minutes on two cores, at a setting in which the paper's effects show at this scale."""
+        # One thread for each run, because two runs go on at once.
+        training = TrainingConfig(steps=steps, seed=seed, threads=1, evaluate_every=200, evaluation_batches=16)
+        return DemoSettings(
+            output=output,
+            seed=seed,
+            shape=ModelShape(),
+            collapse_shape=ModelShape(layers=12),
+            data=DataConfig(tokenizer=tokenizer),
+            training=training,
+            collapse_training=replace(training, steps=1200, learning_rate=1e-2, clip_norm=None, watch_every=1, evaluate_every=600),
+            evaluation_batches=64,
+            prompt_tokens=112,
+            new_tokens=16,
+            private_architecture=private_architecture,
+        )
+
+    @staticmethod
+    def quick(output: Path, seed: int, steps: int, tokenizer: str, private_architecture: str | None = None) -> DemoSettings:
+        """Every stage at a size at which nothing is learned, for tests."""
+        full = DemoSettings.full(output, seed, steps, tokenizer, private_architecture)
+        small = ModelShape(layers=2, heads=2, width=16, context=32)
+        return replace(
+            full,
+            shape=small,
+            collapse_shape=replace(full.collapse_shape, heads=2, width=32, context=32),
+            training=replace(full.training, evaluation_batches=2),
+            collapse_training=replace(full.collapse_training, steps=200, learning_rate=5e-2, evaluation_batches=2),
+            evaluation_batches=4,
+            prompt_tokens=24,
+            new_tokens=2,
+        )
+
+    def row_config(self, architecture: str) -> RunConfig:
+        """The run of one row."""
+        return RunConfig(
+            architecture=architecture,
+            shape=self.shape,
+            data=self.data,
+            training=self.training,
+            output=self.output / "runs" / slug(architecture),
+        )
+
+    def collapse_config(self) -> RunConfig:
+        """The run that collapses."""
+        return RunConfig(
+            architecture=COLLAPSE,
+            shape=self.collapse_shape,
+            data=self.data,
+            training=self.collapse_training,
+            output=self.output / "runs" / "collapse",
+        )

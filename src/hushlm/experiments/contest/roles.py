@@ -1,0 +1,64 @@
+"""Which finalists answer the contest's questions: chosen by validation perplexity and predicted bytes, reported on the test split."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from hushlm.config import RunConfig
+from hushlm.experiments.equivalent import equivalent
+from hushlm.experiments.scales import BASELINE, ContestScale
+from hushlm.experiments.study import RowOutcome
+
+__all__ = ["PAPERS_BEST_BYTES", "ROLES", "explained", "roles", "validation_perplexity"]
+
+PAPERS_BEST_BYTES = 6_430_000_000
+"""What the paper's EReg(SM(t)+ScFuFFN) takes for one token of GPT-2 small with a context of 128 (arXiv 2501.03489, Table 3)."""
+
+SMALL_RATIO, MEDIUM_RATIO = 1.10, 1.00
+
+ROLES = {
+    "S": f"the cheapest within {SMALL_RATIO:.2f} times the baseline's perplexity",
+    "M": f"the cheapest within {MEDIUM_RATIO:.2f} times",
+    "L": "the best perplexity below the paper's bytes",
+}
+"""The questions that each scale's own contest answers. The recommended models (recommended.py) were chosen in view of all scales."""
+
+
+def explained(finals: Sequence[RowOutcome], scale: ContestScale) -> RowOutcome:
+    """The row that the contest takes apart: M, or L where there is none, among what its own search found if it searched at all.
+
+    Rows added by hand come and go; the tables that say why stay with the search.
+    """
+    searched = [row for row in finals[1:] if row.row.trial is not None]
+    found = roles([finals[0], *(searched or finals[1:])], scale)
+    return found.get("M") or found["L"]
+
+
+def roles(finals: Sequence[RowOutcome], scale: ContestScale) -> dict[str, RowOutcome]:
+    """The rows that answer the questions of `ROLES` at a scale, as far as there are such.
+
+    Args:
+        finals: the tuned and measured rows, the baseline first.
+    """
+    limit = validation_perplexity(finals[0])
+    models = [row for row in finals if row.row.architecture != BASELINE]
+    found: dict[str, RowOutcome] = {}
+    for name, ratio in (("S", SMALL_RATIO), ("M", MEDIUM_RATIO)):
+        allowed = [row for row in models if validation_perplexity(row) <= ratio * limit]
+        if allowed:
+            found[name] = min(allowed, key=lambda row: _bytes(row, scale))
+    allowed = [row for row in models if _bytes(row, scale) <= PAPERS_BEST_BYTES]
+    if allowed:
+        found["L"] = min(allowed, key=validation_perplexity)
+    return found
+
+
+def validation_perplexity(outcome: RowOutcome) -> float:
+    """The mean of the validation perplexity over seeds; infinite where a run was stopped."""
+    found = [run.validation_perplexity for run in outcome.runs]
+    return statistics.mean(value for value in found if value is not None) if found and all(found) else float("inf")
+
+
+def _bytes(outcome: RowOutcome, scale: ContestScale) -> int:
+    return equivalent(RunConfig.from_dict(outcome.runs[0].settings), scale).bytes

@@ -1,1 +1,0 @@
-"""The contest of perplexity against private bytes: which architectures, shapes and trainings are worth their price."""

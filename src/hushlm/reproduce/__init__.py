@@ -1,1 +1,0 @@
-"""The published figures as data, and the commands that put ours beside them."""
