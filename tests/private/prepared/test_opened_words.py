@@ -17,7 +17,7 @@ from hushlm.private.engine import Engine, EngineSettings
 from hushlm.private.engine.shares import WordLink, decode
 from hushlm.private.prepared.desk import Desk
 from hushlm.private.prepared.generator import PreparedGenerator
-from hushlm.private.prepared.material import MaterialError
+from hushlm.private.prepared.material import IDENTITY_BYTES, MaterialError
 from hushlm.private.program.description import RevealPolicy
 
 pytest.importorskip("spu")
@@ -66,16 +66,18 @@ def _listen(engine: Engine, exports: list[Exported]) -> Iterator[Any]:
         generator = PreparedGenerator(desk, export.description, None if desk.is_client else export.weights)
         if not number:
             generator.set_up()
-        materials, _ = generator.prepare(len(PROMPT), 1, count=3)
+        materials, _ = generator.prepare(len(PROMPT), 1, count=4)
         # The danger itself, which no code of the package can do: the same material for two prompts.
         twice = copy.deepcopy(materials[2])
         found = [heard(generator, materials[0], PROMPT), heard(generator, materials[1], PROMPT)]
         again = heard(generator, materials[2], PROMPT), heard(generator, twice, OTHER)
-        try:
-            heard(generator, materials[0], OTHER)
-            refused = ""
-        except MaterialError as error:
-            refused = f"{error} {len(link.received)} {link.traffic.total_bytes}"
+        refused = []
+        for used in (materials[0], materials[3] if desk.is_client else materials[0]):
+            left = used.items_left
+            desk.take_traffic()
+            with pytest.raises(MaterialError) as error:
+                heard(generator, used, OTHER)
+            refused.append((str(error.value), desk.take_traffic().sent_bytes, used.items_left == left))
         yield found, again, refused
 
 
@@ -87,8 +89,8 @@ def listened() -> list[tuple[Any, Any]]:
 
 
 def words(heard: Heard) -> np.ndarray:
-    # The embedding's words have 32 bits, and the answer's own share is at the end.
-    return np.concatenate([each.reshape(-1) for each in heard.received if each.dtype == np.uint64])
+    # The first message is the material's identity, which both know; the embedding's words have 32 bits.
+    return np.concatenate([each.reshape(-1) for each in heard.received[1:] if each.dtype == np.uint64])
 
 
 @pytest.mark.parametrize("party", [0, 1])
@@ -114,7 +116,7 @@ def test_what_is_received_is_uniform_and_depends_on_nothing(listened: list[tuple
 def test_two_prompts_on_one_material_would_differ_by_exactly_their_values(listened: list[tuple[Any, Any]]) -> None:
     (_, (first, second), _) = listened[0][1]
     # The server's view of the embedding: one-hot rows less one mask.
-    difference = (first.received[0] - second.received[0]).view(np.int32)
+    difference = (first.received[1] - second.received[1]).view(np.int32)
     hot = np.zeros((ROWS, SMALL.vocabulary), np.int32)
     for row, (one, other) in enumerate(zip(PROMPT, OTHER, strict=True)):
         hot[row, one] += 1
@@ -130,8 +132,12 @@ def test_two_prompts_on_one_material_would_differ_by_exactly_their_values(listen
 
 
 @pytest.mark.parametrize("party", [0, 1])
-def test_a_second_use_is_refused_before_anything_is_sent(listened: list[tuple[Any, Any]], party: int) -> None:
+def test_a_second_use_and_another_half_are_refused_before_a_word_is_sent(listened: list[tuple[Any, Any]], party: int) -> None:
     for model in listened:
-        refused = model[party][2]
-        assert refused.startswith("Everything that was prepared for this answer has been used")
-        assert refused.endswith(" 0 0"), "nothing received, nothing sent"
+        (again, sent_again, kept_again), (swapped, sent_swapped, kept_swapped) = model[party][2]
+        assert again.startswith("Everything that was prepared for this answer has been used")
+        assert swapped.startswith("The two parties hold halves of different materials")
+        # The material's identity alone.
+        assert sent_again == sent_swapped == IDENTITY_BYTES
+        assert kept_again
+        assert kept_swapped

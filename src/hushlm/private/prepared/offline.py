@@ -3,7 +3,7 @@
 Every mask is drawn by the party that keeps it. Of a shared mask A = A_client + A_server neither knows the sum. Of a product of masks each
 party multiplies its own parts by itself; what mixes both parties' parts goes through the engine as whole numbers modulo 2^64, without
 truncation, and each keeps its share of it. Work of several answers is done together: all rows that meet one weight in one product, all
-elementwise products in one call, the rows of all tokens that read one cache in one product a head.
+elementwise products in one call, the rows of all further tokens that read one cache in one product a head.
 
 What an item holds, by need and party (C client, S server, CS both):
 
@@ -235,23 +235,33 @@ class Preparer:
                 at += len(product)
 
     def _multiply_caches(self, items: list[Item]) -> None:
-        """A B^T or A B for every pass of an answer that reads a cache: one product a head, the rows of all passes below one another."""
+        """A B^T or A B for every pass of an answer that reads a cache: one product a head for the prompt, and one for all further tokens.
+
+        With the prompt's rows in the same product the engine's tiles fit worse: 129 x 64 x 129 moves twice what 128 x 64 x 128 and
+        1 x 64 x 129 do together.
+        """
         grouped: dict[str, list[Item]] = {}
         for item in items:
             assert isinstance(item.need, AttendNeed)
             grouped.setdefault(item.need.cache, []).append(item)
         for group in grouped.values():
-            needs = [item.need for item in group if isinstance(item.need, AttendNeed)]
-            keys, last = needs[0].side == "keys", needs[-1].opened
             right = np.concatenate([item.words["right"] for item in group], 1)
-            lefts = [item.words["left"] for item in group]
-            if keys:
-                left, right = np.concatenate(lefts, 1), np.ascontiguousarray(right.transpose(0, 2, 1))
-            else:
-                left = np.concatenate([np.pad(each, ((0, 0), (0, 0), (0, last - each.shape[2]))) for each in lefts], 1)
-            (shares,) = self._desk.program("attend", lambda a, b: a @ b, [left, right], whole=True)
-            at = 0
-            for item, need in zip(group, needs, strict=True):
-                part = shares[:, at : at + need.rows]
-                item.words["product"] += part[:, :, : need.opened] if keys else part
-                at += need.rows
+            for part in (group[:1], group[1:]):
+                if part:
+                    self._multiply_cache(part, right)
+
+    def _multiply_cache(self, items: list[Item], right: Words) -> None:
+        """The same for some passes of one cache; `right` (H, n, E) has at least the rows that they read."""
+        needs = [item.need for item in items if isinstance(item.need, AttendNeed)]
+        keys, last = needs[0].side == "keys", needs[-1].opened
+        right, lefts = right[:, :last], [item.words["left"] for item in items]
+        if keys:
+            left, right = np.concatenate(lefts, 1), right.transpose(0, 2, 1)
+        else:
+            left = np.concatenate([np.pad(each, ((0, 0), (0, 0), (0, last - each.shape[2]))) for each in lefts], 1)
+        (shares,) = self._desk.program("attend", lambda a, b: a @ b, [left, np.ascontiguousarray(right)], whole=True)
+        at = 0
+        for item, need in zip(items, needs, strict=True):
+            rows = shares[:, at : at + need.rows]
+            item.words["product"] += rows[:, :, : need.opened] if keys else rows
+            at += need.rows
