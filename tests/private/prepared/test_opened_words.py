@@ -17,7 +17,7 @@ from hushlm.private.engine import Engine, EngineSettings
 from hushlm.private.engine.shares import WordLink, decode
 from hushlm.private.prepared.desk import Desk
 from hushlm.private.prepared.generator import PreparedGenerator
-from hushlm.private.prepared.material import IDENTITY_BYTES, MaterialError
+from hushlm.private.prepared.material import MaterialError
 from hushlm.private.program.description import RevealPolicy
 
 pytest.importorskip("spu")
@@ -77,7 +77,7 @@ def _listen(engine: Engine, exports: list[Exported]) -> Iterator[Any]:
             desk.take_traffic()
             with pytest.raises(MaterialError) as error:
                 heard(generator, used, OTHER)
-            refused.append((str(error.value), desk.take_traffic().sent_bytes, used.items_left == left))
+            refused.append((str(error.value), desk.take_traffic().total_bytes, len(link.received), used.items_left == left))
         yield found, again, refused
 
 
@@ -134,10 +134,8 @@ def test_two_prompts_on_one_material_would_differ_by_exactly_their_values(listen
 @pytest.mark.parametrize("party", [0, 1])
 def test_a_second_use_and_another_half_are_refused_before_a_word_is_sent(listened: list[tuple[Any, Any]], party: int) -> None:
     for model in listened:
-        (again, sent_again, kept_again), (swapped, sent_swapped, kept_swapped) = model[party][2]
+        (again, *again_moved), (swapped, *swapped_moved) = model[party][2]
         assert again.startswith("Everything that was prepared for this answer has been used")
         assert swapped.startswith("The two parties hold halves of different materials")
-        # The material's identity alone.
-        assert sent_again == sent_swapped == IDENTITY_BYTES
-        assert kept_again
-        assert kept_swapped
+        # One message of the other party's, the material's identity; no bytes after it, and no item used up.
+        assert again_moved == swapped_moved == [0, 1, True]

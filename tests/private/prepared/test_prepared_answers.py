@@ -25,14 +25,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.two_party]
 
 PROMPT = np.random.default_rng(5).integers(0, SMALL.vocabulary, 20).tolist()
 TOKENS = 3
-# Largest difference of logits from the plaintext model, in their standard deviations: those of `test_simulate`.
+# Largest difference of logits from the plaintext model, in their standard deviations: those of `test_simulate`, but for the first rows, where
+# it is a few units of the last place, and two parties' truncations are a unit off at random (up to 2.2e-4 seen).
 ERRORS = {
-    "SM2+R": 2e-4,
-    "SM2+ScFuFFN": 2e-4,
+    "SM2+R": 5e-4,
+    "SM2+ScFuFFN": 5e-4,
     "SM+LN+G": 0.1,
     "SM2(th)+LN+R": 0.02,
     "SM2+LN+Q": 0.02,
-    "SM2+B": 2e-4,
+    "SM2+B": 5e-4,
     "SM2+LN+P": 0.02,
     "EReg(SM(t)+ScFuFFN)": 3e-3,
     "NeoX(SM2+LN+R)": 0.02,

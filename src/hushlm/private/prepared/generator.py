@@ -75,7 +75,10 @@ class PreparedGenerator:
         link = self._desk.link
         mine = np.frombuffer(material.identity, np.uint64)
         link.send(mine)
-        if (link.receive(mine.shape) != mine).any():
+        theirs = link.receive(mine.shape)
+        # A handshake, not a part of the answer's first step, which would be counted with it.
+        self._desk.take_traffic()
+        if (theirs != mine).any():
             raise MaterialError("The two parties hold halves of different materials: nothing was used. Prepare again.")
 
     def generate(
