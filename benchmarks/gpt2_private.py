@@ -23,7 +23,7 @@ from hushlm.cost import price
 from hushlm.files import write_atomic
 from hushlm.plan import HUSH, PUBLISHED, Embed, Plan, Project, Rewrites, Step, decode_plan, needed_squarings, prefill_plan
 from hushlm.private.engine import EngineSettings, engine_version
-from hushlm.private.program.wiring import step_program
+from hushlm.private.program.step_programs import step_program
 from hushlm.recommended import RECOMMENDED
 from hushlm.shapes import GPT2_SMALL
 from sections import write_section

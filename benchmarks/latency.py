@@ -16,7 +16,7 @@ import os
 from pathlib import Path
 
 from hushlm.calibration.relay import MeasuredLink
-from hushlm.calibration.validation import Measured, measure, predict
+from hushlm.calibration.validation import MeasuredPass, measure, predict
 from hushlm.config import ModelShape
 from hushlm.cost.network import LAN, WAN
 from hushlm.files import write_atomic
@@ -26,7 +26,7 @@ SHAPE = ModelShape(layers=2, heads=2, width=32, context=32, vocabulary=64)
 RESULTS = Path(__file__).parents[1] / "results" / "latency.json"
 
 
-def row(measured: Measured, load: float) -> dict:
+def row(measured: MeasuredPass, load: float) -> dict:
     return {
         "architecture": measured.architecture,
         "network": measured.network,
@@ -49,7 +49,7 @@ def again(old: dict) -> dict:
     """A row of earlier with today's prediction."""
     link = MeasuredLink(old["measured_round_trip_seconds"], old["measured_bits_per_second"])
     name = old["architecture"]
-    measured = Measured(
+    measured = MeasuredPass(
         name, old["network"], link, old["measured_seconds"], old["local_seconds"], old["counted_bytes"], predict(name, SHAPE, link)
     )
     return row(measured, old["load_average"])

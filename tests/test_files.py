@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -13,7 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from hushlm.files import check_replaceable, current_folder, new_folder, verify_manifest, write_atomic, write_manifest
+import hushlm.files.places as places
+from hushlm.files import (
+    check_replaceable,
+    current_folder,
+    new_folder,
+    one_writer,
+    verify_manifest,
+    what_to_do,
+    write_atomic,
+    write_manifest,
+)
 
 
 def write_version(folder: Path, version: int) -> None:
@@ -236,3 +247,112 @@ def test_kill_at_random_moments(tmp_path: Path) -> None:
     assert version_of(folder) == 1000
     assert json.loads((folder / "manifest.json").read_text())["format"] == 1
     assert list(tmp_path.iterdir()) == [folder]
+
+
+IN_PLACE = CRASH.replace(
+    "sys.addaudithook(hook)",
+    "import hushlm.files.places\nhushlm.files.places._is_mount = lambda path: path == folder\nsys.addaudithook(hook)",
+)
+
+
+@pytest.mark.slow
+def test_kill_before_every_file_operation_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same where the folder can't be renamed, as a mount point: what counts is old or new, always whole."""
+    seen = []
+    for last in range(1, 200):
+        folder = tmp_path / str(last) / "folder"
+        write_version(folder, 1)
+        write_atomic(folder / "stale", "a file that the new content does not have")
+        write_manifest(folder)
+        done = subprocess.run([sys.executable, "-c", IN_PLACE, str(folder), str(last)], check=False)
+        seen.append(version_of(folder))
+        assert done.returncode in (0, -signal.SIGKILL)
+        monkeypatch.setattr(places, "_is_mount", lambda path, folder=folder: path == folder)
+        write_version(folder, 3)
+        assert version_of(folder) == 3
+        assert {path.name for path in folder.iterdir()} == {"a.txt", "state", "manifest.json"}
+        assert list(folder.parent.iterdir()) == [folder]
+        if done.returncode == 0:
+            break
+    assert done.returncode == 0
+    assert seen == sorted(seen)
+    assert seen.count(1) > 10
+    assert seen.count(2) > 10
+
+
+def mounts() -> bool:
+    return os.getuid() == 0 and subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not mounts(), reason="needs the right to mount a file system")
+@pytest.mark.parametrize("how", ["mount -t tmpfs none {out}", "mkdir {base}/disk && mount --bind {base}/disk {out}"])
+def test_a_mount_point_is_written_to(tmp_path: Path, how: str) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    script = (
+        "import sys\nfrom pathlib import Path\nsys.path.insert(0, sys.argv[2])\nfrom tests.test_files import *\nout = Path(sys.argv[1])\n"
+    )
+    script += "from hushlm.files import check_writable\nfor version in (1, 2):\n    check_writable(out)\n    write_version(out, version)\n"
+    script += (
+        "    assert version_of(out) == version\nassert sorted(path.name for path in out.iterdir()) == ['a.txt', 'manifest.json', 'state']\n"
+    )
+    mounted = how.format(out=out, base=tmp_path)
+    command = f"{mounted} && {sys.executable} -c '{script.replace(chr(39), chr(34))}' {out} {Path(__file__).parents[1]}"
+    done = subprocess.run(["unshare", "-m", "sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    """What it points to is replaced, again and again, and the link stays; also one to a folder that is yet to be made."""
+    (tmp_path / "far").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "far" / "folder")
+    for version in (1, 2, 3):
+        write_version(link, version)
+        assert link.is_symlink()
+        assert version_of(link) == version_of(tmp_path / "far" / "folder") == version
+    assert set(tmp_path.iterdir()) == {link, tmp_path / "far"}
+    assert list((tmp_path / "far").iterdir()) == [tmp_path / "far" / "folder"]
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    script = "import sys\nfrom pathlib import Path\nfrom hushlm.files import one_writer\n"
+    script += "with one_writer(Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", script, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(ValueError, match=r"Another process is writing to .*folder"):
+            write_version(folder, 1)
+        assert not folder.exists()
+        other.kill()
+    write_version(folder, 1)  # a killed holder holds nothing
+    with one_writer(folder), one_writer(folder):
+        write_version(folder, 2)
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_what_a_file_system_keeps_for_itself_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "folder"
+    (folder / "lost+found").mkdir(parents=True)
+    monkeypatch.setattr(places, "_is_mount", lambda path: path == folder)
+    write_version(folder, 1)
+    assert version_of(folder) == 1
+    assert (folder / "lost+found").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(errno.ENOSPC, "Make room"), (errno.EROFS, "file system writable"), (errno.EBUSY, "using it"), (errno.EIO, "Mend that")],
+)
+def test_what_helps_depends_on_what_is_wrong(number: int, words: str) -> None:
+    assert words in what_to_do(OSError(number, os.strerror(number)))
+
+
+@pytest.mark.parametrize("content", ['{"a":' * 100_000, "[" * 100_000, "\ufeff{}", "\0", ""])
+def test_json_that_no_program_of_ours_wrote(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match="damaged") as caught:
+        verify_manifest(tmp_path)
+    assert "\n" not in str(caught.value)

@@ -1,6 +1,7 @@
 """The vocabulary of architectures: which nonlinearities a decoder-only language model keeps, and how that is written.
 
-A name lists exactly the nonlinearities present, in the notation of arXiv 2501.03489, and round-trips: `parse(str(a)) == a`.
+A name lists exactly the nonlinearities that are present, in the notation of arXiv 2501.03489. It can be parsed back:
+`parse(str(a)) == a`.
 
     EReg( NeoX( SM 2 (t) + WNorm(QK) + LNf + ScFuFFN(6 deepest FFNs removed) ) )
     |     |     |  |  |    |           |     |       `- layers whose feed-forward network (FFN) is left out, counted from the deepest
@@ -14,7 +15,7 @@ A name lists exactly the nonlinearities present, in the notation of arXiv 2501.0
     |     `- GPT-NeoX blocks: rotary positions, attention and FFN side by side; GPT-2's without it
     `- trained with the entropy regulariser (a matter of training: same graph, cost and export)
 
-An architecture is a value; nothing in the system looks into its name.
+An architecture is a value. Nothing in the system looks into its name.
 """
 
 from __future__ import annotations
@@ -36,21 +37,25 @@ __all__ = [
 ]
 
 STATIC_NORM_LAYERS = ("QK", "FFN", "QK+FFN", "QKV+FFN", "QKVO+FFN")
+"""The linear layers on which WNorm and SNorm can act: queries, keys, values and output of attention, and the FFN."""
+
 KERNEL_ORDERS = (1, 2, 3)
+"""The orders n that an attention kernel SMn can have."""
 
 
 class Temperature(Enum):
-    """Learnable softmax temperature t: the scores are q.k / (t sqrt(E))."""
+    """The learnable temperature t of the softmax. The scores are q.k / (t sqrt(E)), where E is the width of a head."""
 
     NONE = ""
     PER_HEAD_AND_POSITION = "(t)"
-    """t of shape (H, T), the paper's. An elementwise product with a server-private tensor at inference."""
+    """The paper's: t has the shape (H, T), for H heads and T positions. In private inference it is an elementwise product with one of the
+    server's tensors."""
     PER_HEAD = "(th)"
-    """t of shape (H,). Folded into the query projection at export: free."""
+    """t has the shape (H,). Export folds it into the query projection, so that it costs nothing."""
 
 
 class Norm(Enum):
-    """Normalisation of the blocks. WNorm and SNorm act on weights and cost nothing at inference."""
+    """The normalisation of the blocks. WNorm and SNorm act on weights and cost nothing at inference."""
 
     NONE = ""
     LAYER = "LN"
@@ -59,10 +64,11 @@ class Norm(Enum):
 
 
 class Blocks(Enum):
-    """How a block is built; any choice of nonlinearities goes with either.
+    """How a block is built. Any choice of nonlinearities goes with either kind.
 
-    GPT2: learned positions, the FFN reads the stream after attention. NEOX: rotary positions (shape.rotary_share of every head), the FFN
-    reads what attention reads, and GELU is the exact one, x Phi(x), where GPT-2's is its tanh form.
+    In blocks of GPT2, positions are learned, the feed-forward network (FFN) reads the residual stream after attention, and GELU has its
+    tanh form. In blocks of NEOX, positions are rotary (on `shape.rotary_share` of every head), the FFN reads what attention reads, and GELU
+    is the exact one, x Phi(x).
     """
 
     GPT2 = ""
@@ -70,14 +76,19 @@ class Blocks(Enum):
 
 
 class FeedForward(Enum):
-    """Feed-forward network of a block, x_sa being the residual stream after attention.
+    """The feed-forward network (FFN) of a block. Below, x_sa is the residual stream after attention and N the normalisation.
 
-    GELU, RELU, SQUARED_RELU, POLYNOMIAL, QUADRATIC, IDENTITY: x_sa + W_out act(W_in N(x_sa)), with act(u) = max(0, u)^2 for SQUARED_RELU,
-    u^2 for QUADRATIC, and for POLYNOMIAL a ReLU with a quadratic joint, (u + 1)^2 / 4 for |u| <= 1: what the private program computes is
-    what was trained. BILINEAR: x_sa + W_out ((W_in N(x_sa)) (W_gate N(x_sa))), elementwise; W_gate is F x D like W_in, so at the same FFN
-    width F it has 1.5 times the parameters. SCALED (ScFFN): beta x_sa + (1/alpha) W_out W_in x_sa; SCALED_FUSED (ScFuFFN): the same with
-    one D x D matrix in place of W_out W_in. In NeoX blocks what is multiplied by W_in, W_gate or the one matrix is the stream before
-    attention.
+    GELU, RELU, SQUARED_RELU, POLYNOMIAL, QUADRATIC and IDENTITY compute x_sa + W_out act(W_in N(x_sa)). For SQUARED_RELU,
+    act(u) = max(0, u)^2. For QUADRATIC, act(u) = u^2. For POLYNOMIAL, act is a ReLU with a quadratic joint, (u + 1)^2 / 4 for |u| <= 1, so
+    that the private program computes exactly what was trained.
+
+    BILINEAR computes x_sa + W_out ((W_in N(x_sa)) (W_gate N(x_sa))), with an elementwise product. W_gate is F x D like W_in, so that at
+    the same FFN width F it has 1.5 times the parameters.
+
+    SCALED (ScFFN) computes beta x_sa + (1/alpha) W_out W_in x_sa. SCALED_FUSED (ScFuFFN) computes the same with one D x D matrix in place
+    of W_out W_in.
+
+    In NeoX blocks, W_in, W_gate and the one matrix are applied to the stream before attention.
     """
 
     GELU = "G"
@@ -92,29 +103,30 @@ class FeedForward(Enum):
 
     @property
     def is_linear(self) -> bool:
-        """No nonlinearity between the FFN's input and its output."""
+        """Whether there is no nonlinearity between the FFN's input and its output."""
         return self is FeedForward.IDENTITY or self.is_scaled
 
     @property
     def is_scaled(self) -> bool:
-        """Has the learnable scalars alpha and beta per layer."""
+        """Whether every layer has the learnable scalars alpha and beta."""
         return self in (FeedForward.SCALED, FeedForward.SCALED_FUSED)
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Which nonlinearities a model keeps. Immutable, hashable, printable: `str(a)` is its name.
+    """Which nonlinearities a model keeps. It is immutable and hashable, and `str(a)` is its name.
 
     Attributes:
-        kernel_order: n of the attention kernel (1 + z/2^n)^(2^n); None for the exact softmax.
-        temperature: learnable softmax temperature.
-        norm: normalisation of the blocks.
-        norm_layers: for WNorm and SNorm, the linear layers they act on: one of `STATIC_NORM_LAYERS`; else "".
+        kernel_order: the order n of the attention kernel (1 + z/2^n)^(2^n), or None for the exact softmax.
+        temperature: the learnable temperature of the softmax.
+        norm: the normalisation of the blocks.
+        norm_layers: the linear layers on which WNorm and SNorm act, which is one of `STATIC_NORM_LAYERS`; "" for other normalisations.
         feed_forward: the FFN of each block.
         removed_ffns: how many of the deepest blocks have no FFN at all.
-        blocks: GPT-2's or GPT-NeoX's.
-        final_norm: a LayerNorm before the head although the blocks have none (the authors' own code leaves it in); LN has it anyway.
-        entropy_regularised: trained with the entropy regulariser; `replace(a, entropy_regularised=False)` builds the same graph.
+        blocks: whether blocks are built like GPT-2's or like GPT-NeoX's.
+        final_norm: whether there is a LayerNorm before the head although the blocks have none, as in the paper's own code. With LN there
+            is one anyway.
+        entropy_regularised: whether the model is trained with the entropy regulariser. Without it the graph is the same.
 
     Raises:
         ValueError: for a combination that has no meaning.
@@ -162,26 +174,26 @@ class Architecture:
 
     @property
     def has_layer_norm(self) -> bool:
-        """LayerNorm in the blocks."""
+        """Whether there are LayerNorms in the blocks."""
         return self.norm is Norm.LAYER
 
     @property
     def has_final_norm(self) -> bool:
-        """LayerNorm before the head."""
+        """Whether there is a LayerNorm before the head."""
         return self.has_layer_norm or self.final_norm
 
     @property
     def is_parallel(self) -> bool:
-        """Attention and FFN read the same stream, and positions are rotary: GPT-NeoX blocks."""
+        """Whether attention and FFN read the same stream and positions are rotary, as in GPT-NeoX blocks."""
         return self.blocks is Blocks.NEOX
 
     @property
     def squarings(self) -> int:
-        """Secure squarings of the attention kernel: its order n, or 6 for the exact softmax's exponential (1 + z/64)^64."""
+        """How many squarings the attention kernel takes: its order n, or 6 for the exponential (1 + z/64)^64 of the exact softmax."""
         return self.kernel_order if self.kernel_order is not None else EXACT_SOFTMAX_SQUARINGS
 
     def has_ffn(self, layer: int, layers: int) -> bool:
-        """Whether block `layer` (0-based, of `layers`) has an FFN.
+        """Whether the block number `layer` (counted from 0) of a model with `layers` blocks has an FFN.
 
         Raises:
             ValueError: if more FFNs are removed than there are layers.
@@ -191,11 +203,12 @@ class Architecture:
         return layer < layers - self.removed_ffns
 
     def without_regulariser(self) -> Architecture:
-        """The same graph as trained without the entropy regulariser."""
+        """The same architecture, trained without the entropy regulariser."""
         return replace(self, entropy_regularised=False)
 
 
 EXACT_SOFTMAX_SQUARINGS = 6
+"""The squarings of the exponential (1 + z/64)^64 of the exact softmax."""
 
 _NAME = re.compile(
     r"SM(?P<order>\d+)?(?P<temperature>\(t\)|\(th\))?"
@@ -206,13 +219,13 @@ _NAME = re.compile(
 
 
 def parse(name: str) -> Architecture:
-    """The architecture of a name; the inverse of `str`.
+    """The architecture with a given name; the inverse of `str`.
 
     Args:
         name: for example "SM+LN+G" or "EReg(SM(t)+ScFuFFN)"; spaces around it are ignored.
 
     Raises:
-        ValueError: if the name is unknown, with the nearest known names.
+        ValueError: if the name is unknown; the message has the nearest known names.
     """
     text = name.strip()
     regularised = re.fullmatch(r"EReg\((.*)\)", text)
@@ -237,7 +250,7 @@ def parse(name: str) -> Architecture:
 
 
 def slug(architecture: str) -> str:
-    """A name as a folder: "EReg(SM(t)+ScFuFFN)" -> "EReg-SM-t-ScFuFFN"."""
+    """A form of a name that can name a folder: "EReg(SM(t)+ScFuFFN)" becomes "EReg-SM-t-ScFuFFN"."""
     return "-".join("".join(c if c.isalnum() else " " for c in architecture).split())
 
 
@@ -285,5 +298,5 @@ _NEOX_NAMES = (
 )
 
 REGISTRY: tuple[Architecture, ...] = tuple(parse(name) for name in (*_PAPER_NAMES, *_OWN_NAMES, *_NEOX_NAMES))
-"""Every architecture that has a row in a table: the paper's, ours, then those on Pythia's blocks. Consumers iterate over this; every
-other row on NeoX blocks parses all the same."""
+"""Every architecture that has a row in a table: first the paper's, then this project's, then those on Pythia's blocks. Code that needs all
+architectures iterates over this. Other combinations, such as every row on NeoX blocks, can be parsed as well."""

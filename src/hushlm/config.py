@@ -29,8 +29,8 @@ class ModelShape:
         vocabulary: token ids V.
         ffn_multiple: FFN width F over D.
         tied_head: the head is the embedding's table; otherwise a matrix of its own, as in Pythia.
-        rotary_share: in NeoX blocks, the share of every head's entries that positions rotate; Pythia's.
-        rotary_base: in NeoX blocks, pair i of R rotated entries turns by base^(-2i/R) a token.
+        rotary_share: which share of every head's entries positions rotate in NeoX blocks; the default is Pythia's.
+        rotary_base: the base b of rotary positions in NeoX blocks: pair i of R rotated entries turns by b^(-2i/R) a token.
     """
 
     layers: int = Field(default=6, ge=1, le=1000)
@@ -81,12 +81,13 @@ class DataConfig:
     Attributes:
         corpus: "stdlib" (the interpreter's own standard library, without tests), "wheels" (102 MB of Python from pinned packages), "books"
             (Shakespeare), "codeparrot" (streamed from the Hugging Face hub), a folder of text files or of .parquet and .jsonl files, or
-            one such file of rows.
-        suffixes: file endings read from a folder.
+            one text file or file of rows.
+        suffixes: how the names of the files end that are read from a folder; with text files and tables in one, which are meant.
         tokenizer: "bytes", "bpe:SIZE" (a byte-level BPE trained on the training split), or a `tokenizer.json`.
-        validation_share: share of the files held out for validation, and the same again for test; chosen by a hash of each file's path.
+        validation_share: which share of the files is held out for validation, and the same again for test, chosen by a hash of each file's
+            path; of a corpus with too few files, which share of the text.
         cache: folder of the token store; one sub-folder per corpus and tokenizer.
-        workers: processes that turn a large corpus into tokens; the result is the same for any number.
+        workers: how many processes turn a large corpus into tokens; the result is the same for any number.
     """
 
     corpus: str = "stdlib"
@@ -124,24 +125,24 @@ class TrainingConfig:
     """Optimisation.
 
     Attributes:
-        steps: optimiser steps.
-        batch: sequences a step.
+        steps: how many updates are made.
+        batch: how many sequences an update learns from.
         learning_rate: peak of a linear warm-up and cosine decay to `final_learning_rate_fraction`.
-        warmup_steps: steps of the warm-up.
+        warmup_steps: how many updates the warm-up lasts.
         final_learning_rate_fraction: learning rate at the last step over its peak.
         optimiser: "adamw", or "muon" for the blocks' matrices with AdamW for everything else; its updates have the size of AdamW's, so
             that learning rate and weight decay mean the same.
         weight_decay: decoupled, on matrices only.
-        betas: AdamW's.
+        betas: the decay rates of AdamW's two moving averages.
         clip_norm: gradient norm above which the gradient is scaled down; None switches clipping off.
         init_std: standard deviation of the weights at width 64 and above scales as sqrt(768 / D) * init_std.
         residual_init: factor on the standard deviation of what writes to the stream (attention.output, contract, fused); 0 starts every
             block as the identity.
-        seed: of weights and data order.
-        evaluate_every: steps between validations.
-        evaluation_batches: batches a validation.
-        watch_every: steps between entropy records.
-        threads: of the linear algebra; 0 takes one for models less than 512 wide, and the library's choice for others.
+        seed: decides the weights and the order of the data.
+        evaluate_every: updates from one validation to the next.
+        evaluation_batches: how many batches a validation reads.
+        watch_every: updates from one record of the entropies to the next.
+        threads: how many threads the linear algebra uses; 0 takes one for models less than 512 wide, and the library's choice for others.
         parallel: how processes started by torchrun share the work: "none" (one process), "ddp" (each holds the whole model) or "fsdp"
             (each holds a part of every layer, FSDP2).
         micro_batch: sequences of one forward and backward pass; None takes a process's whole share of the batch at once.
@@ -153,8 +154,8 @@ class TrainingConfig:
         track: also send the numbers of metrics.jsonl to "tensorboard" or "wandb".
         teacher: folder of a checkpoint with the same tokenizer to learn from as well as from the text: the loss is
             (1 - w) cross-entropy + w tau^2 KL(teacher || student), the distributions at temperature tau. None for the text alone.
-        teacher_weight: w.
-        teacher_temperature: tau.
+        teacher_weight: w, the weight of the teacher in the loss.
+        teacher_temperature: tau, the temperature of both distributions.
         teacher_fingerprint: sha256 of the teacher's manifest, found there; where it is given, another teacher is refused.
     """
 
@@ -201,7 +202,7 @@ class RunConfig:
         architecture: a name, for example "EReg(SM(t)+ScFuFFN)".
         shape: sizes; `shape.vocabulary` is replaced by the tokenizer's.
         data: corpus and tokenizer.
-        training: optimisation.
+        training: how the model is optimised.
         entropy: the regulariser and the temperature's start.
         output: folder of the checkpoint.
     """

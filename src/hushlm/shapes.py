@@ -1,4 +1,4 @@
-"""Sizes of well-known models, and what a size of one model corresponds to at the scale of another."""
+"""The shapes of well-known models, and how a size of one model is scaled to the size of another."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from hushlm.config import ModelShape
 __all__ = ["GPT2_SMALL", "GPT2_VOCABULARY", "KNOWN_SHAPES", "proportional"]
 
 GPT2_VOCABULARY = 50_257
+"""How many token ids GPT-2's tokenizer has."""
 
 GPT2_SMALL = ModelShape(layers=12, heads=12, width=768, context=128, vocabulary=GPT2_VOCABULARY)
 
@@ -19,17 +20,20 @@ KNOWN_SHAPES = {
     "GPT-2 XL": ModelShape(layers=48, heads=25, width=1600, context=128, vocabulary=GPT2_VOCABULARY),
     "7B": ModelShape(layers=32, heads=32, width=4096, context=128, vocabulary=32_000),
 }
-"""By name, smallest first, all with a context of 128 tokens."""
+"""The shapes by their names, smallest first, all with a context of 128 tokens."""
 
 
 def proportional(value: int, of: int, to: int, name: str) -> int:
-    """What `value` of `of` is of `to`.
+    """The number that is to `to` what `value` is to `of`.
 
     Args:
-        name: of the size, for the message.
+        value: a number of the first model's.
+        of: the size of the first model that it is a part of.
+        to: the same size of the second model.
+        name: what is counted, for the error's message.
 
     Raises:
-        ValueError: if that is not whole.
+        ValueError: if the result is not a whole number.
     """
     scaled = Fraction(value * to, of)
     if scaled.denominator != 1:

@@ -14,7 +14,7 @@ from hushlm.calibration.micro_programs import MICRO_PROGRAMS, SERIES, SQUARINGS,
 from hushlm.cost.constants import CalibratedConstants, Constants, load_constants
 from hushlm.cost.exchange import Exchange
 from hushlm.cost.primitives import TRANSFER_STOCK, Primitives
-from hushlm.cost.programs import overhead_seconds
+from hushlm.cost.program_overhead import overhead_seconds
 from hushlm.plan import ProtocolSettings
 from hushlm.private.engine import EngineSettings
 

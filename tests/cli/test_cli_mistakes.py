@@ -16,6 +16,7 @@ import yaml
 from hushlm.cli import main as cli
 from hushlm.cli.main import main
 from hushlm.config import RunConfig
+from hushlm.training import load_checkpoint
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -184,6 +185,8 @@ def test_interrupting_a_training_run(tiny: Callable[..., RunConfig], tmp_path: P
     begin = time.monotonic()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err == "hushlm: interrupted.\n"
+    assert err.startswith("hushlm: Interrupted after step ")
+    assert err.endswith(f"its checkpoint is {config.output}: go on with --resume auto.\n")
+    assert err.count("\n") == 1
     assert time.monotonic() - begin < 30
-    assert not config.output.exists()
+    assert load_checkpoint(config.output).step == int(err.split()[4].rstrip(";"))

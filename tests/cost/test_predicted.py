@@ -14,8 +14,8 @@ from hushlm.calibration.validation import timed_passes
 from hushlm.config import ModelShape
 from hushlm.cost.constants import load_constants
 from hushlm.cost.exchange import Exchange
+from hushlm.cost.operation_prices import price_operation
 from hushlm.cost.primitives import Primitives
-from hushlm.cost.protocol import price_operation
 from hushlm.cost.stocks import Session
 from hushlm.plan import (
     HUSH,

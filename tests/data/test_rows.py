@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import hushlm.data.corpus as corpus_module
-import hushlm.data.parts as parts_module
+import hushlm.data.rows as parts_module
 import hushlm.data.shards as shards_module
 from hushlm.config import DataConfig
 from hushlm.data import SPLITS, open_corpus, open_token_store, split_of

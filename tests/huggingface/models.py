@@ -69,12 +69,13 @@ def eager(model: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     return output.logits, entropy_LBHT.transpose(1, 2)[:, :, inputs["attention_mask"].bool()]
 
 
-def save_with_tokenizer(model: Any, folder: Path) -> None:
-    """As `save_pretrained` writes a model and its tokenizer: whole words, as many as the vocabulary has."""
+def save_with_tokenizer(model: Any, folder: Path, separator: bool = False) -> None:
+    """As `save_pretrained` writes a model and its tokenizer: whole words, and one token more that ends documents if asked for."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
+    vocabulary = {f"w{i}": i for i in range(VOCABULARY)} | ({"<|endoftext|>": VOCABULARY} if separator else {})
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     model.save_pretrained(folder)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="w0").save_pretrained(folder)

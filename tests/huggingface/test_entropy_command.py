@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from hushlm.cli.main import main
 from hushlm.config import RunConfig
 from hushlm.data import TokenStore, fixed_batches
 from hushlm.entropy import summarise
 from hushlm.training import train
-from tests.huggingface.models import CONTEXT, FAMILIES, eager, save_gguf, save_with_tokenizer, tiny, words
+from tests.huggingface.models import CONTEXT, FAMILIES, VOCABULARY, eager, save_gguf, save_with_tokenizer, tiny, words
 
 transformers = pytest.importorskip("transformers", reason="the hf extra is not installed")
 
@@ -147,3 +148,108 @@ def test_mistakes_are_told_in_a_sentence(
     assert "lacks 12 of the weights that a GPT2LMHeadModel has" in refused(capsys, str(folder), "--text", str(text))
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert "hushlm[hf]" in refused(capsys, str(folder), "--text", str(text))
+
+
+def damaged(folder: Path, what: str) -> str:
+    """Damage a folder in one way, and return what the sentence must say."""
+    weights = folder / "model.safetensors"
+    if what == "truncated":
+        weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+        return "weights are truncated or damaged"
+    if what == "empty weights":
+        weights.write_bytes(b"")
+        return "weights are truncated or damaged"
+    if what == "other shapes":
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"n_embd": 48}))
+        return "but its config.json asks for (144,)"
+    if what == "weights left over":
+        tensors = load_file(weights)
+        save_file(tensors | {"lm_head.bias": torch.zeros(VOCABULARY)}, weights, {"format": "pt"})
+        return "holds 1 weights that a GPT2LMHeadModel does not have, for example lm_head.bias"
+    if what == "no tokenizer":
+        for path in folder.glob("tokenizer*"):
+            path.unlink()
+        return "has no tokenizer: put tokenizer.json"
+    if what == "broken tokenizer":
+        (folder / "tokenizer.json").write_text("{}")
+        return f"The tokenizer of {folder} could not be opened"
+    if what == "config is a list":
+        (folder / "config.json").write_text('["model_type"]')
+        return "could not be opened as a causal language model"
+    if what == "code of its own":
+        config = json.loads((folder / "config.json").read_text())
+        own = {"model_type": "mine", "auto_map": {"AutoConfig": "my.C", "AutoModelForCausalLM": "my.M"}}
+        (folder / "config.json").write_text(json.dumps(config | own))
+        (folder / "my.py").write_text("raise SystemExit('ran')")
+        return "custom code"
+    assert what == "adapter alone"
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    (folder / "config.json").unlink()
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": str(folder.parent / "gone"), "r": 2, "target_modules": ["c_attn"]}
+    (folder / "adapter_config.json").write_text(json.dumps(adapter))
+    return "holds an adapter of the model"
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "truncated",
+        "empty weights",
+        "other shapes",
+        "weights left over",
+        "no tokenizer",
+        "broken tokenizer",
+        "config is a list",
+        "code of its own",
+        "adapter alone",
+    ],
+)
+def test_a_damaged_folder_is_refused_by_its_cause(what: str, tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "model"
+    save_with_tokenizer(tiny("gpt2"), folder)
+    expected = damaged(folder, what)
+    assert expected in refused(capsys, str(folder), "--text", str(text))
+
+
+def test_a_tokenizer_that_is_not_the_models_own_is_refused(tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_with_tokenizer(tiny("gpt2"), tmp_path / "model")
+    save_with_tokenizer(tiny("gpt2", vocab_size=30), tmp_path / "small")
+    (tmp_path / "small" / "tokenizer.json").write_bytes((tmp_path / "model" / "tokenizer.json").read_bytes())
+    assert "outside the model's vocabulary of 30" in refused(capsys, str(tmp_path / "small"), "--text", str(text))
+
+
+@pytest.mark.parametrize("name", ["m", "runs/m", "a/b/c", "./m", "~/m", "/m", "owner/", "o wner/model"])
+def test_a_folder_that_is_not_there_is_not_sought_on_the_hub(
+    name: str, tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    def asked(*_: Any, **__: Any) -> None:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", asked)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    if " " in name:
+        monkeypatch.undo()
+        monkeypatch.chdir(tmp_path)
+        assert "no such folder here" in refused(capsys, name, "--text", str(text))
+    else:
+        assert f"There is no folder {Path(name)}" in refused(capsys, name, "--text", str(text))
+
+
+def test_without_a_network_the_hub_is_asked_once(text: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    calls: list[str] = []
+
+    def unreachable(self: Any, name: str, **_: Any) -> None:
+        calls.append(name)
+        raise ConnectionError("Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
+    sentence = refused(capsys, "nobody/no-such-model", "--text", str(text))
+    assert "no such folder here, and the Hugging Face hub cannot be reached (Name or service not known)" in sentence
+    assert calls == ["nobody/no-such-model"]

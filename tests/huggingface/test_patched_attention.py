@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -144,3 +145,51 @@ def test_mistakes_are_told_in_a_sentence() -> None:
     t5 = transformers.T5ForConditionalGeneration(transformers.T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, vocab_size=9))
     with pytest.raises(ValueError, match="does not let its attention be exchanged"):
         use_entropy_attention(t5)
+
+
+def random_heads(width: int, heads: int = 4, seed: int = 0) -> torch.Tensor:
+    return torch.randn(2, heads, 9, width, generator=torch.Generator().manual_seed(seed))
+
+
+class _Module(torch.nn.Module):
+    layer_idx, is_causal, num_key_value_groups = 0, True, 1
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("what", ["types under autocast", "types", "position bias", "width of the values", "causal in the call"])
+def test_every_argument_of_the_interface_means_what_it_means_to_sdpa(what: str, padded: bool) -> None:
+    """Arguments that the library's own attention understands are never refused or passed over."""
+    sdpa = transformers.AttentionInterface()["sdpa"]
+    use_entropy_attention(tiny("gpt2"))
+    ours = transformers.AttentionInterface()[ENTROPY_ATTENTION]
+    query, key, value = random_heads(8, seed=1), random_heads(8, seed=2), random_heads(8, seed=3)
+    module = _Module()
+    settings: dict[str, Any] = {}
+    if what.startswith("types"):
+        value = value.bfloat16()
+    elif what == "position bias":
+        settings["position_bias"] = torch.randn(4, 9, 9, generator=torch.Generator().manual_seed(4))[None]
+    elif what == "width of the values":
+        value = random_heads(6, seed=3)
+    else:
+        module.is_causal, settings = False, {"is_causal": True}
+    mask = torch.ones(9, 9, dtype=torch.bool).tril()[None, None].repeat(2, 1, 1, 1) if padded else None
+    if mask is not None:
+        mask[1, :, :, :3] = False
+        mask[1, :, range(3), range(3)] = True  # as transformers leaves rows of padding: they see themselves
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=what == "types under autocast"), record_entropies() as record:
+        found, _ = ours(module, query, key, value, mask, **settings)
+        if what == "types":  # sdpa itself refuses mixed types outside autocast
+            value = value.float()
+        expected, _ = sdpa(module, query, key, value, mask, **settings)
+    assert found.dtype is expected.dtype
+    loose = 1e-2 if what == "types under autocast" else 1e-5
+    torch.testing.assert_close(found, expected, rtol=loose, atol=loose)
+    assert bool(record.rows_LHN().isfinite().all())
+
+
+def test_two_way_attention_in_the_call_is_refused() -> None:
+    use_entropy_attention(tiny("gpt2"))
+    ours = transformers.AttentionInterface()[ENTROPY_ATTENTION]
+    with pytest.raises(ValueError, match="two-way"):
+        ours(_Module(), *(random_heads(8) for _ in range(3)), None, is_causal=False)

@@ -192,6 +192,86 @@ def test_lambda_ends_where_it_should_and_evaluation_is_the_plain_loss(tmp_path: 
     assert loss == pytest.approx(float(functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).detach()), rel=1e-4)
 
 
+@every_family
+def test_autocast_trains_as_the_stock_trainer_does(family: str, tmp_path: Path) -> None:
+    """Rotary positions make float32 of queries and keys under autocast, and leave the values in bfloat16."""
+
+    def losses(run: Any) -> list[float]:
+        run.train()
+        return [row["loss"] for row in run.state.log_history if "loss" in row]
+
+    without = EntropyConfig(weight=0.0, weight_end_fraction=None)
+    ours = losses(trainer(tiny(family, spread=0.05), tmp_path / "ours", without, bf16=True))
+    stock = tiny(family, spread=0.05)
+    stock.set_attn_implementation("sdpa")
+    theirs = losses(transformers.Trainer(stock, arguments(tmp_path / "theirs", bf16=True), train_dataset=dataset()))
+    assert ours == pytest.approx(theirs, rel=5e-3)
+    penalised = trainer(tiny(family, spread=0.05), tmp_path / "penalised", bf16=True)
+    penalised.train()
+    assert bool((penalised.regulariser.threshold_LH != 0.4).any())
+
+
+def own_optimizer(model: Any) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.5)
+
+
+def test_thresholds_join_an_optimizer_that_was_passed_in(tmp_path: Path) -> None:
+    model, reference = tiny("llama", spread=0.05), tiny("llama", spread=0.05)
+    run = EntropyTrainer(
+        model=model,
+        args=arguments(tmp_path / "own"),
+        train_dataset=dataset(),
+        entropy=CONSTANT,
+        context=CONTEXT,
+        optimizers=(own_optimizer(model), None),
+    )
+    run.train()
+    expected = trainer(reference, tmp_path / "built", learning_rate=1e-2)
+    expected.train()
+    torch.testing.assert_close(run.regulariser.threshold_LH, expected.regulariser.threshold_LH, rtol=1e-3, atol=1e-4)
+    assert bool((run.regulariser.threshold_LH != 0.4).all())
+
+
+def test_thresholds_join_an_optimizer_that_a_subclass_builds_without_them(tmp_path: Path) -> None:
+    class HeadOnly(EntropyTrainer):
+        def get_decay_parameter_names(self, model: Any) -> list[str]:
+            return super().get_decay_parameter_names(model)
+
+        @staticmethod
+        def get_optimizer_cls_and_kwargs(args: Any, model: Any = None) -> Any:
+            return torch.optim.SGD, {"lr": 0.1, "params": [{"params": list(model.lm_head.parameters())}]}
+
+    run = HeadOnly(model=tiny("llama"), args=arguments(tmp_path), train_dataset=dataset(), entropy=CONSTANT, context=CONTEXT)
+    run.train()
+    assert bool((run.regulariser.threshold_LH != 0.4).any())
+
+
+def test_what_would_train_without_the_penalty_is_refused(tmp_path: Path) -> None:
+    model = tiny("llama")
+    optimizer = own_optimizer(model)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    with pytest.raises(ValueError, match=r"optimizers=\(optimizer, None\)"):
+        EntropyTrainer(model=model, args=arguments(tmp_path), train_dataset=dataset(), context=CONTEXT, optimizers=(optimizer, schedule))
+    reentrant: dict[str, Any] = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": True}}
+    with pytest.raises(ValueError, match='"use_reentrant": False'):
+        trainer(tiny("llama"), tmp_path, **reentrant).train()
+    with pytest.raises(ValueError, match="no model_init"):
+        EntropyTrainer(model_init=lambda: tiny("llama"), args=arguments(tmp_path), train_dataset=dataset(), context=CONTEXT)
+    endless = tiny("llama")
+    endless.config.max_position_embeddings = None
+    with pytest.raises(ValueError, match="give EntropyTrainer a context"):
+        EntropyTrainer(model=endless, args=arguments(tmp_path), train_dataset=dataset())
+
+
+def test_a_second_trainer_of_the_same_model_counts_the_penalty_once(tmp_path: Path) -> None:
+    once, twice = tiny("gpt2", spread=0.05), tiny("gpt2", spread=0.05)
+    trainer(twice, tmp_path / "first")
+    for model in (once, twice):
+        trainer(model, tmp_path / "run", max_steps=1).train()
+    for (name, expected), parameter in zip(once.named_parameters(), twice.parameters(), strict=True):
+        torch.testing.assert_close(parameter, expected, msg=name)
+
+
 def test_mistakes_are_told_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs a model"):
         EntropyTrainer(args=arguments(tmp_path))

@@ -29,7 +29,7 @@ from hushlm.plan import (
     tensor_name,
     wiring,
 )
-from hushlm.private.program.wiring import step_program
+from hushlm.private.program.step_programs import step_program
 
 SHAPE = ModelShape(layers=7, heads=4, width=32, context=64, vocabulary=64)
 WRITINGS = (HUSH, PUBLISHED, replace(HUSH, divide_late=False, explicit_ffns=(1,)))

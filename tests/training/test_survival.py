@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import torch
 
-import hushlm.files as files
+import hushlm.files.manifest as manifest
 from hushlm.config import RunConfig
 from hushlm.data import TokenStore, open_token_store
 from hushlm.files import current_folder
@@ -270,7 +270,7 @@ def test_a_failing_disk_while_saving(
         nonlocal step
         step = record.step
 
-    monkeypatch.setattr(files.os, "fsync", failing)
+    monkeypatch.setattr(manifest.os, "fsync", failing)
     with pytest.raises(ValueError, match=f"step 8 could not be written .*{os.strerror(number)}.*that of step 4 is whole"):
         train(config, tiny_store, checkpoint_every=4, on_step=note)
     assert load_checkpoint(config.output).step == 4

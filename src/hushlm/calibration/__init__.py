@@ -1,1 +1,4 @@
-"""Two real parties at work: what they move and how long they take, counted, and the cost room's constants fitted to it."""
+"""Two real parties at work.
+
+What they move and how long they take is counted, the constants of `hushlm.cost` are fitted to it, and predictions are compared with it.
+"""

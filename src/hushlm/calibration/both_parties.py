@@ -1,4 +1,4 @@
-"""Real runs behind the numbers: the same work in two processes, on loopback or through a relay that delays and limits."""
+"""Running the same work at two real parties, each in a process of its own, on loopback or through an emulated network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,12 @@ StreamedWork = Callable[..., Iterator[Any]]
 
 @dataclass(frozen=True)
 class Link:
-    """A network to emulate."""
+    """A network to emulate.
+
+    Attributes:
+        round_trip_seconds: how long a byte and its answer take.
+        bits_per_second: how much each direction carries.
+    """
 
     round_trip_seconds: float
     bits_per_second: float
@@ -43,12 +48,13 @@ def stream_both(
     """Run the generator `work(engine, *arguments)` at both parties, each in a process of its own.
 
     Args:
-        work: a function of a module, so that the processes can find it; it yields equally often at both parties.
-        arguments: what it is called with behind the engine.
+        work: a function that the processes can import from its module; it must yield equally often at both parties.
+        arguments: what the function is called with after the engine.
         settings: the engine's settings.
-        link: run through a relay of this delay and rate; None for plain loopback.
+        link: the network to emulate by a relay, or None for plain loopback.
 
-    Yields: what the client and the server yielded, pair by pair, as soon as both have.
+    Yields:
+        What the client and the server yielded, pair by pair, as soon as both have.
 
     Raises:
         RuntimeError: if a party dies.
@@ -91,9 +97,10 @@ def _once(engine: Engine, work: Work, *arguments: Any) -> Iterator[Any]:
 
 
 def run_both(work: Work, arguments: tuple[Any, ...], settings: EngineSettings, link: Link | None = None) -> tuple[Any, Any]:
-    """Run `work(engine, *arguments)` at both parties, as `stream_both` does, for one result of each.
+    """Run `work(engine, *arguments)` once at both parties; the arguments are those of `stream_both`.
 
-    Returns: the results of client and server.
+    Returns:
+        The results of the client and of the server.
 
     Raises:
         RuntimeError: if a party dies.

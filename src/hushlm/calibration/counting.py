@@ -1,7 +1,8 @@
-"""Count what steps move, exactly: two real processes run each distinct step of a plan on random values.
+"""Counting exactly what steps move: two real processes run each distinct step of a plan on random values.
 
-Bytes depend on shapes alone, so that a step of a large model can be counted without the model. Steps are run `repeats` times after
-one uncounted run; the engine refills its stock of oblivious transfers now and then, so that the mean over repeats is the steady state.
+Bytes depend on shapes alone, so that a step of a large model can be counted without the model. Each step is run once without being
+counted, and then `repeats` times. The engine refills its stock of oblivious transfers now and then, so that the mean of many repeats is
+the steady state.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ from hushlm.plan import Plan, Step, Value, input_shapes, stored_shapes
 from hushlm.private.engine import Engine, EngineSettings, Party
 from hushlm.private.engine.traffic import Traffic
 from hushlm.private.program.backend import EngineBackend
-from hushlm.private.program.wiring import step_program
+from hushlm.private.program.step_programs import step_program
 
 __all__ = ["StepCount", "count_steps", "distinct_steps", "run_step"]
 
 
 @dataclass(frozen=True)
 class StepCount:
-    """What one step moved in steady state.
+    """What one step moved in the mean.
 
     Attributes:
         step: the step that was counted.
-        client, server: mean traffic at each party; sent and received are mirror images.
-        client_peak_bytes, server_peak_bytes: largest resident memory of each process so far.
+        client, server: the mean traffic at each party; what one party sent, the other received.
+        client_peak_bytes, server_peak_bytes: the largest resident memory of each process so far.
     """
 
     step: Step
@@ -40,7 +41,7 @@ class StepCount:
 
 
 def distinct_steps(plans: Sequence[Plan]) -> list[tuple[Plan, Step]]:
-    """One step for each program that differs, in order of first appearance."""
+    """One step for each distinct program of some plans, in the order of their first appearance."""
     found: dict[Hashable, tuple[Plan, Step]] = {}
     for plan in plans:
         for step in plan.steps:
@@ -49,7 +50,11 @@ def distinct_steps(plans: Sequence[Plan]) -> list[tuple[Plan, Step]]:
 
 
 def run_step(engine: Engine, backend: EngineBackend, plan: Plan, step: Step, repeats: int) -> list[Traffic]:
-    """Run a step `repeats` times on random values, in step with the other party; what each run moved, seen from this one."""
+    """Run a step `repeats` times on random values, at the same time as the other party.
+
+    Returns:
+        What each run moved, as this party counted it.
+    """
     random, program, names = np.random.default_rng(0), step_program(plan, step), []
     for value, shape in zip(program.inputs, input_shapes(plan, step), strict=True):
         if value.is_public:
@@ -59,7 +64,7 @@ def run_step(engine: Engine, backend: EngineBackend, plan: Plan, step: Step, rep
         for owner in Party:
             backend.put(f"{value}.{owner.name}", owner, shape, random.uniform(0.1, 1.0, shape) if engine.party is owner else None)
         if value is Value.ONE_HOT:
-            # A client's own value, not a share.
+            # The client knows this value itself; it is not shared.
             names.append(f"{value}.CLIENT")
             continue
         backend.run("add", lambda xp: lambda a, b: a + b, (f"{value}.CLIENT", f"{value}.SERVER"), (value,), ())
@@ -78,7 +83,7 @@ def run_step(engine: Engine, backend: EngineBackend, plan: Plan, step: Step, rep
 def _count_at_party(
     engine: Engine, work: Sequence[tuple[Plan, Step]], repeats: int, resident: Sequence[Plan]
 ) -> Iterator[tuple[Traffic, int]]:
-    """The mean traffic of each step, and the largest resident memory so far."""
+    """The mean traffic of each step at one party, and the party's largest resident memory so far."""
     backend = EngineBackend(engine)
     for plan in resident:
         for name, shape in stored_shapes(plan).items():
@@ -105,13 +110,13 @@ def _mean(runs: Sequence[Traffic]) -> Traffic:
 def count_steps(
     work: Sequence[tuple[Plan, Step]], settings: EngineSettings, repeats: int = 2, resident: Sequence[Plan] = ()
 ) -> list[StepCount]:
-    """Run every step in two processes over loopback and count. There is no TLS: payload bytes are the same.
+    """Run every step in two processes over loopback, and count what they move. There is no TLS, which does not change the payload.
 
     Args:
         work: the steps, each with the plan that it belongs to.
         settings: the engine's settings.
-        repeats: counted runs after an uncounted one; 0 counts the first.
-        resident: plans whose server tensors are all in memory meanwhile, so that peaks are those of a real server.
+        repeats: how many runs are counted after an uncounted one; with 0 the first run is counted.
+        resident: plans whose server tensors are all kept in memory meanwhile, so that the peak memory is that of a real server.
 
     Raises:
         RuntimeError: if a party dies.

@@ -1,7 +1,7 @@
-"""Refits the protocol model's constants from real two-party micro-runs.
+"""Fitting the constants of the cost model to real runs of micro-programs at two parties.
 
-The model is linear in its constants, so that bytes are fitted by least squares on relative errors; seconds (CPU, and those that pass)
-and round trips by the same with no negative values. Loopback gives bytes and seconds, a relay with a known delay the round trips.
+The model is linear in its constants, so that they are fitted by least squares of relative errors, with no constant below zero. Bytes and
+seconds (both CPU seconds and those that pass) are counted over loopback; round trips are counted through a relay with a known delay.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hushlm.calibration.micro_programs import LOCAL_PROGRAMS, MICRO_PROGRAMS, SE
 from hushlm.cost.constants import CalibratedConstants, Constants, Residual, load_constants
 from hushlm.cost.exchange import Exchange
 from hushlm.cost.primitives import Primitives
-from hushlm.cost.programs import overhead_seconds
+from hushlm.cost.program_overhead import overhead_seconds
 from hushlm.plan import ProtocolSettings
 from hushlm.private.engine import Engine, EngineSettings, Party, compile_program, engine_version
 
@@ -28,18 +28,18 @@ DELAY = Link(round_trip_seconds=0.2, bits_per_second=10e9)
 SERIES_RUNS = 80
 REFITS = 8
 SHORTEST_SECONDS = 0.002
-"""What takes less is fitted as if it took as long."""
+"""A run that takes less time than this is weighted as if it took this long."""
 
 
 @dataclass(frozen=True)
 class Counted:
-    """Runs of one micro-program, seen from one party.
+    """What one party counted in the runs of one micro-program.
 
     Attributes:
-        forward, back: bytes of each run, to the other party and from it.
-        seconds: that passed, the median of the runs after the first (which may pay for set-up).
-        cpu_seconds: of this party's process, likewise.
-        lines: of the compiled program.
+        forward, back: the bytes of each run, to the other party and from it.
+        seconds: the median of the seconds that the runs took, without the first, which may pay for set-up.
+        cpu_seconds: the median of the CPU seconds of this party's process, without the first run.
+        lines: how many lines the compiled program has.
     """
 
     forward: tuple[int, ...]
@@ -51,15 +51,17 @@ class Counted:
 
 @dataclass(frozen=True)
 class Measurements:
-    """What both parties counted, client first.
+    """What was counted. Where a field has two parts, the first is the client's and the second the server's; other fields are the client's.
 
     Attributes:
-        programs: `MICRO_PROGRAMS`, then `LOCAL_PROGRAMS`.
-        worker, slots, products: the first runs of a session that need a worker, and keys for elementwise and for matrix products.
-        series: of `SERIES`, at the client.
-        opened: (elements, bytes) of opened results.
-        unpacked: `UNPACKED_PROGRAMS` without packing, or None.
-        delayed: seconds of `MICRO_PROGRAMS` over `DELAY`, at the client, or None.
+        programs: the runs of `MICRO_PROGRAMS`, and after them of `LOCAL_PROGRAMS`, at both parties.
+        worker: the first runs of a session that need an OT worker.
+        slots: the first runs of a session that need the keys for elementwise products.
+        products: the first runs of a session that need the keys for matrix products.
+        series: the runs of `SERIES`.
+        opened: the number of elements of each result that was opened, and the bytes that opening it moved.
+        unpacked: the runs of `UNPACKED_PROGRAMS` without packing at both parties, or None where nothing was timed.
+        delayed: the seconds of `MICRO_PROGRAMS` over `DELAY`, or None where nothing was timed.
     """
 
     programs: tuple[Sequence[Counted], Sequence[Counted]]
@@ -73,6 +75,7 @@ class Measurements:
 
 
 def _install(engine: Engine, program: MicroProgram) -> list[str]:
+    """Install random arguments of a micro-program, and return the names of their variables."""
     random, names = np.random.default_rng(0), []
     for index, (shape, owner) in enumerate(program.arguments):
         value, name = random.uniform(0.2, 1.5, shape), f"x{index}"
@@ -111,12 +114,12 @@ PROGRAMS = {"packed": (*MICRO_PROGRAMS, *LOCAL_PROGRAMS), "unpacked": UNPACKED_P
 
 
 def count_programs(engine: Engine, kind: Literal["packed", "unpacked", "delayed"], repeats: int) -> list[Counted]:
-    """Run each of a kind so many times; both parties call this together, in processes of their own."""
+    """Run each micro-program of a kind `repeats` times. Both parties call this at the same time, in processes of their own."""
     return [_count(engine, program, repeats) for program in PROGRAMS[kind]]
 
 
 def _count_all(engine: Engine, repeats: int) -> dict[str, Any]:
-    """The first runs of a fresh session, all micro-programs, a series that needs refills, and opened results."""
+    """Count the first runs of a fresh session, all micro-programs, a series that needs refills, and results that are opened."""
     by_name = {program.name: program for program in MICRO_PROGRAMS}
     fresh = {
         kind: _count(engine, by_name[name], 2)
@@ -133,10 +136,11 @@ def _count_all(engine: Engine, repeats: int) -> dict[str, Any]:
 
 
 def measure(repeats: int, timings: bool) -> Measurements:
-    """Run everything in two processes.
+    """Run all micro-programs in two processes.
 
     Args:
-        timings: also without packing and over `DELAY`, for seconds and round trips.
+        repeats: how many times each is run.
+        timings: whether to run them also without packing and over `DELAY`, which seconds and round trips are fitted to.
 
     Raises:
         ValueError: where the engine is not installed.
@@ -152,7 +156,7 @@ def measure(repeats: int, timings: bool) -> Measurements:
 
 
 def _columns(kind: str) -> list[str]:
-    """Names of the constants of a kind: "_seconds", "_rounds", or "" for bytes."""
+    """The names of the constants of one kind, which is "_seconds", "_rounds", or "" for bytes."""
     names = [field.name for field in fields(Constants)]
     if kind:
         return [name for name in names if name.endswith(kind)]
@@ -163,17 +167,21 @@ def _columns(kind: str) -> list[str]:
 def _design(
     names: list[str], settings: ProtocolSettings, read: Callable[[Exchange], float], programs: Sequence[MicroProgram]
 ) -> np.ndarray:
-    """How much of each constant every micro-program takes: the model evaluated on unit vectors."""
+    """How many units of each constant every micro-program takes, found by evaluating the model on unit vectors."""
     units = [Primitives(replace(Constants(), **{name: 1.0}), settings) for name in names]
     return np.array([[read(program.price(unit)) for unit in units] for program in programs])
 
 
 def _fit(design: np.ndarray, counted: np.ndarray, floor: float, rounds: int = 1) -> np.ndarray:
-    """Least squares of relative errors, no constant below zero; what is below `floor` counts as if it were as large.
+    """Fit constants by least squares of relative errors, with no constant below zero.
 
     Args:
-        rounds: relative to what was counted in the first; in further ones to the geometric mean with what the last one predicted, as
-            too little would otherwise cost less than too much.
+        design: how many units of each constant every run takes.
+        counted: what was counted in each run.
+        floor: a smaller count is weighted as if it were as large as this.
+        rounds: how many fits to make. In the first, errors are relative to what was counted. In each further one they are relative to the
+            geometric mean of that and of what the last fit predicted, because predicting too little would otherwise cost less than
+            predicting too much.
     """
     from scipy.optimize import nnls
 
@@ -185,12 +193,13 @@ def _fit(design: np.ndarray, counted: np.ndarray, floor: float, rounds: int = 1)
 
 
 def _seconds(program: MicroProgram, lines: int, constants: Constants, settings: ProtocolSettings) -> float:
+    """The seconds of a micro-program by the model, with those of its messages and lines."""
     exchange = program.price(Primitives(constants, settings))
     return exchange.cpu_seconds + overhead_seconds(exchange, lines, constants)
 
 
 def _fit_seconds(measured: Measurements, settings: ProtocolSettings, read: Callable[[Counted, Counted], float]) -> dict[str, float]:
-    """Constants in seconds; `read` takes client and server."""
+    """Fit the constants in seconds to what `read` returns for what the client and the server counted of each micro-program."""
     assert measured.unpacked is not None
     names = _columns("_seconds")
     units = [replace(Constants(), **{name: 1.0}) for name in names]
@@ -206,21 +215,22 @@ def _fit_seconds(measured: Measurements, settings: ProtocolSettings, read: Calla
 
 
 def _first_run(counted: Counted) -> float:
-    """What the first run moved more than the second, a direction."""
+    """How many more bytes the first run moved than the second, in each direction."""
     return (counted.forward[0] + counted.back[0] - counted.forward[1] - counted.back[1]) / 2
 
 
 def fit(measured: Measurements, kept: CalibratedConstants, settings: ProtocolSettings, engine: str) -> CalibratedConstants:
-    """Constants from measurements.
+    """Fit all constants to measurements.
 
     Args:
-        kept: whose seconds and round trips stay where none were measured; its version is counted up.
-        settings: the settings that were measured.
-        engine: its name.
+        measured: what was counted.
+        kept: the constants of the last fit. Their seconds and round trips stay where none were measured, and their version counts up.
+        settings: the settings with which the measurements were made.
+        engine: the engine's name.
     """
     client, server = measured.programs
     calls = client[: len(MICRO_PROGRAMS)]
-    # A run may pay for a refill: the one with the fewest bytes does not.
+    # A run may pay for a refill, but the one with the fewest bytes does not.
     forward, back = (np.array([min(getattr(run, way)) for run in calls], float) for way in ("forward", "back"))
     names = _columns("")
     ways: tuple[Callable[[Exchange], float], ...] = (lambda e: e.forward_bytes, lambda e: e.back_bytes)
@@ -263,8 +273,8 @@ def calibrate(repeats: int = 5, timings: bool = True) -> CalibratedConstants:
     """Run every micro-program in two processes and fit the constants to what was counted.
 
     Args:
-        repeats: runs of each.
-        timings: also fit seconds and round trips; otherwise those of the packaged constants are kept.
+        repeats: how many times each micro-program is run.
+        timings: whether to fit seconds and round trips too; otherwise those of the packaged constants are kept.
 
     Raises:
         ValueError: where the engine is not installed.

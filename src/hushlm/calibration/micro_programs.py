@@ -1,4 +1,4 @@
-"""Small programs of one or two primitive calls each, and what the cost model says of them: what its constants are fitted to."""
+"""Small programs of one or two calls of primitives each, to which the constants of the cost model are fitted."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ __all__ = ["LOCAL_PROGRAMS", "MICRO_PROGRAMS", "SERIES", "SQUARINGS", "UNPACKED_
 
 Price = Callable[[Primitives], Exchange]
 SQUARINGS = 2
+"""The squarings of the engine's exponential in all micro-programs."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,10 @@ class MicroProgram:
     """One program to count.
 
     Attributes:
-        name: for the table of residuals.
-        build: of the array program, from jax.numpy.
-        arguments: shape and owner of each; None for a shared value.
-        price: the model's account of it.
+        name: the name that the table of residuals shows.
+        build: makes the array program from jax.numpy.
+        arguments: the shape and the owner of each argument; the owner of a shared value is None.
+        price: what the cost model says that the program moves, without refills.
     """
 
     name: str
@@ -52,7 +53,7 @@ def _product(rows: int, inner: int, outer: int, owner: Party | None) -> MicroPro
 
 
 def _local(pieces: int) -> MicroProgram:
-    """Moves data about and sends nothing: the time of a program's lines."""
+    """A program that rearranges data and sends nothing, to measure the time of a program's lines."""
 
     def build(xp: Any) -> Callable[..., Any]:
         return lambda x: xp.concatenate([x[i : i + 1] for i in reversed(range(pieces))])
@@ -102,10 +103,10 @@ MICRO_PROGRAMS: tuple[MicroProgram, ...] = (
 
 
 UNPACKED_PROGRAMS = (_product(128, 64, 64, Party.SERVER), _product(64, 256, 96, Party.SERVER))
-"""Products with many responses, for the time of one; run without packing."""
+"""Products with many responses, which are run without packing to measure the time of a response."""
 
 LOCAL_PROGRAMS = (_local(50), _local(400))
 """Programs of many lines that send nothing."""
 
 SERIES = _of_vector("series", 2048, lambda xp: lambda x: x < 0.0, Primitives.compare)
-"""Run often enough to need a refill; small enough for one worker, so that it is one refill."""
+"""A program that is run often enough to need a refill, and small enough for one worker, so that it is only one refill."""

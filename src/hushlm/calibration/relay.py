@@ -1,7 +1,7 @@
-"""A user-space network: a TCP relay that delays and rate-limits what passes, for both directions alike.
+"""An emulated network: a TCP relay that delays what passes and limits its rate, in both directions alike.
 
-Each direction is one wire of a given bandwidth, shared by its connections: a chunk leaves when the wire is free, and arrives half
-a round trip later. Needs no privileges; what it achieves is measured by `probe` and reported beside every timing.
+Each direction is one wire of a given bandwidth, which its connections share. A chunk leaves when the wire is free, and arrives half a
+round trip later. The relay needs no privileges. What it achieves is measured by `probe` and reported beside every timing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PROBES = 20
 
 @dataclass(frozen=True)
 class Relay:
-    """Where one party's traffic enters, and where it goes on: both ports on this machine."""
+    """The port at which one party's traffic enters the relay, and the port to which it goes on; both are on this machine."""
 
     listen_port: int
     target_port: int
@@ -33,27 +33,28 @@ class Relay:
 
 @dataclass(frozen=True)
 class MeasuredLink:
-    """What a relay achieves: round trip of one byte (the median), and throughput of one direction."""
+    """What a relay achieves: the median round trip of one byte, and the throughput of one direction."""
 
     round_trip_seconds: float
     bits_per_second: float
 
 
 class _Wire:
-    """One direction's clock: when it is free again."""
+    """One direction of the network, which knows when it is free again."""
 
     def __init__(self, one_way_seconds: float, bits_per_second: float) -> None:
         self._one_way_seconds, self._seconds_per_byte = one_way_seconds, 8 / bits_per_second
         self._free, self._lock = 0.0, threading.Lock()
 
     def arrival(self, size: int) -> float:
+        """When `size` bytes that are sent now arrive, on the monotonic clock; the wire is busy until they have left."""
         with self._lock:
             self._free = max(self._free, time.monotonic()) + size * self._seconds_per_byte
             return self._free + self._one_way_seconds
 
 
 def _carry(source: socket.socket, sink: socket.socket, wire: _Wire) -> None:
-    """Pass on one direction of one connection until it closes."""
+    """Pass on what one direction of one connection carries, until it closes."""
     pending: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
 
     def deliver() -> None:
@@ -106,7 +107,7 @@ def _main(relays: tuple[Relay, ...], one_way_seconds: float, bits_per_second: fl
 
 @contextmanager
 def relayed(relays: tuple[Relay, ...], round_trip_seconds: float, bits_per_second: float) -> Iterator[None]:
-    """Run relays in a process of their own: the first carries one party's traffic, the second the other's."""
+    """Run relays in a process of their own. The first carries one party's traffic, the second the other party's."""
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
     process = context.Process(target=_main, args=(relays, round_trip_seconds / 2, bits_per_second, ready), daemon=True)
@@ -121,7 +122,7 @@ def relayed(relays: tuple[Relay, ...], round_trip_seconds: float, bits_per_secon
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of this machine that nobody listens on now."""
+    """Ports of this machine on which no process listens now."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for one in sockets:
@@ -133,7 +134,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def probe(round_trip_seconds: float, bits_per_second: float, megabytes: float = 2.0) -> MeasuredLink:
-    """Measure a relay of these settings with plain sockets."""
+    """Measure with plain sockets what a relay of this round trip and rate achieves."""
     listen_port, target_port = free_ports(2)
     size = int(megabytes * 1e6)
 

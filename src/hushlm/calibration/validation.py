@@ -1,4 +1,4 @@
-"""The network model held against real runs: whole private passes through a relay of known delay and rate, predicted and measured."""
+"""The network model compared with real runs: whole private passes over an emulated network, predicted and measured."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from hushlm.private.engine import Engine, Party
 from hushlm.private.program.description import ProgramDescription, describe
 from hushlm.private.program.generate import PrivateGenerator
 
-__all__ = ["Measured", "TimedPass", "measure", "predict", "timed_passes"]
+__all__ = ["MeasuredPass", "TimedPass", "measure", "predict", "random_weights", "timed_passes"]
 
 
 @dataclass(frozen=True)
 class TimedPass:
-    """One pass of one party: its wall time, and what its engine counted."""
+    """One pass at one party: its wall time, and what its engine counted."""
 
     seconds: float
     sent_bytes: int
@@ -34,16 +34,18 @@ class TimedPass:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One architecture over one network.
+class MeasuredPass:
+    """The private pass of one architecture over one network, measured and predicted.
 
     Attributes:
-        network: asked of the relay.
+        architecture: the architecture's name.
+        network: the network that the relay is to emulate.
         link: what the relay achieves, measured with plain sockets.
-        measured_seconds: median of the client's passes after the first (which compiles).
-        local_seconds: the same pass with no relay, just before: computing on this machine as busy as it is.
-        counted_bytes: mean of the passes.
-        predicted: by the model alone, over the measured link.
+        measured_seconds: the median time of the client's passes, without the first, which compiles.
+        local_seconds: the median time of the same pass without a relay, just before: the computing alone, on this machine in its present
+            load.
+        counted_bytes: the mean of the bytes of the passes.
+        predicted: the prediction of the model alone, over the measured link.
     """
 
     architecture: str
@@ -56,35 +58,38 @@ class Measured:
 
     @property
     def predicted_on_local_seconds(self) -> float:
-        """The network's part of the model, with the measured `local_seconds` for computing."""
+        """The prediction with the measured `local_seconds` in place of the model's computing."""
         return self.predicted.seconds - self.predicted.compute_seconds + self.local_seconds
 
     @property
     def error(self) -> float:
-        """Of the model alone."""
+        """The relative error of the model alone."""
         return self.predicted.seconds / self.measured_seconds - 1
 
     @property
     def error_on_local(self) -> float:
-        """Of the network's part of the model."""
+        """The relative error of the network's part of the model."""
         return self.predicted_on_local_seconds / self.measured_seconds - 1
 
 
 def predict(architecture: str, shape: ModelShape, link: MeasuredLink) -> Amount:
-    """The model's price of a pass over a full context, over what a relay achieves."""
+    """The model's price of a pass over a full context, over the link that a relay achieves."""
     achieved = Network("measured", link.round_trip_seconds, link.bits_per_second)
     return price_total(prefill_plan(parse(architecture), shape, shape.context), network=achieved)
 
 
-def timed_passes(engine: Engine, description: ProgramDescription, passes: int) -> list[TimedPass]:
-    """Passes over a full context with random weights; bytes and time do not depend on what they are."""
+def random_weights(description: ProgramDescription) -> dict[str, np.ndarray]:
+    """Random tensors (float32) for the server of a program, from a normal distribution with standard deviation 1/sqrt(width)."""
     shape, random = description.shape, np.random.default_rng(0)
-    weights = None
-    if engine.party is Party.SERVER:
-        plans = [make(description.parsed_architecture, shape, shape.context) for make in (prefill_plan, decode_plan)]
-        shapes = stored_shapes(plans[0]) | stored_shapes(plans[1])
-        weights = {name: random.normal(0, 1 / math.sqrt(shape.width), size).astype(np.float32) for name, size in shapes.items()}
-    generator = PrivateGenerator(engine, description, weights)
+    plans = [make(description.parsed_architecture, shape, shape.context) for make in (prefill_plan, decode_plan)]
+    shapes = stored_shapes(plans[0]) | stored_shapes(plans[1])
+    return {name: random.normal(0, 1 / math.sqrt(shape.width), size).astype(np.float32) for name, size in shapes.items()}
+
+
+def timed_passes(engine: Engine, description: ProgramDescription, passes: int) -> list[TimedPass]:
+    """Run passes over a full context with random weights, on whose values bytes and time do not depend."""
+    shape = description.shape
+    generator = PrivateGenerator(engine, description, random_weights(description) if engine.party is Party.SERVER else None)
     generator.set_up()
     length = shape.context - 1
     prompt = [i % shape.vocabulary for i in range(length)] if engine.party is Party.CLIENT else None
@@ -97,12 +102,14 @@ def timed_passes(engine: Engine, description: ProgramDescription, passes: int) -
     return timed
 
 
-def measure(architecture: str, shape: ModelShape, network: Network, passes: int = 3) -> Measured:
+def measure(architecture: str, shape: ModelShape, network: Network, passes: int = 3) -> MeasuredPass:
     """Run an architecture's private pass over a network and predict it.
 
     Args:
-        shape: whose context is a multiple of the program's length bucket, so that a full prompt is not padded.
-        passes: of which the first is left out.
+        architecture: the architecture's name.
+        shape: the model's sizes. The context must be a multiple of the program's length bucket, so that a full prompt is not padded.
+        network: the network to emulate.
+        passes: how many passes to run; the first is left out of the result.
 
     Raises:
         RuntimeError: if a party dies.
@@ -113,7 +120,7 @@ def measure(architecture: str, shape: ModelShape, network: Network, passes: int 
     link = probe(network.round_trip_seconds, network.bits_per_second)
     client, _ = run_both(timed_passes, (description, passes), description.engine, Link(network.round_trip_seconds, network.bits_per_second))
     later: list[TimedPass] = client[1:]
-    return Measured(
+    return MeasuredPass(
         architecture=architecture,
         network=str(network),
         link=link,

@@ -87,6 +87,8 @@ def cost(
     model, link = priced_model(architecture, sizes, profile, forms), parse_network(network)
     shape = model.shape
     check_size(shape)
+    if output is not None and not growth:
+        raise ValueError("--output goes with --growth or --calibrate: a price alone writes no file; redirect --json instead.")
     if growth:
         _growth(model.architecture, shape, link, output, json)
         return

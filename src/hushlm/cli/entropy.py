@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +12,7 @@ from hushlm.report.table import Column, Table, print_json, print_table
 if TYPE_CHECKING:
     import torch
 
+    from hushlm.data import Tokens
     from hushlm.entropy import HeadReport
 
 __all__ = ["entropy"]
@@ -28,7 +28,7 @@ class _Measured:
     Attributes:
         architecture: its name; of a Hugging Face model the type in its config.
         where: keys of the JSON document that say which text it was.
-        described: the same in words.
+        described: which text it was, in words.
         metrics: rows of the training, where there was one.
     """
 
@@ -58,7 +58,7 @@ def entropy(
 
     Args:
         checkpoint: folder of a checkpoint; or, with --text, any causal language model of Hugging Face: a folder, a .gguf file, or a name.
-        split: of the corpus.
+        split: which part of the corpus to measure on.
         corpus: a folder of text files or "stdlib", instead of the corpus of the run.
         text: a text file to measure on, instead of a corpus.
         context: tokens a window; the checkpoint's own context by default, 256 (or the model's, if shorter) for Hugging Face models.
@@ -99,37 +99,40 @@ def entropy(
     print(
         f"overload: {_verdict(report.overload, report.overloaded_layers)}   collapse: {_verdict(report.collapse, report.collapsed_layers)}"
     )
+    for advice in _advice(report):
+        print(advice)
     for path in figures:
         print(path)
 
 
 def _is_hugging_face(checkpoint: Path, text: Path | None) -> bool:
-    """Our checkpoints are folders without a "model_type"; what is no folder at all can only be meant as one where a text is given."""
-    import json
+    """Folders of ours are none of Hugging Face's; what is no folder at all can only be meant as a model of theirs if a text is given."""
+    from hushlm.files import is_hugging_face_folder
 
     if not checkpoint.is_dir():
         return text is not None or checkpoint.suffix == ".gguf"
-    try:
-        return "model_type" in json.loads((checkpoint / "config.json").read_bytes())
-    except (OSError, ValueError, TypeError):
-        return False
+    return is_hugging_face_folder(checkpoint)
 
 
 def _hugging_face(name: str, text: Path | None, context: int | None, batches: int) -> _Measured:
+    from hushlm.data import fixed_batches
+    from hushlm.data.text_windows import tokens_of_file
     from hushlm.huggingface import measure_head_entropies, open_hf_model
 
     if text is None:
         raise ValueError(f"{name} is a Hugging Face model, which names no corpus: add --text FILE to say what to measure on.")
-    written = _read(text)
     model, tokenizer = open_hf_model(name)
     config = model.config.get_text_config()
     longest = getattr(config, "max_position_embeddings", None) or _HF_CONTEXT
     if context is not None and context > longest:
         raise ValueError(f"context = {context}: {name} reads at most {longest} tokens.")
     context = context or min(_HF_CONTEXT, longest)
-    windows = _windows(tokenizer(written, verbose=False)["input_ids"], text, 1, context, batches)
+    read = tokens_of_file(text, lambda written: tokenizer(written, verbose=False)["input_ids"], context, batches)
+    windows = fixed_batches(read.tokens, 1, context, batches)
     measured = measure_head_entropies(model, (window_BT[:, :-1] for window_BT in windows))
-    return _Measured(config.model_type, {"text": str(text)}, str(text), measured.head_entropy_nats_LH, context, measured.rows, metrics=[])
+    return _Measured(
+        config.model_type, {"text": str(text)}, read.described, measured.head_entropy_nats_LH, context, measured.rows, metrics=[]
+    )
 
 
 def _ours(
@@ -140,41 +143,25 @@ def _ours(
     context: int | None,
     batches: int,
 ) -> _Measured:
-    import numpy as np
-
+    from hushlm.data.text_windows import tokens_of_file
     from hushlm.training import evaluate, load_checkpoint
 
+    tokens: Tokens
     if text is None:
         held_out = open_held_out(checkpoint, split, corpus)
         loaded, tokens, described = held_out.checkpoint, held_out.tokens, f"the {held_out.describe()}"
         where = {"split": split, "corpus": held_out.store.corpus_name, "same_corpus": held_out.same_corpus}
     else:
-        written = _read(text)
-        loaded, described, where = load_checkpoint(checkpoint), str(text), {"text": str(text)}
-        tokens = np.array(loaded.tokenizer.encode(written).ids)
+        loaded, where = load_checkpoint(checkpoint), {"text": str(text)}
     config = loaded.config
     if context is not None and context > config.shape.context:
         raise ValueError(f"context = {context}: {checkpoint} reads at most {config.shape.context} tokens.")
     context = context or config.shape.context
+    if text is not None:
+        read = tokens_of_file(text, lambda written: loaded.tokenizer.encode(written).ids, context, batches * config.training.batch)
+        tokens, described = read.tokens, read.described
     evaluation = evaluate(loaded.model, tokens, config.training.batch, context, batches)
     return _Measured(config.architecture, where, described, evaluation.head_entropy_nats_LH, context, evaluation.tokens, loaded.metrics)
-
-
-def _read(text: Path) -> str:
-    try:
-        return text.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ValueError(f"{text} is no text file in UTF-8.") from None
-
-
-def _windows(ids: Sequence[int], text: Path, batch: int, context: int, batches: int) -> Any:
-    import numpy as np
-
-    from hushlm.data import fixed_batches
-
-    if len(ids) <= context:
-        raise ValueError(f"{text} has {len(ids)} tokens, and one window takes {context + 1}: give a longer text or a smaller --context.")
-    return fixed_batches(np.array(ids), batch, context, batches)
 
 
 def _heads(title: str, report: HeadReport, note: str) -> Table:
@@ -215,6 +202,22 @@ def _ranges(report: HeadReport) -> Table:
 def _verdict(found: bool, layers: tuple[int, ...]) -> str:
     named = f" (layers {', '.join(map(str, layers))})" if layers else ""
     return ("yes" if found else "no") + named
+
+
+def _advice(report: HeadReport) -> list[str]:
+    """What a verdict means, and what helps."""
+    found = []
+    if report.overload:
+        found.append(
+            "Overload: these layers attend to nearly every token alike, so their heads tell tokens apart only little. Train longer, or "
+            "train with the entropy regulariser (an EReg architecture, or EntropyTrainer for a Hugging Face model)."
+        )
+    if report.collapse:
+        found.append(
+            "Collapse: these layers attend to a single token, so that training tends to become unstable. Lower training.learning_rate, or "
+            "choose an architecture with normalised queries and keys or with ScFuFFN; see `hushlm architectures`."
+        )
+    return found
 
 
 def _draw(output: Path, architecture: str, report: HeadReport, metrics: list[dict[str, Any]]) -> list[Path]:

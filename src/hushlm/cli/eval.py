@@ -25,7 +25,7 @@ def evaluate(
 
     Args:
         checkpoint: folder of a checkpoint.
-        split: of the corpus; choose settings on "validation", report "test".
+        split: which part of the corpus; choose settings on "validation", report "test".
         corpus: a folder of text files or "stdlib", instead of the corpus of the run.
         batches: how many at most, of the run's own batch size and context.
         json: print one JSON document instead of the table.

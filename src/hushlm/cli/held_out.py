@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hushlm.cli.reading import open_and_tell
+
 if TYPE_CHECKING:
     from hushlm.data import Tokens, TokenStore
     from hushlm.training import Checkpoint, Evaluation
@@ -52,14 +54,13 @@ def open_held_out(folder: Path, split: str, corpus: str | None) -> HeldOut:
     """Load a checkpoint and open its corpus, or another one.
 
     Args:
-        folder: of the checkpoint.
+        folder: the checkpoint's folder.
         split: "train", "validation" or "test".
-        corpus: as `DataConfig.corpus`, read with the checkpoint's tokenizer; None for the corpus of the run.
+        corpus: another corpus, as in `DataConfig.corpus`, read with the checkpoint's tokenizer; None for the corpus of the run.
 
     Raises:
         ValueError: one sentence: not a whole checkpoint, no such corpus, or a corpus that gives another vocabulary by now.
     """
-    from hushlm.data import open_token_store
     from hushlm.training import load_checkpoint
 
     checkpoint = load_checkpoint(folder)
@@ -67,7 +68,7 @@ def open_held_out(folder: Path, split: str, corpus: str | None) -> HeldOut:
     if corpus is not None:
         tokenizer = data.tokenizer if data.tokenizer == "bytes" else str(checkpoint.folder / "tokenizer.json")
         data = replace(data, corpus=corpus, tokenizer=tokenizer)
-    store = open_token_store(data)
+    store = open_and_tell(data, is_new=False)
     if store.tokenizer.to_str() != checkpoint.tokenizer.to_str():
         raise ValueError(
             f"Vocabulary mismatch: {data.tokenizer} on {store.corpus_name} gives other tokens than {folder} was trained on, because the "

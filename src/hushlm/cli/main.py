@@ -13,6 +13,7 @@ import ast
 import difflib
 import importlib
 import importlib.util
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns: the exit code, see the module.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    _prepare_streams()
     try:
         code = _dispatch(words)
         sys.stdout.flush()
@@ -59,15 +61,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("hushlm: interrupted.", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Nobody reads on: let the interpreter's own flush at exit write into nothing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 141
+    except MemoryError:
+        print("hushlm: There is not enough memory for this: give a smaller input, or a machine with more.", file=sys.stderr)
+        return 2
     except (ValueError, OSError, ModuleNotFoundError) as error:
         text = sentence(error)
         if text is None:
             raise
         print(f"hushlm: {text}", file=sys.stderr)
+        try:
+            sys.stdout.flush()
+        except OSError:  # a full disk: this is what the sentence says
+            _drop_output()
         return 2
+
+
+def _prepare_streams() -> None:
+    """Outputs that fail no command after its work is done.
+
+    What the terminal's encoding lacks is escaped, and so are names of files that are no text. What goes to an output that the shell has
+    closed is dropped.
+    """
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - as long as the process
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """Nobody takes the output: let the interpreter's own flush at its end write into nothing."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def summaries() -> dict[str, str]:

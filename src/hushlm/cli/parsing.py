@@ -9,15 +9,22 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import inspect
 import re
+import stat
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-__all__ = ["build_parser", "parse_options"]
+__all__ = ["build_parser", "is_path_option", "parse_options"]
+
+
+MOST_SETTINGS_BYTES = 1_000_000
+"""A file of settings has some thousand bytes; more is another file given by mistake."""
 
 
 class _Formatter(DefaultHelpFormatter):
@@ -74,6 +81,15 @@ def build_parser(name: str, function: Callable[..., Any]) -> ArgumentParser:
     return parser
 
 
+def is_path_option(action: argparse.Action) -> bool:
+    """Whether an option names a file or a folder: by its type, or, where it can also be something else, by its help."""
+    kind = str(getattr(action, "_typehint", None) or action.type)
+    if "Path" in kind:
+        return True
+    text = str(action.help or "")
+    return kind in ("None", "<class 'str'>", "str | None") and re.search(r"\b(folders?|files?)\b|\.json\b", text) is not None
+
+
 def parse_options(name: str, function: Callable[..., Any], words: Sequence[str]) -> dict[str, Any]:
     """Keyword arguments for a command's function.
 
@@ -82,12 +98,53 @@ def parse_options(name: str, function: Callable[..., Any], words: Sequence[str])
         SystemExit: with 0, after `--help`.
     """
     parser = build_parser(name, function)
+    underscored = _underscored(words)
+    _check_named_paths(parser, underscored)
     try:
-        values = parser.instantiate(parser.parse_args(_underscored(words)))
+        values = parser.instantiate(parser.parse_args(underscored))
     except argparse.ArgumentError as error:
         raise ValueError(_sentence(str(error), parser)) from error
+    except RecursionError:
+        raise ValueError("A configuration file is nested too deeply to be read.") from None
+    for action in parser._actions:
+        if is_path_option(action) and isinstance(value := values.get(action.dest), str | Path):
+            _check_path(_option(action.dest, parser), str(value))
     # By name, not by iteration: the namespace stores names like `keys`, which are its own methods' too, under others.
     return {parameter: values[parameter] for parameter in inspect.signature(function).parameters}
+
+
+def _check_named_paths(parser: ArgumentParser, words: Sequence[str]) -> None:
+    """Look at the paths on the command line before anything is read from them: opening a pipe would wait for ever."""
+    actions = {option: action for action in parser._actions for option in action.option_strings if is_path_option(action)}
+    for position, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if option in actions and (equals or position + 1 < len(words)):
+            value = value if equals else words[position + 1]
+            # Options without a type of their own are read as settings while the line is parsed.
+            is_settings = getattr(actions[option], "_typehint", None) is None and actions[option].type is None
+            _check_path(option, value, MOST_SETTINGS_BYTES if is_settings else None)
+
+
+def _check_path(option: str, value: str, most_bytes: int | None = None) -> None:
+    """Refuse what no command can read or write to an end.
+
+    Raises:
+        ValueError: if the value names a pipe, a socket or a device, or a file larger than `most_bytes`; or cannot be a path.
+    """
+    if "\0" in value:
+        raise ValueError(f"{option}: a path holds no null byte.")
+    try:
+        found = Path(value).expanduser().stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ValueError(f"{option}: {value} is a symbolic link that leads back to itself.") from None
+        return  # nothing there, or not to be looked at: the command says which
+    except RuntimeError:
+        return  # a home folder that nobody knows
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+        raise ValueError(f"{option}: {value} is a pipe or a device; give a file or a folder.")
+    if most_bytes is not None and found.st_size > most_bytes:
+        raise ValueError(f"{option}: {value} has {found.st_size:,} bytes, too many for a file of settings.")
 
 
 def _underscored(words: Sequence[str]) -> list[str]:
@@ -120,6 +177,11 @@ def _sentence(message: str, parser: ArgumentParser) -> str:
     if found := re.match(r"Problems parsing config: (.*)", text):
         where = found[1].replace('in "<unicode string>", ', "")
         return f"--config: this is not YAML, {where}"
+    if "surrogates not allowed" in text:
+        found = re.search(r"^(?:Parser key )?\W*([\w.]+)", text)
+        return f"{_option(found[1], parser) if found else command}: this is not text in UTF-8; rename the file, or convert the text."
+    if found := re.search(r"""(?:Parser key "([\w.]+)"|^(\S+)).*Unable to load config ['"](.*?)['"]""", text):
+        return f"{_option((found[1] or found[2]).strip(':-'), parser)}: {found[3]} cannot be read as a file of settings."
     if found := re.search(r'Parser key "([\w.]+)":? (.*)', text):
         return f"{_option(found[1], parser)}: {_plain(found[2])}"
     return _plain(text)

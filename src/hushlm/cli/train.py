@@ -40,7 +40,9 @@ def train(
 
     The resolved settings are saved in the checkpoint (config.json) and beside it (OUTPUT.run.yaml), ready for `--config`. A run
     that diverges is stopped before the update that would spoil the weights; the exit code is then 1. SIGTERM saves a checkpoint
-    and ends with 0. Several processes: torchrun --nproc-per-node 2 -m hushlm train --training.parallel ddp ...
+    and ends with 0, Ctrl-C saves one as well and ends with 130.
+
+    Several processes: torchrun --nproc-per-node 2 -m hushlm train --training.parallel ddp ...
 
     Args:
         architecture: a name, see `hushlm architectures`.
@@ -67,17 +69,19 @@ def train(
 
 
 def _train(config: RunConfig, world: World, resume: str | None, checkpoint_every: int | None, progress: _Progress, json: bool) -> int:
+    from hushlm.cli.reading import open_and_tell
     from hushlm.data import open_token_store
-    from hushlm.files import check_replaceable, write_atomic
-    from hushlm.training import Divergence, Preempted, with_teacher_fingerprint
+    from hushlm.files import check_replaceable, one_writer, write_atomic
+    from hushlm.training import Divergence, Interrupted, Preempted, with_teacher_fingerprint
     from hushlm.training import train as run_training
 
     def prepare() -> None:
         check_replaceable(config.output)
         values = with_teacher_fingerprint(config).to_dict()
-        values["shape"]["vocabulary"] = open_token_store(config.data).vocabulary
+        values["shape"]["vocabulary"] = open_and_tell(config.data, quiet=progress != "auto").vocabulary
         if resume is None or not run_file(config.output).exists():  # a refused resume must not change another run's settings
-            write_atomic(run_file(config.output), yaml.safe_dump(values, sort_keys=False))
+            with one_writer(config.output):
+                write_atomic(run_file(config.output), yaml.safe_dump(values, sort_keys=False))
 
     world.first(prepare)
     store = open_token_store(config.data)
@@ -95,16 +99,16 @@ def _train(config: RunConfig, world: World, resume: str | None, checkpoint_every
         if world.rank == 0:
             print(f"hushlm: {divergence.reason}", file=sys.stderr)
         return 1
-    except Preempted as preempted:
-        event = {"event": "stopped", "step": preempted.step, "steps": config.training.steps, "checkpoint": str(preempted.folder)}
+    except (Preempted, Interrupted) as stopped:
+        event = {"event": "stopped", "step": stopped.step, "steps": config.training.steps, "checkpoint": str(stopped.folder)}
         if progress == "json":
             _emit(event)
         elif json:
             _print_json(event)
         if world.rank == 0:
-            print(f"hushlm: {preempted}", file=sys.stderr)
-        return 0
-    summary = _summary(result)
+            print(f"hushlm: {stopped}", file=sys.stderr)
+        return 130 if isinstance(stopped, Interrupted) else 0
+    summary = {**_summary(result), "corpus": store.report.to_dict()}
     if progress == "json":
         _emit({"event": "done", **summary})
     elif json:

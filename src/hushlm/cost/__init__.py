@@ -1,12 +1,13 @@
-"""What private inference of an architecture costs, before there is a model: counts, bytes, seconds, memory.
+"""What private inference of an architecture costs, before there is a model: counts, bytes, seconds and memory.
 
-Needs neither weights nor the engine: everything follows from an `Architecture`, a `ModelShape` and the plan of the computation.
+Pricing needs neither weights nor the engine, because everything follows from an `Architecture`, a `ModelShape` and the plan of the
+computation (`hushlm.plan`).
 """
 
 from hushlm.cost.counts import Flops, NonlinearOperation, flops, nonlinear_operations, parameters
 from hushlm.cost.network import LAN, WAN, Network, parse_network
+from hushlm.cost.operation_prices import StepCost, price_step
 from hushlm.cost.pricing import Amount, CostReport, GenerationCost, price, price_generation, price_total
-from hushlm.cost.protocol import StepCost, price_step
 
 __all__ = [
     "LAN",

@@ -1,4 +1,4 @@
-"""Published figures beside ours, row by row."""
+"""The figures that were published for private inference, beside this project's predictions, row by row."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ NOTE = (
 
 
 def against_paper() -> list[dict[str, Any]]:
-    """One row for each of the paper's, as plain JSON values.
+    """One row for each published row, as plain JSON values.
 
-    FLOPs and operations are equal by definition of the convention; bytes are a prediction for another engine.
+    Floating-point operations (FLOPs) and nonlinear operations agree with the paper because they are counted by its own convention. The
+    bytes are a prediction for another engine than the paper's.
     """
     rows = []
     for row in published_rows():

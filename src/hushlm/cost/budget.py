@@ -1,4 +1,4 @@
-"""What can be had for a budget: architectures x shapes, each priced, and the best of them."""
+"""What a budget buys: every combination of architectures and shapes is priced, and the best ones are found."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from hushlm.shapes import GPT2_VOCABULARY
 __all__ = ["Candidate", "SearchSpace", "best_of_each_kind", "every_architecture", "further_token", "pareto_front", "search"]
 
 MOST_COMBINATIONS = 100_000
+"""More combinations than this are refused, because nobody will wait for their prices."""
 
 Point = TypeVar("Point")
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Architectures x shapes; shapes whose heads do not divide their width are left out.
+    """Every combination of some architectures with some shapes. Shapes whose heads do not divide their width are left out.
 
     Attributes:
-        architectures: see `every_architecture`.
-        layers, widths, heads: to combine.
-        context, vocabulary, ffn_multiple: of every shape.
+        architectures: the architectures to combine with each shape; `every_architecture` returns all that exist.
+        layers, widths, heads: the sizes to combine with each other.
+        context, vocabulary, ffn_multiple: the sizes that all shapes share.
     """
 
     architectures: tuple[Architecture, ...]
@@ -41,7 +42,11 @@ class SearchSpace:
     ffn_multiple: int = 4
 
     def shapes(self) -> list[ModelShape]:
-        """Raises: ValueError for a size that cannot be, in one sentence."""
+        """Every shape of the space.
+
+        Raises:
+            ValueError: in one sentence, for a size that no model can have.
+        """
         return [
             ModelShape(
                 layers=layers, heads=heads, width=width, context=self.context, vocabulary=self.vocabulary, ffn_multiple=self.ffn_multiple
@@ -56,10 +61,10 @@ class Candidate:
     """One model that could be trained, and one private token of it after a full context.
 
     Attributes:
-        architecture, shape: of the model.
-        parameters: as trained.
-        flops: of the pass, all of them.
-        amount: bytes, messages, round trips and seconds of the private pass.
+        architecture, shape: what the model is and how large it is.
+        parameters: how many numbers are trained.
+        flops: all floating-point operations of the pass, by the full convention of `hushlm.cost.counts`.
+        amount: the bytes, messages, round trips and seconds of the private pass.
     """
 
     architecture: Architecture
@@ -70,11 +75,11 @@ class Candidate:
 
     @property
     def kind(self) -> Architecture:
-        """Everything of the architecture but its attention kernel."""
+        """The architecture without its choice of an attention kernel."""
         return replace(self.architecture, kernel_order=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """The candidate as plain JSON values."""
         return {
             "architecture": str(self.architecture),
             **asdict(self.shape),
@@ -85,10 +90,10 @@ class Candidate:
 
 
 def every_architecture() -> tuple[Architecture, ...]:
-    """Every kernel with every normalisation and FFN that the vocabulary knows and that have a meaning together.
+    """Every attention kernel with every normalisation and feed-forward network (FFN), as far as they have a meaning together.
 
-    Of those that differ only in what training sees (WNorm and SNorm act on weights), the plainest: their private programs, parameters
-    and FLOPs are the same.
+    WNorm and SNorm act on weights, so that only training sees them. Of architectures that differ in nothing else, and therefore share
+    private program, parameters and FLOPs, only the plainest is returned.
     """
     probe = ModelShape(layers=2, heads=2, width=8, context=4, vocabulary=16)
     found: dict[Hashable, Architecture] = {}
@@ -96,7 +101,7 @@ def every_architecture() -> tuple[Architecture, ...]:
         try:
             named = Architecture(kernel_order=order, norm=norm, norm_layers=norm_layers, feed_forward=feed_forward)
         except ValueError:
-            # A combination without a meaning.
+            # This combination has no meaning.
             continue
         program = prefill_plan(named, probe, probe.context).steps
         found.setdefault((program, parameters(named, probe), flops(named, probe)), named)
@@ -104,10 +109,10 @@ def every_architecture() -> tuple[Architecture, ...]:
 
 
 def search(space: SearchSpace, network: Network = WAN, settings: ProtocolSettings | None = None) -> list[Candidate]:
-    """Price every combination: a millisecond or two each.
+    """Price every combination, which takes a millisecond or two for each.
 
     Raises:
-        ValueError: if there is none, or more than anybody will wait for.
+        ValueError: if there is no combination at all, or if there are more than `MOST_COMBINATIONS`.
     """
     shapes = space.shapes()
     if not shapes:
@@ -138,7 +143,7 @@ def _price_all(
 
 
 def further_token(candidate: Candidate, network: Network = WAN, settings: ProtocolSettings | None = None) -> Amount:
-    """Of a candidate's model: one more token at the end of the context, keys and values kept."""
+    """The price of one more token of a candidate's model at the end of the context, with keys and values kept from before."""
     shape = candidate.shape
     return price_total(decode_plan(candidate.architecture, shape, shape.context), settings, network)
 
@@ -146,11 +151,12 @@ def further_token(candidate: Candidate, network: Network = WAN, settings: Protoc
 def best_of_each_kind(
     candidates: Iterable[Candidate], better: Callable[[Candidate], tuple[float, ...]], allowed: Callable[[Candidate], bool]
 ) -> list[Candidate]:
-    """For each kind of model (everything but the kernel) its best, the best of all first.
+    """The best candidate of each kind, the best of all first; a kind is an architecture without its choice of attention kernel.
 
     Args:
-        better: larger is better.
-        allowed: others are left out.
+        candidates: the candidates to choose from.
+        better: what candidates are compared by; the larger value is better.
+        allowed: whether a candidate may be chosen.
     """
     best: dict[Architecture, Candidate] = {}
     for candidate in candidates:
@@ -160,7 +166,10 @@ def best_of_each_kind(
 
 
 def pareto_front(points: Iterable[Point], cost: Callable[[Point], float], value: Callable[[Point], float]) -> list[Point]:
-    """The points for which no other is at most as dear and at least as good, cheapest first; of equals the first."""
+    """The Pareto front of some points, cheapest first: the points to which no other is preferable.
+
+    A point is left out if another one costs no more and is worth no less. Of points that are equal in both, the first stays.
+    """
     front: list[Point] = []
     for point in sorted(points, key=lambda point: (cost(point), -value(point))):
         if not front or value(point) > value(front[-1]):

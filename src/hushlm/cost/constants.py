@@ -1,6 +1,7 @@
-"""The fitted numbers of the protocol model, versioned: what one unit of each primitive moves and takes.
+"""The fitted numbers of the cost model, with a version: how many bytes and how much time one unit of each primitive takes.
 
-The model (`primitives`, `protocol`) is linear in these, so that `calibration` fits them by least squares from counted runs.
+The model (`hushlm.cost.primitives` and `hushlm.cost.operation_prices`) is linear in these numbers, so that `hushlm.calibration` can fit
+them to counted runs by least squares.
 """
 
 from __future__ import annotations
@@ -20,28 +21,31 @@ _SECONDS = "_seconds"
 
 @dataclass(frozen=True)
 class Constants:
-    """Bytes, round trips and CPU seconds of one unit. "Forward" is client to server, "back" server to client.
+    """What one unit of each primitive takes. "Forward" is from the client to the server, "back" from the server to the client.
 
     Bytes:
-        compare_forward, compare_back: the digit transfers of a comparison, an element.
-        opened_word: 64 opened bits, each way.
-        shared_value: a ring element sent as the correlation of a transfer, forward; also back for a selection.
-        choice_byte: eight choices of a transfer, from its receiver.
-        truncation_byte: a byte of the shift of a truncated element.
-        reciprocal_factor, rsqrt_factor: powers of two from bits to numbers inside 1/x and 1/sqrt(x), an element forward.
-        slot_request, slot_response, slot_sum_response: a ciphertext of elementwise products; the last of a sum of two.
-        product_request, product_response: a ciphertext of matrix products.
-        bare_response, kept_coefficient: a response that is not packed, and each coefficient left in it.
-        answer_base, answer_element: a share sent to open a result.
-        refill: one refill of a worker's stock of oblivious transfers.
-        worker_set_up: starting a worker, each way.
-        slot_keys, product_keys: keys for elementwise and for matrix products, once a session, each way.
-    Round trips of one call:
-        *_rounds; of a product with the server's matrix none beyond those of its truncation; of two shared ones more; and for each
-        further `SENT_AT_ONCE` ciphertexts, which the engine has acknowledged before it goes on.
+        compare_forward, compare_back: the transfers of digits in a comparison, for each element.
+        opened_word: opening 64 secret bits, in each direction.
+        shared_value: a ring element that is sent forward as the correlation of an oblivious transfer; in a selection, back as well.
+        choice_byte: eight choices that the receiver of oblivious transfers sends.
+        truncation_byte: each byte of the shift by which an element is truncated.
+        reciprocal_factor, rsqrt_factor: turning bits into powers of two inside 1/x and 1/sqrt(x), for each element, forward.
+        slot_request, slot_response: a ciphertext of elementwise products, on its way there and back.
+        slot_sum_response: a ciphertext that comes back with the sum of two elementwise products.
+        product_request, product_response: a ciphertext of matrix products, on its way there and back.
+        bare_response, kept_coefficient: a response of a matrix product that is not packed, and each coefficient that is left in it.
+        answer_base, answer_element: the share that is sent to open a result: its fixed part, and each of its elements.
+        refill: one refill of one worker's stock of oblivious transfers.
+        worker_set_up: starting one worker, in each direction.
+        slot_keys, product_keys: the keys for elementwise and for matrix products, once in a session, in each direction.
+    Round trips:
+        *_rounds: the round trips of one call. A product with the server's matrix has none beyond those of its truncation, and a product
+        of two shared matrices has more. The engine waits for an acknowledgement after every `SENT_AT_ONCE` ciphertexts, and
+        `further_ciphertexts_rounds` is what each of these waits takes.
     Seconds:
-        *_seconds; of a message, of a line of a compiled program, of a ciphertext, of a key switch, of a multiplication of polynomials,
-        of an element. Either CPU seconds of both parties, or those that pass with no network between them; see `CalibratedConstants`.
+        *_seconds: the time of a call, of a message, of a line of a compiled program, of a ciphertext, of a key switch, of a
+        multiplication of polynomials, or of an element. They are either the CPU seconds of both parties, or the seconds that pass with no
+        network between them; see `CalibratedConstants`.
     """
 
     compare_forward: float = 0.0
@@ -92,7 +96,13 @@ class Constants:
 
 @dataclass(frozen=True)
 class Residual:
-    """One micro-run: counted against the fitted model, bytes of both directions and seconds that passed (0 where not timed)."""
+    """One micro-program: what was counted, beside what the fitted model says of it.
+
+    Attributes:
+        case: the micro-program's name.
+        counted_bytes, predicted_bytes: the bytes of both directions together.
+        counted_seconds, predicted_seconds: the seconds that passed; 0 where nothing was timed.
+    """
 
     case: str
     counted_bytes: float
@@ -102,21 +112,23 @@ class Residual:
 
     @property
     def relative(self) -> float:
+        """The error of the predicted bytes, as a share of the counted ones; 0 where nothing was sent."""
         return self.predicted_bytes / self.counted_bytes - 1 if self.counted_bytes else 0.0
 
 
 @dataclass(frozen=True)
 class CalibratedConstants:
-    """Constants and where they come from.
+    """Fitted constants, and where they come from.
 
     Attributes:
-        engine: name, version and protocol, e.g. "Cheetah (SPU 0.9.5)".
-        version: counts up with each refit.
-        fraction_bits: they hold for.
-        cores: of the machine on which the seconds were taken; bytes do not depend on it.
-        values: the constants; their seconds are CPU seconds of both parties together.
-        elapsed: the same, but their seconds are those that pass: both parties on one idle machine of `cores`, no network between them.
-        residuals: of the micro-runs they were fitted to.
+        engine: the engine's name, version and protocol, e.g. "Cheetah (SPU 0.9.5)".
+        version: the version of the fit, which counts up with each new one.
+        fraction_bits: the fraction bits of the fixed-point numbers for which the constants hold.
+        cores: how many cores the machine had on which the seconds were taken; bytes do not depend on it.
+        values: the constants, with seconds that are the CPU seconds of both parties together.
+        elapsed: the same constants, but with the seconds that pass when both parties run on one idle machine of `cores` cores,
+            with no network between them.
+        residuals: how well each micro-program is predicted that the constants were fitted to.
     """
 
     engine: str
@@ -128,6 +140,7 @@ class CalibratedConstants:
     residuals: tuple[Residual, ...]
 
     def to_json(self) -> str:
+        """The document that `from_json` reads."""
         document = {
             "engine": self.engine,
             "version": self.version,
@@ -141,7 +154,11 @@ class CalibratedConstants:
 
     @staticmethod
     def from_json(text: str) -> CalibratedConstants:
-        """Raises: ValueError in one sentence where the document does not hold exactly the constants this version knows."""
+        """The constants of a document that `to_json` made.
+
+        Raises:
+            ValueError: in one sentence, where the document does not hold exactly the constants that this version knows.
+        """
         try:
             document: dict[str, Any] = json.loads(text)
             names = {field.name for field in fields(Constants)}
@@ -166,10 +183,10 @@ class CalibratedConstants:
 
 @lru_cache(maxsize=4)
 def load_constants(path: Path | None = None) -> CalibratedConstants:
-    """The packaged constants, or those of a file.
+    """The constants of a file, or those that come with the package where `path` is None.
 
     Raises:
-        ValueError: if the file is missing or not of this version.
+        ValueError: if the file cannot be read or belongs to another version.
     """
     if path is None:
         return CalibratedConstants.from_json((files("hushlm.cost") / "constants" / DEFAULT_CONSTANTS).read_text(encoding="utf-8"))

@@ -1,11 +1,13 @@
-"""Nonlinear operations, FLOPs and parameters of an architecture at a shape.
+"""How many nonlinear operations, floating-point operations (FLOPs) and parameters an architecture has at a shape.
 
-All are read off the plan of the published forms, never off the architecture: a new nonlinearity that has a step in the
-plan is counted here without a change.
+All are read off the plan in its published forms and never off the architecture, so that a new nonlinearity with a step in the plan is
+counted here without a change.
 
-Conventions (arXiv 2501.03489, tables 3, 4, 7, 8), T tokens, D width, F FFN width, L layers:
-    paper: FFN 4 T D F (fused 2 T D^2) and attention 8 T D^2 + 3 T^2 D a layer: Q K^T in full, A V for the causal half.
-    full:  attention 8 T D^2 + 4 T^2 D, and the head 2 T D V beside it.
+FLOPs are counted by one of two conventions. T is the number of tokens, D the width, F the width of the feed-forward network (FFN), V the
+vocabulary.
+    paper: as in tables 3, 4, 7 and 8 of arXiv 2501.03489. In each layer the FFN takes 4 T D F (2 T D^2 where it is fused), and attention
+           takes 8 T D^2 + 3 T^2 D: Q K^T is counted in full, A V for the causal half. The head is left out.
+    full:  attention takes 8 T D^2 + 4 T^2 D in each layer, and the head takes 2 T D V.
 """
 
 from __future__ import annotations
@@ -43,12 +45,12 @@ __all__ = ["Flops", "NonlinearOperation", "check_size", "flops", "nonlinear_oper
 
 @dataclass(frozen=True)
 class NonlinearOperation:
-    """One kind of nonlinearity: `str` gives it as the paper writes it, e.g. `SM: 144 x R^128x128`.
+    """One kind of nonlinearity. `str` writes it as the paper does, e.g. `SM: 144 x R^128x128`.
 
     Attributes:
-        name: the part of the architecture's name that brings it: SM, LN, or the FFN's letter.
+        name: the part of the architecture's name that brings the nonlinearity: SM, LN, or the letter of the FFN.
         count: how many matrices go through it in one pass.
-        rows, columns: of each matrix.
+        rows, columns: the size of each matrix.
     """
 
     name: str
@@ -65,9 +67,9 @@ class Flops:
     """Floating-point operations of one pass (an addition and a multiplication count as two).
 
     Attributes:
-        ffn: of the feed-forward networks, as the architecture defines them (not as the private program absorbs them).
-        attention: projections and the two products of every head.
-        head: the vocabulary projection; 0 in the paper's convention, which leaves it out.
+        ffn: the FLOPs of the feed-forward networks as the architecture defines them, although the private program absorbs some.
+        attention: the FLOPs of the projections and of the two products of every head.
+        head: the FLOPs of the projection to the vocabulary; 0 in the paper's convention, which leaves it out.
     """
 
     ffn: int
@@ -76,18 +78,21 @@ class Flops:
 
     @property
     def total(self) -> int:
+        """The FLOPs of the whole pass."""
         return self.ffn + self.attention + self.head
 
     def to_dict(self) -> dict[str, int]:
+        """The three numbers as plain JSON values."""
         return asdict(self)
 
 
 LARGEST_PASS_FLOPS = 1e17
-"""A thousand times a 7B model's pass over 4096 tokens. Above it nobody computes anything privately, and pricing itself takes long."""
+"""A thousand times what a model of 7 billion parameters takes for 4096 tokens. Nobody computes more than this privately, and even its
+pricing would take long."""
 
 
 def check_size(shape: ModelShape) -> None:
-    """Refuse what only a slip of the finger asks for.
+    """Refuse a shape that can only be a typing error.
 
     Raises:
         ValueError: if one pass over a full context takes more than `LARGEST_PASS_FLOPS`.
@@ -103,12 +108,12 @@ def check_size(shape: ModelShape) -> None:
 
 
 def nonlinear_operations(architecture: Architecture, shape: ModelShape, tokens: int | None = None) -> tuple[NonlinearOperation, ...]:
-    """What the blocks evaluate besides additions and products, in the order in which a block does.
+    """What the blocks evaluate besides additions and products, in the order in which a block evaluates it.
 
-    The normalisation before the head is left out, as the paper does.
+    The normalisation before the head is left out, as in the paper.
 
     Args:
-        tokens: of the pass; the whole context by default.
+        tokens: how many tokens the pass covers; the whole context by default.
 
     Raises:
         ValueError: if `tokens` does not fit the context.
@@ -125,7 +130,7 @@ def nonlinear_operations(architecture: Architecture, shape: ModelShape, tokens: 
 def flops(
     architecture: Architecture, shape: ModelShape, tokens: int | None = None, convention: Literal["paper", "full"] = "paper"
 ) -> Flops:
-    """FLOPs of one pass over `tokens` tokens (the whole context by default), by the module's formulas.
+    """The FLOPs of one pass over `tokens` tokens (the whole context by default), by one of this module's conventions.
 
     Raises:
         ValueError: if `tokens` does not fit the context.
@@ -149,16 +154,16 @@ def flops(
 
 
 def parameters(architecture: Architecture, shape: ModelShape) -> int:
-    """Numbers that the model consists of, as trained: embedding, positions, blocks, and a head of its own where it is not tied.
+    """How many numbers a trained model consists of: embedding, positions, blocks, and a head of its own where it is not tied.
 
-    What only training sees (the two factors of WNorm and SNorm, the regulariser's thresholds) is not counted, and of the scaled FFNs
-    everything is, although the private program absorbs it.
+    What only training sees is not counted: the two factors of WNorm and SNorm, and the regulariser's thresholds. The scaled FFNs are
+    counted in full, although the private program absorbs them.
     """
     plan = _published_plan(architecture, shape, shape.context)
     total = sum(_weights(step.operation, architecture, shape) for step in plan.steps if step.name is not StepName.HEAD)
     if not shape.tied_head:
         total += shape.width * shape.vocabulary
-    # Scalars that are folded into matrices, and have no step of their own.
+    # These scalars are folded into matrices and have no step of their own.
     if architecture.temperature is Temperature.PER_HEAD:
         total += shape.layers * shape.heads
     if architecture.feed_forward.is_scaled:
@@ -168,11 +173,12 @@ def parameters(architecture: Architecture, shape: ModelShape) -> int:
 
 @lru_cache(maxsize=4)
 def _published_plan(architecture: Architecture, shape: ModelShape, tokens: int) -> Plan:
-    """One architecture is asked for several counts in a row."""
+    """The plan in its published forms, kept because one architecture is usually asked for several counts in a row."""
     return prefill_plan(architecture, shape, tokens, rewrites=PUBLISHED)
 
 
 def _weights(operation: Operation, architecture: Architecture, shape: ModelShape) -> int:
+    """How many trained numbers an operation uses."""
     match operation:
         case Embed():
             return (operation.vocabulary + (0 if architecture.is_parallel else shape.context)) * operation.width
@@ -189,7 +195,7 @@ def _weights(operation: Operation, architecture: Architecture, shape: ModelShape
 
 
 def _nonlinearity(operation: Operation) -> tuple[str, int, int, int] | None:
-    """(name, matrices, rows, columns) of an operation's nonlinearity."""
+    """The name of an operation's nonlinearity, how many matrices go through it, and their rows and columns; None if it has none."""
     match operation:
         case Kernel():
             return "SM", operation.heads, operation.rows, operation.keys
@@ -208,7 +214,7 @@ def _nonlinearity(operation: Operation) -> tuple[str, int, int, int] | None:
 
 
 def _flops(operation: Operation, convention: Literal["paper", "full"]) -> int:
-    """Of an operation's matrix products; elementwise work and the lookup of the embedding count nothing."""
+    """The FLOPs of an operation's matrix products; elementwise work and the lookup of the embedding are not counted."""
     match operation:
         case Project():
             return 2 * operation.rows * operation.inner * operation.outer

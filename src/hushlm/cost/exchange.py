@@ -1,4 +1,4 @@
-"""What calls of the engine move."""
+"""What some calls of the engine's primitives move, and what they take."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ __all__ = ["Exchange"]
 
 @dataclass(frozen=True)
 class Exchange:
-    """What calls move. Adds up; peak memory takes the larger.
+    """What some calls move and take. The sum of two exchanges adds everything up, except peak memory, of which it takes the larger.
 
     Attributes:
-        forward_bytes, back_bytes: client to server and server to client, without refills of stocks.
-        forward_messages, back_messages: send actions.
-        rounds: round trips one has to wait for.
-        cpu_seconds: of both parties.
-        compute_seconds: that pass with no network between the parties; set by `pricing`, which knows a step's program.
-        forward_transfers, back_transfers: oblivious transfers used up with the client and with the server as sender, by worker.
-        triples: stored product triples used up, call by call.
-        calls: of primitives.
-        client_bytes, server_bytes: peak memory of plaintext polynomials and ciphertexts at each party.
+        forward_bytes, back_bytes: bytes from the client to the server and from the server to the client, without refills of stocks.
+        forward_messages, back_messages: how often each party sends.
+        rounds: the round trips that the parties have to wait for.
+        cpu_seconds: the CPU seconds of both parties together.
+        compute_seconds: the seconds that pass with no network between the parties; set by `hushlm.cost.pricing`, which knows the
+            program of a step.
+        forward_transfers, back_transfers: how many oblivious transfers each worker uses up with the client and with the server as sender.
+        triples: how many stored product triples each call uses up.
+        calls: how many primitives are called.
+        client_bytes, server_bytes: the peak memory of plaintext polynomials and ciphertexts at each party.
     """
 
     forward_bytes: float = 0.0
@@ -77,6 +78,7 @@ class Exchange:
 
     @property
     def total_bytes(self) -> float:
+        """The bytes of both directions together."""
         return self.forward_bytes + self.back_bytes
 
 

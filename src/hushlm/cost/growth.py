@@ -16,7 +16,7 @@ from hushlm.shapes import GPT2_VOCABULARY, KNOWN_SHAPES
 __all__ = ["LONGEST", "growth_by_size", "growth_by_tokens", "growth_of_shapes", "powers_of_two"]
 
 LONGEST = 4096
-"""Tokens up to which prices are followed."""
+"""Prices are followed up to this many tokens."""
 
 
 def powers_of_two(most: int) -> list[int]:
@@ -25,9 +25,10 @@ def powers_of_two(most: int) -> list[int]:
 
 
 def growth_by_size(architecture: Architecture, base: ModelShape, network: Network = WAN) -> list[dict[str, Any]]:
-    """Bytes as one size at a time is halved, doubled and so on, the others kept.
+    """The price of one token from a full context, as one size at a time is halved, doubled and so on while the others are kept.
 
-    Returns: rows with `size` (its name), `value`, and the amount of one token from a full context.
+    Returns:
+        Rows with `size` (the name of the size that is changed), its `value`, and the price.
     """
     changes: list[tuple[str, Sequence[int]]] = [
         ("context", [base.context * 2**k for k in range(-2, 6) if base.context * 2**k in range(1, LONGEST + 1)]),
@@ -50,13 +51,16 @@ def growth_by_size(architecture: Architecture, base: ModelShape, network: Networ
 def growth_by_tokens(
     architecture: Architecture, base: ModelShape, prompt: int, counts: Sequence[int] = (1, 2, 4, 8, 16, 32), network: Network = WAN
 ) -> list[dict[str, Any]]:
-    """An answer's amount with the key-value cache and without, for growing numbers of new tokens after a prompt.
+    """The price of an answer, with and without the key-value cache, for growing numbers of new tokens after a prompt.
 
-    Every token is priced at the length that the private program runs it at: rounded up to a multiple of `LENGTH_BUCKET`.
+    Every token is priced at the length at which the private program runs it, which is rounded up to a multiple of `LENGTH_BUCKET`.
 
     Args:
-        base: whose context is taken to be as long as the longest answer needs.
-        counts: of new tokens, for a row each.
+        architecture: the model's architecture.
+        base: the model's sizes; its context is lengthened where the longest answer needs it.
+        prompt: how many tokens the prompt has.
+        counts: the numbers of new tokens, each of which gets a row.
+        network: the network that the seconds are for.
     """
     last = whole_buckets(prompt + max(counts) - 1)
     shape = replace(base, context=max(base.context, last))
@@ -88,7 +92,7 @@ def growth_by_tokens(
 def growth_of_shapes(
     architecture: Architecture, contexts: Sequence[int] = (128, 512, 2048, LONGEST), network: Network = WAN
 ) -> list[dict[str, Any]]:
-    """Known shapes at growing contexts: first token, and a further one at the end of the context."""
+    """The price of well-known shapes at growing contexts: of a first token from a full context, and of a further one at its end."""
     rows = []
     for name, shape in KNOWN_SHAPES.items():
         for context in contexts:

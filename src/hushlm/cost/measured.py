@@ -1,4 +1,4 @@
-"""Perplexities that somebody measured, to be held against prices: checkpoints, and the committed results of benchmarks."""
+"""Models whose perplexity was measured, to be compared with their prices: checkpoints, and committed results of benchmarks."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from hushlm.architectures import parse
 from hushlm.config import ModelShape
 from hushlm.cost.network import WAN, Network
 from hushlm.cost.pricing import Amount, price_total
-from hushlm.files import current_folder, verify_manifest
+from hushlm.files import current_folder, read_json, verify_manifest
 from hushlm.plan import ProtocolSettings, prefill_plan
 
-__all__ = ["Measured", "price_measured", "read_checkpoint", "read_model", "read_results"]
+__all__ = ["MeasuredModel", "price_measured", "read_checkpoint", "read_model", "read_results"]
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One model's perplexity. Only those of one `task` can be compared.
+class MeasuredModel:
+    """A model and its measured perplexity. Only perplexities of the same `task` can be compared.
 
     Attributes:
-        architecture, shape: of the model.
-        perplexity: per token of the task's tokenizer.
-        task: what it was measured on: corpus, token ids, split, steps of training.
-        seeds: runs that the perplexity is the mean of.
-        source: file or folder.
+        architecture, shape: what the model is and how large it is.
+        perplexity: the perplexity per token of the task's tokenizer.
+        task: what the model was measured on: the corpus, the number of token ids, the split and the steps of training.
+        seeds: how many runs the perplexity is the mean of.
+        source: the file or folder that the perplexity was read from.
     """
 
     architecture: str
@@ -41,15 +41,15 @@ class Measured:
     source: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """The model as plain JSON values."""
         return asdict(self)
 
 
-def read_checkpoint(folder: Path) -> Measured:
-    """The last validation of a checkpoint. Needs no torch; every byte is checked against the manifest.
+def read_checkpoint(folder: Path) -> MeasuredModel:
+    """The last validation of a checkpoint. It needs no torch, and every byte is checked against the manifest.
 
     Raises:
-        ValueError: in one sentence, if the folder is not a whole checkpoint, or was never validated.
+        ValueError: in one sentence, if the folder is not a complete checkpoint, or if the model was never validated.
     """
     try:
         config, inside = _configuration(folder), current_folder(folder)
@@ -59,16 +59,16 @@ def read_checkpoint(folder: Path) -> Measured:
             raise ValueError(f"{folder} was never validated: it has no perplexity to show.")
         provenance, shape = config["provenance"], _shape(config["shape"])
         task = _task(provenance["corpus_fingerprint"], shape, "validation", provenance["step"])
-        return Measured(str(parse(config["architecture"])), shape, float(validated[-1]), task, 1, str(folder))
+        return MeasuredModel(str(parse(config["architecture"])), shape, float(validated[-1]), task, 1, str(folder))
     except (OSError, KeyError, TypeError, json.JSONDecodeError, ValidationError) as error:
         raise ValueError(f"{folder} is not a checkpoint of this version of hushlm ({_first_line(error)}).") from None
 
 
 def read_model(folder: Path) -> tuple[str, ModelShape]:
-    """The architecture's name and the shape of a checkpoint, validated or not. Needs no torch.
+    """The architecture's name and the shape of a checkpoint, whether it was validated or not. It needs no torch.
 
     Raises:
-        ValueError: in one sentence, if the folder is not a whole checkpoint.
+        ValueError: in one sentence, if the folder is not a complete checkpoint.
     """
     try:
         config = _configuration(folder)
@@ -78,28 +78,28 @@ def read_model(folder: Path) -> tuple[str, ModelShape]:
 
 
 def _configuration(folder: Path) -> dict[str, Any]:
-    """What a checkpoint's config.json holds, once every file is checked against the manifest."""
+    """What a checkpoint's config.json holds, after every file has been checked against the manifest."""
     inside = current_folder(folder)
     verify_manifest(inside)
-    found: dict[str, Any] = json.loads((inside / "config.json").read_bytes())
+    found: dict[str, Any] = read_json(inside / "config.json")
     return found
 
 
-def read_results(path: Path) -> list[Measured]:
-    """Rows of a file that `benchmarks/kernels.py` wrote: mean test perplexity of each architecture.
+def read_results(path: Path) -> list[MeasuredModel]:
+    """The mean test perplexity of each architecture, from a file that `benchmarks/kernels.py` wrote.
 
     Raises:
-        ValueError: in one sentence, if it is not such a file.
+        ValueError: in one sentence, if the file is not one of these.
     """
     try:
-        document = json.loads(path.read_bytes())
+        document = read_json(path)
         shape = _shape(document["settings"]["shape"])
         found = []
         for row in document["rows"]:
             runs = row["runs"]
             task = _task(runs[0]["corpus"], shape, "test", runs[0]["steps"])
             perplexity = mean(float(run["test_perplexity"]) for run in runs)
-            found.append(Measured(str(parse(row["architecture"])), shape, perplexity, task, len(runs), str(path)))
+            found.append(MeasuredModel(str(parse(row["architecture"])), shape, perplexity, task, len(runs), str(path)))
         return found
     except (OSError, KeyError, TypeError, IndexError, json.JSONDecodeError, ValidationError) as error:
         raise ValueError(
@@ -108,9 +108,9 @@ def read_results(path: Path) -> list[Measured]:
 
 
 def price_measured(
-    models: Sequence[Measured], network: Network = WAN, settings: ProtocolSettings | None = None
-) -> list[tuple[Measured, Amount]]:
-    """Each with the price of its private pass over a full context."""
+    models: Sequence[MeasuredModel], network: Network = WAN, settings: ProtocolSettings | None = None
+) -> list[tuple[MeasuredModel, Amount]]:
+    """Each model with the price of its private pass over a full context."""
     return [
         (model, price_total(prefill_plan(parse(model.architecture), model.shape, model.shape.context), settings, network))
         for model in models

@@ -1,4 +1,4 @@
-"""Latency: what is sent takes its time on the wire, what is waited for takes round trips, and the rest is computing."""
+"""How long an exchange takes over a network: bytes take time on the wire, waiting takes round trips, and the rest is computing."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["LAN", "WAN", "Network", "parse_network"]
 
 @dataclass(frozen=True)
 class Network:
-    """A symmetric link.
+    """A link that is equally fast in both directions.
 
     Attributes:
-        name: for tables.
-        round_trip_seconds: of a byte and its answer.
-        bits_per_second: of each direction.
+        name: the name that tables show.
+        round_trip_seconds: how long a byte and its answer take.
+        bits_per_second: how much each direction carries.
     """
 
     name: str
@@ -25,7 +25,10 @@ class Network:
     bits_per_second: float
 
     def seconds(self, exchange: Exchange) -> float:
-        """Computing + round trips + bytes of both directions, one after the other: a step's messages nearly all depend on one another."""
+        """How long an exchange takes: compute seconds + round trips x round-trip time + 8 x bytes of both directions / bits per second.
+
+        The three follow one another, because nearly all messages of a step depend on the ones before.
+        """
         wire = 8 * exchange.total_bytes / self.bits_per_second
         return exchange.compute_seconds + exchange.rounds * self.round_trip_seconds + wire
 
@@ -35,16 +38,16 @@ class Network:
 
 LAN = Network("lan", 0.5e-3, 1e9)
 WAN = Network("wan", 80e-3, 100e6)
-"""The paper's two networks."""
+"""The two networks of arXiv 2501.03489: a local one and a wide-area one."""
 
 _CUSTOM = re.compile(r"(\d+(?:\.\d+)?)\s*(?:ms)?\s*,\s*(\d+(?:\.\d+)?)\s*(?:Mbps)?", re.IGNORECASE)
 
 
 def parse_network(text: str) -> Network:
-    """From "lan", "wan", or round trip and bandwidth as "RTTms,Mbps", e.g. "20ms,300" or "20,300".
+    """A network from its name, "lan" or "wan", or from round trip and bandwidth as "RTTms,Mbps", e.g. "20ms,300" or "20,300".
 
     Raises:
-        ValueError: for anything else, in one sentence.
+        ValueError: in one sentence, for anything else.
     """
     for network in (LAN, WAN):
         if text.strip().lower() == network.name:

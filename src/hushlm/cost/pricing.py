@@ -1,4 +1,4 @@
-"""The price of a plan: every step, summed by operation and by layer, with set-up, memory and time beside it."""
+"""The price of a plan: of every step, of every kind of operation and of every layer, with set-up, memory and time."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hushlm.config import ModelShape
 from hushlm.cost.constants import CalibratedConstants, load_constants
 from hushlm.cost.exchange import Exchange
 from hushlm.cost.network import WAN, Network
+from hushlm.cost.operation_prices import price_opening, price_operation, price_set_up
 from hushlm.cost.primitives import Primitives
-from hushlm.cost.programs import overhead_seconds, program_lines
-from hushlm.cost.protocol import price_opening, price_operation, price_set_up
+from hushlm.cost.program_overhead import overhead_seconds, program_lines
 from hushlm.plan import (
     HUSH,
     Operation,
@@ -30,28 +30,27 @@ from hushlm.plan import (
     prefill_plan,
     server_tensors,
 )
+from hushlm.plan.engine_tiles import SHARE_BYTES
 
 __all__ = ["Amount", "CostReport", "GenerationCost", "PricedStep", "price", "price_generation", "price_total"]
 
 PROCESS_BYTES = 350_000_000
-"""A party's process with the engine loaded and nothing in it (measured)."""
-
-SHARE_BYTES = 8
+"""The memory of a party's process in which the engine is loaded and holds nothing (measured)."""
 
 Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
 class Amount:
-    """What some steps cost, in steady state.
+    """What some steps cost in the steady state, which spreads refills of stocks evenly.
 
     Attributes:
-        client_to_server_bytes, server_to_client_bytes: payload of the engine's link; TCP and TLS framing add about 3%.
-        messages: of both parties.
-        rounds: round trips that have to be waited for.
-        cpu_seconds: of both parties together.
-        compute_seconds: that pass where no network lies between them, on an idle machine.
-        seconds: under the report's network.
+        client_to_server_bytes, server_to_client_bytes: the payload of the engine's link; TCP and TLS framing add about 3%.
+        messages: how many messages both parties send.
+        rounds: the round trips that the parties have to wait for.
+        cpu_seconds: the CPU seconds of both parties together.
+        compute_seconds: the seconds that pass on an idle machine with no network between the parties.
+        seconds: the seconds that pass over the report's network.
     """
 
     client_to_server_bytes: int
@@ -64,16 +63,23 @@ class Amount:
 
     @property
     def bytes(self) -> int:
-        """Both directions."""
+        """The bytes of both directions together."""
         return self.client_to_server_bytes + self.server_to_client_bytes
 
     def to_dict(self) -> dict[str, Any]:
+        """The amount as plain JSON values."""
         return {"bytes": self.bytes, **asdict(self)}
 
 
 @dataclass(frozen=True)
 class PricedStep:
-    """One step of a plan and its amount; `exchange` is the model's own account of it."""
+    """One step of a plan and what it costs.
+
+    Attributes:
+        step: the step of the plan.
+        amount: what it costs, over the report's network.
+        exchange: the same in the cost model's own, unrounded numbers.
+    """
 
     step: Step
     amount: Amount
@@ -81,7 +87,7 @@ class PricedStep:
 
     @property
     def operation(self) -> str:
-        """Kind of operation, in lower case."""
+        """The kind of the step's operation, in lower case."""
         return type(self.step.operation).__name__.lower()
 
 
@@ -90,14 +96,15 @@ class CostReport:
     """What one pass costs.
 
     Attributes:
-        plan: what was priced.
-        network: of the seconds.
-        steps: in order; opening the answer is part of the last.
-        by_operation: sums by kind of operation.
-        by_layer: sums by block; None for embedding, final norm, head and answer.
-        total: of the pass.
-        set_up: what a session moves once, before.
-        client_peak_bytes, server_peak_bytes: estimated memory of each process: weights or shares, and the largest step's ciphertexts.
+        plan: the plan that was priced.
+        network: the network that the seconds are for.
+        steps: the priced steps in order; opening the answer is part of the last one.
+        by_operation: the sum of each kind of operation.
+        by_layer: the sum of each block; the key None stands for embedding, final normalisation, head and answer.
+        total: the sum of the pass.
+        set_up: what a session moves once, before its first pass.
+        client_peak_bytes, server_peak_bytes: the estimated peak memory of each process, which holds the weights or the shares, and the
+            ciphertexts of the largest step.
     """
 
     plan: Plan
@@ -111,7 +118,7 @@ class CostReport:
     server_peak_bytes: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """The report as plain JSON values."""
         return {
             "total": self.total.to_dict(),
             "set_up": self.set_up.to_dict(),
@@ -131,9 +138,9 @@ class GenerationCost:
     """What a whole answer costs.
 
     Attributes:
-        passes: the first over the prompt, then one a further token.
-        total: of all, set-up left out.
-        without_cache: the same tokens with a whole pass for each, as the paper generates.
+        passes: the pass over the prompt, and then one pass for each further token.
+        total: the sum of all passes, without set-up.
+        without_cache: the price of the same tokens if each took a pass over all tokens before it, which is how the paper generates.
     """
 
     passes: tuple[CostReport, ...]
@@ -147,9 +154,10 @@ def price(
     """Price every step of a plan.
 
     Args:
+        plan: the plan of a pass.
         settings: the engine's settings; those of the private program by default.
-        network: for the seconds.
-        calibrated: fitted constants; the packaged ones by default.
+        network: the network that the seconds are for.
+        calibrated: the fitted constants; those that come with the package by default.
     """
     calibrated = calibrated or load_constants()
     settings = settings or ProtocolSettings()
@@ -177,7 +185,7 @@ def price(
 def price_total(
     plan: Plan, settings: ProtocolSettings | None = None, network: Network = WAN, calibrated: CalibratedConstants | None = None
 ) -> Amount:
-    """`price(...).total` and nothing else, for when there are thousands of plans: some tenths of a millisecond each."""
+    """`price(...).total` and nothing else. It takes less than a millisecond, for callers with thousands of plans."""
     return _amount(_total(plan, settings or ProtocolSettings(), calibrated or load_constants()), network)
 
 
@@ -191,20 +199,21 @@ def price_generation(
     settings: ProtocolSettings | None = None,
     network: Network = WAN,
 ) -> GenerationCost:
-    """Price of answering a prompt with `new_tokens` tokens, with the key-value cache and without.
+    """The price of answering a prompt with `new_tokens` tokens, with the key-value cache and without it.
 
-    Every pass is priced at the length that a session runs it at: `plan.bucket_length` of its tokens.
+    Every pass is priced at the length at which a session runs it, which is `hushlm.plan.bucket_length` of its tokens.
 
     Args:
-        prompt: tokens of the prompt.
-        new_tokens: tokens of the answer.
-        reveal: what the client learns of each; the token by default.
+        architecture, shape: what the model is and how large it is.
+        prompt: how many tokens the prompt has.
+        new_tokens: how many tokens the answer has.
+        reveal: what the client learns of each pass; the next token by default.
         rewrites: how the program is written.
         settings: the engine's settings; the private program's own by default.
         network: the network that the seconds are for.
 
     Raises:
-        ValueError: if prompt and answer do not fit the context.
+        ValueError: if the prompt and the answer do not fit the context together.
     """
     if new_tokens < 1:
         raise ValueError(f"{new_tokens} new tokens: ask for at least one.")
@@ -225,7 +234,7 @@ def price_generation(
 
 
 def _total(plan: Plan, settings: ProtocolSettings, calibrated: CalibratedConstants) -> Exchange:
-    """Of all steps; a model has a layer over and over, so that equal operations are priced and added once."""
+    """The exchange of all steps. A model repeats the same layer, so that equal operations are priced once and multiplied."""
     parts = (
         _operation_price(operation, settings, calibrated).times(count)
         for operation, count in Counter(step.operation for step in plan.steps).items()
@@ -234,7 +243,7 @@ def _total(plan: Plan, settings: ProtocolSettings, calibrated: CalibratedConstan
 
 
 def _operation_price(operation: Operation, settings: ProtocolSettings, calibrated: CalibratedConstants) -> Exchange:
-    """Of a step, with its share of refills; what opens the answer is part of the last."""
+    """The exchange of a step, with its share of refills. Opening the answer is part of the step that reveals it."""
     exchange = _cached_price(operation, Primitives(calibrated.values, settings), Primitives(calibrated.elapsed, settings))
     if isinstance(operation, Reveal):
         exchange += price_opening(operation, settings, calibrated)
@@ -249,7 +258,7 @@ def _cached_price(operation: Operation, primitives: Primitives, elapsed: Primiti
         exchange,
         cpu_seconds=exchange.cpu_seconds + overhead_seconds(exchange, lines, primitives.constants),
         compute_seconds=timed.cpu_seconds + overhead_seconds(timed, lines, elapsed.constants),
-        # What stocks it uses up is in its price by now.
+        # Its price already contains what it draws from the stocks.
         triples=(),
         forward_transfers=(),
         back_transfers=(),
@@ -289,7 +298,7 @@ def _together(amounts: Iterable[Amount]) -> Amount:
 
 
 def _resident(plan: Plan) -> tuple[int, int]:
-    """Bytes of the server's encoded weights, and of each party's shares of cache and largest values."""
+    """The bytes of the server's encoded weights, and of each party's shares of the key-value cache and of the largest values."""
     weights = sum(math.prod(tensor.shape) for step in plan.steps for tensor in server_tensors(plan, step))
     shape = plan.shape
     kept = 2 * shape.layers * plan.keys * shape.width

@@ -1,7 +1,9 @@
-"""What one call of each engine primitive moves, as a function of its size. Facts of Cheetah (SPU 0.9.5), ring of 64 bits.
+"""What one call of each of the engine's primitives moves, as a function of its size.
 
-n is the number of elements of a call. Comparisons, selections and truncations run on oblivious transfers (OT), in up to
-`workers` pieces of at least `WORKER_ELEMENTS`; products run on ciphertexts of `SLOTS` slots, so they cost steps, not slopes.
+These are facts of the engine Cheetah (SPU 0.9.5) with a ring of 64 bits. Below, n is the number of elements of a call. Comparisons,
+selections and truncations run on oblivious transfers (OT): their elements are shared out among up to `settings.threads` workers, each of
+which takes a piece of at least `WORKER_ELEMENTS`. Products run on ciphertexts of `SLOTS` slots, so that their price does not grow evenly
+with n but in steps, by whole ciphertexts.
 """
 
 from __future__ import annotations
@@ -11,72 +13,82 @@ from dataclasses import dataclass, replace
 from hushlm.cost.constants import Constants
 from hushlm.cost.exchange import Exchange
 from hushlm.plan import ProtocolSettings
-from hushlm.plan.engine_tiles import POLYNOMIAL_BYTES, SLOTS, product_blocks, tile_product
+from hushlm.plan.engine_tiles import POLYNOMIAL_BYTES, SLOTS, ceil_div, product_blocks, tile_product
 
 __all__ = ["TRANSFER_STOCK", "TRIPLE_BATCH", "Primitives"]
 
 WORKER_ELEMENTS = 2048
+"""A further worker joins in for every so many elements of a call."""
+
 LONGEST_SEND_BYTES = 1 << 20
+"""What is longer is sent as several messages."""
+
 SENT_AT_ONCE = 16
-"""Ciphertexts of a matrix product that are sent before the engine waits for an acknowledgement."""
+"""How many ciphertexts of a matrix product are sent before the engine waits for an acknowledgement."""
 
 TRANSFER_STOCK = 10_016_992
-"""Oblivious transfers that one refill of a worker yields, for each role."""
+"""How many oblivious transfers one refill of a worker yields, for each of the two roles."""
 
 DIRECT_PRODUCT_ELEMENTS = 2 * SLOTS
-"""From this size on a product of secrets is computed directly; below it consumes stored triples."""
+"""From this many elements on, a product of secrets is computed directly. A smaller one uses up triples from the stock."""
 
 TRIPLE_BATCH = SLOTS // 2
-"""Triples that one batch of elementwise products yields."""
+"""How many triples one batch of elementwise products yields."""
+
 COMPARISON_OPENINGS = (1, 1, 7, 7, 7, 1, 1, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1)
-"""Bits an element of each opening in the ANDs of a comparison: two openings an AND, three where two ANDs share an operand."""
+"""How many bits of each element are opened in each opening of the ANDs of a comparison. An AND has two openings; two ANDs that share an
+operand have three together."""
 
 ADDER_OPENINGS = (64,) * 26
+"""The same for the adder that turns shares of a number into shares of its bits."""
+
 PREFIX_OPENINGS = (63, 63, 62, 62, 60, 60, 56, 56, 48, 48, 32, 32)
-
-
-def _ceil(a: int, b: int) -> int:
-    return -(-a // b)
+"""The same for the prefix OR that finds the highest bit of a number."""
 
 
 def _padded(size: int) -> int:
-    """Bytes in whole words."""
-    return 8 * _ceil(size, 8)
+    """A number of bytes rounded up to whole words of 8 bytes."""
+    return 8 * ceil_div(size, 8)
 
 
 @dataclass(frozen=True)
 class Primitives:
-    """Prices of primitive calls under given constants and settings."""
+    """The prices of calls of primitives.
+
+    Attributes:
+        constants: the fitted constants.
+        settings: the engine's settings.
+    """
 
     constants: Constants
     settings: ProtocolSettings
 
     def _workers(self, n: int) -> int:
-        return min(self.settings.threads, _ceil(n, WORKER_ELEMENTS))
+        return min(self.settings.threads, ceil_div(n, WORKER_ELEMENTS))
 
     def _pieces(self, n: int) -> list[int]:
-        """Sizes of the pieces that the OT workers take."""
-        step = _ceil(n, self._workers(n))
+        """How many elements each of the OT workers takes."""
+        step = ceil_div(n, self._workers(n))
         return [min(step, n - start) for start in range(0, n, step)]
 
     def _used(self, n: int, each: int) -> tuple[int, ...]:
-        """Oblivious transfers that each worker uses up."""
+        """How many oblivious transfers each worker uses up, at `each` of them for an element."""
         return tuple(piece * each for piece in self._pieces(n))
 
     def _sends(self, n: int, each: int) -> int:
-        """Messages of n elements of so many bytes each: long ones are cut."""
-        return sum(_ceil(piece * each, LONGEST_SEND_BYTES) for piece in self._pieces(n))
+        """How many messages n elements of `each` bytes take, where long ones are cut."""
+        return sum(ceil_div(piece * each, LONGEST_SEND_BYTES) for piece in self._pieces(n))
 
     def _opened(self, n: int, *bits: int) -> float:
-        """Bytes each way of opening n elements of so many bits, an opening each."""
-        return self.constants.opened_word * sum(_ceil(piece * width, 64) for piece in self._pieces(n) for width in bits)
+        """The bytes in each direction of several openings of n elements, each opening of so many `bits` of them."""
+        return self.constants.opened_word * sum(ceil_div(piece * width, 64) for piece in self._pieces(n) for width in bits)
 
     def _choices(self, n: int, bits: int = 1) -> float:
-        """Bytes of n x bits choices from the receiver of transfers; what is left of the last byte goes one byte a choice."""
+        """The bytes of n x `bits` choices of the receiver of transfers. Eight go into a byte; each of those left over takes a byte."""
         return self.constants.choice_byte * sum(piece * bits // 8 + piece * bits % 8 for piece in self._pieces(n))
 
     def compare(self, n: int) -> Exchange:
-        """x < 0: sixteen 1-of-16 transfers of the client's, then fifteen ANDs in four levels."""
+        """x < 0, by sixteen 1-of-16 transfers that the client sends, and then fifteen ANDs on four levels."""
         c, workers = self.constants, self._workers(n)
         opened = self._opened(n, *COMPARISON_OPENINGS)
         return Exchange(
@@ -92,7 +104,7 @@ class Primitives:
         )
 
     def select(self, n: int) -> Exchange:
-        """Secret bit times secret value: a transfer in each direction."""
+        """A secret bit times a secret value, by one transfer in each direction."""
         c, workers = self.constants, self._workers(n)
         moved = n * c.shared_value + self._choices(n)
         return Exchange(
@@ -108,9 +120,9 @@ class Primitives:
         )
 
     def truncate(self, n: int, bits: int | None = None) -> Exchange:
-        """Division by 2^bits; by the fixed point's scale if `bits` is None."""
+        """Division by 2^bits, or by the scale of the fixed-point numbers if `bits` is None."""
         c, workers = self.constants, self._workers(n)
-        shift_bytes = _ceil(self.settings.fraction_bits if bits is None else bits, 8)
+        shift_bytes = ceil_div(self.settings.fraction_bits if bits is None else bits, 8)
         return Exchange(
             forward_bytes=c.truncation_byte * sum(_padded(piece * shift_bytes) for piece in self._pieces(n)),
             back_bytes=self._choices(n),
@@ -123,7 +135,10 @@ class Primitives:
         )
 
     def _highest_bit(self, n: int, factor: float, factor_bits: tuple[int, ...]) -> Exchange:
-        """Bits of a number, its highest one, and powers of two made of it: an adder and a prefix OR of ANDs, then transfers."""
+        """The bits of a number, its highest bit, and powers of two made from that.
+
+        An adder and a prefix OR, both of ANDs, find the bits; oblivious transfers make the powers.
+        """
         c, workers = self.constants, self._workers(n)
         opened = self._opened(n, *ADDER_OPENINGS, *PREFIX_OPENINGS)
         ands = (sum(ADDER_OPENINGS) + sum(PREFIX_OPENINGS)) // 2
@@ -140,7 +155,7 @@ class Primitives:
         )
 
     def _slots(self, batches: int, requests: int, sums: bool, client_encrypts: bool) -> Exchange:
-        """Elementwise products: `batches` of `SLOTS`, each `requests` ciphertexts and one answer a prime."""
+        """Elementwise products: `batches` of `SLOTS`, of which each takes `requests` ciphertexts and one answer for each prime."""
         c = self.constants
         primes = 3 if self.settings.one_bit_error else 4
         ask = batches * primes * requests
@@ -156,11 +171,11 @@ class Primitives:
         )
 
     def triple_batch(self) -> Exchange:
-        """One batch of `SLOTS` / 2 stored triples."""
+        """Making one batch of `TRIPLE_BATCH` triples for the stock."""
         return replace(self._slots(1, 1, False, True), rounds=self.constants.slot_rounds, calls=1)
 
     def multiply(self, n: int) -> Exchange:
-        """Product of two secrets, without its truncation."""
+        """The product of two secrets, without its truncation."""
         c = self.constants
         if n < DIRECT_PRODUCT_ELEMENTS:
             return Exchange(
@@ -173,22 +188,26 @@ class Primitives:
                 triples=(n,),
                 calls=1,
             )
-        halves = self._slots(_ceil(n // 2, SLOTS), 2, True, True) + self._slots(_ceil(n - n // 2, SLOTS), 2, True, False)
+        halves = self._slots(ceil_div(n // 2, SLOTS), 2, True, True) + self._slots(ceil_div(n - n // 2, SLOTS), 2, True, False)
         return replace(halves, rounds=c.slot_rounds, calls=1)
 
     def square(self, n: int) -> Exchange:
-        """The engine's own square, as inside its exponential: half the ciphertexts of a product, without its truncation."""
+        """The engine's own square, as it occurs inside its exponential, without its truncation.
+
+        It takes half the ciphertexts of a product.
+        """
         if n <= SLOTS:
             both = self._slots(1, 1, False, True)
         else:
-            both = self._slots(_ceil(n // 2, SLOTS), 1, False, True) + self._slots(_ceil(n - n // 2, SLOTS), 1, False, False)
+            both = self._slots(ceil_div(n // 2, SLOTS), 1, False, True) + self._slots(ceil_div(n - n // 2, SLOTS), 1, False, False)
         return replace(both, rounds=self.constants.slot_rounds, calls=1)
 
     def multiply_private(self, n: int) -> Exchange:
-        """Secret times a value of the server's, without its truncation."""
-        return replace(self._slots(_ceil(n, SLOTS), 1, False, True), rounds=self.constants.slot_rounds, calls=1)
+        """The product of a secret with a value of the server's, without its truncation."""
+        return replace(self._slots(ceil_div(n, SLOTS), 1, False, True), rounds=self.constants.slot_rounds, calls=1)
 
     def _cross_term(self, rows: int, inner: int, outer: int, client_is_left: bool) -> Exchange:
+        """One cross term of a matrix product: one party's share of the left matrix times the other party's of the right one."""
         c, tiling = self.constants, tile_product(rows, inner, outer, self.settings.pack_products)
         asked = tiling.requests * c.product_request
         if tiling.kept is None:
@@ -211,11 +230,11 @@ class Primitives:
         )
 
     def _further(self, requests: int) -> float:
-        """Round trips of acknowledgements within a product."""
-        return (_ceil(requests, SENT_AT_ONCE) - 1) * self.constants.further_ciphertexts_rounds
+        """The round trips in which a product waits for acknowledgements."""
+        return (ceil_div(requests, SENT_AT_ONCE) - 1) * self.constants.further_ciphertexts_rounds
 
     def product_private(self, rows: int, inner: int, outer: int) -> Exchange:
-        """(rows, inner) of the client's or shared, times (inner, outer) of the server's, without its truncation."""
+        """A client's or shared matrix (rows, inner) times a matrix (inner, outer) of the server's, without its truncation."""
         total = Exchange()
         for block in product_blocks(rows, inner, outer):
             requests = tile_product(*block, self.settings.pack_products).requests
@@ -223,7 +242,7 @@ class Primitives:
         return total
 
     def product_shared(self, rows: int, inner: int, outer: int) -> Exchange:
-        """Two shared matrices: a cross term in each direction, at once; without its truncation."""
+        """The product of two shared matrices, without its truncation: one cross term in each direction, both at once."""
         total = Exchange()
         for block in product_blocks(rows, inner, outer):
             both = self._cross_term(*block, client_is_left=True) + self._cross_term(*block, client_is_left=False)
@@ -232,9 +251,9 @@ class Primitives:
         return total
 
     def arg_maximum(self, n: int, with_value: bool) -> Exchange:
-        """A tournament that carries an index along, and the value unless only the index is asked for at the end.
+        """The index of the largest of n numbers, by a tournament, and the largest number itself if `with_value`.
 
-        In the first round the indices are public, and the bit itself is enough to choose between them.
+        In the first round the indices are public, so that the bit of a comparison is enough to choose between two of them.
         """
         total, first = Exchange(), True
         while n > 1:
@@ -245,17 +264,17 @@ class Primitives:
         return total
 
     def bit_to_share(self, n: int) -> Exchange:
-        """A secret bit as a secret number: as a truncation whose correlation is a whole ring element."""
+        """Turning a secret bit into a secret number, which moves as much as a truncation by all 64 bits."""
         return self.truncate(n, 64)
 
     def reciprocal(self, n: int) -> Exchange:
-        """The engine's 1/x: sign, normalisation by the highest bit, Goldschmidt with seven products and one square."""
+        """The engine's 1/x: the sign, a scaling by the highest bit, and Goldschmidt's iteration with seven products and a square."""
         bits = self._highest_bit(n, self.constants.reciprocal_factor, (36,))
         products = self.multiply(n).times(7) + self.square(n) + self.truncate(n).times(6)
         return self.compare(n) + self.bit_to_share(n) + bits + products
 
     def reciprocal_square_root(self, n: int) -> Exchange:
-        """The engine's 1/sqrt(x): highest bit, a polynomial first guess, a factor for the exponent."""
+        """The engine's 1/sqrt(x): the highest bit, a polynomial as a first guess, and a factor for the exponent."""
         bits = self._highest_bit(n, self.constants.rsqrt_factor, (36, 18, 1))
         return bits + self.multiply(n).times(4) + self.truncate(n).times(4) + self.multiply(2 * n) + self.truncate(2 * n)
 
@@ -264,17 +283,17 @@ class Primitives:
         return self.truncate(n, squarings) + (self.square(n) + self.truncate(n)).times(squarings)
 
     def hyperbolic_tangent(self, n: int) -> Exchange:
-        """The engine's tanh: clamped to [-5, 5], Chebyshev polynomials of odd degrees up to 17."""
+        """The engine's tanh: x is clamped to [-5, 5] and goes through Chebyshev polynomials of odd degrees up to 17."""
         clamp = (self.compare(n) + self.select(n)).times(2)
         return clamp + self.multiply(n).times(8) + self.square(n) + self.truncate(n).times(11)
 
     def open(self, elements: int) -> Exchange:
-        """The server's share of a result, to the client."""
+        """Sending the server's share of a result to the client."""
         c = self.constants
         return Exchange(back_bytes=c.answer_base + elements * c.answer_element, back_messages=3, rounds=0.5, calls=1)
 
     def set_up(self) -> Exchange:
-        """Once a session: every worker's first transfers, keys of both kinds of products."""
+        """What a session moves once: every worker's first oblivious transfers, and the keys of both kinds of products."""
         c, workers = self.constants, self.settings.threads
         return Exchange(
             forward_bytes=workers * c.worker_set_up + c.slot_keys + c.product_keys,
@@ -285,7 +304,13 @@ class Primitives:
         )
 
     def refills(self, forward: float, back: float, batches: float) -> Exchange:
-        """So many refills of a worker with the client and with the server as sender, and batches of triples."""
+        """What refilling the stocks moves.
+
+        Args:
+            forward: how many times a worker refills its oblivious transfers that the client sends.
+            back: how many times a worker refills those that the server sends.
+            batches: how many batches of triples are made.
+        """
         c, batch = self.constants, self.triple_batch()
         return Exchange(
             forward_bytes=forward * c.refill + batches * batch.forward_bytes,
@@ -297,6 +322,6 @@ class Primitives:
         )
 
     def amortised(self, exchange: Exchange) -> Exchange:
-        """With its share of the refills and triple batches that it will cause: the steady state."""
+        """The steady state of an exchange: itself, and its share of the refills and triple batches that it will cause."""
         forward, back = sum(exchange.forward_transfers) / TRANSFER_STOCK, sum(exchange.back_transfers) / TRANSFER_STOCK
         return exchange + self.refills(forward, back, sum(exchange.triples) / TRIPLE_BATCH)

@@ -1,4 +1,4 @@
-"""The published rows of private inference, as data (see published/SOURCE.md)."""
+"""The published costs of private inference, as data; published/SOURCE.md says where they come from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from hushlm.shapes import GPT2_VOCABULARY
 __all__ = ["VOCABULARIES", "PublishedRow", "published_rows"]
 
 VOCABULARIES = {"codeparrot": GPT2_VOCABULARY, "languini": 16_384}
-"""Token ids of the published models, by data set: GPT-2's tokenizer ("50K") and Languini's own. They decide embedding and head."""
+"""How many token ids the published models have, by data set: those of GPT-2's tokenizer ("50K"), and Languini's own. The number decides
+the sizes of embedding and head."""
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,12 @@ class PublishedRow:
     """One row of pi_cost.csv.
 
     Attributes:
-        table: number of the table in the paper; "aero..." in arXiv 2410.13060.
-        dataset: what the model was trained on.
-        architecture, shape: parsed.
-        ffn_gflops, attention_gflops: in units of 10^9, rounded as printed.
-        bytes: both directions, one token.
-        minutes: over 100 Mbps and 80 ms.
+        table: the number of the table in arXiv 2501.03489, or "aero" and the number of the table in arXiv 2410.13060.
+        dataset: the data set that the model was trained on.
+        architecture, shape: what the model is and how large it is.
+        ffn_gflops, attention_gflops: floating-point operations in units of 10^9, rounded as they were printed.
+        bytes: the bytes of both directions for one token.
+        minutes: how long the token took over a network of 100 Mbps with a round trip of 80 ms.
     """
 
     table: str
@@ -39,7 +40,7 @@ class PublishedRow:
 
 
 def published_rows() -> tuple[PublishedRow, ...]:
-    """Every row, in the file's order."""
+    """Every row, in the order of the file."""
     return tuple(_row(values) for values in read_published("pi_cost.csv"))
 
 

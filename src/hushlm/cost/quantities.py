@@ -1,4 +1,4 @@
-"""Numbers as people write them: 2GB, 100M, 2,4,6. One sentence where they are something else."""
+"""Reading numbers as people write them, like 2GB, 100M or 2,4,6. Anything else is refused in one sentence."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ _COUNTS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 
 def parse_bytes(text: str) -> int:
-    """ "2GB" as 2 * 10^9.
+    """A number of bytes from its text, e.g. 2 * 10^9 from "2GB".
 
     Raises:
-        ValueError: without a unit, with another one, or for nothing at all.
+        ValueError: in one sentence, if the text has no unit or an unknown one, or if the number is below 1.
     """
     return _parse(text, _BYTES, f"{text!r} is not a number of bytes: write one like 2GB or 500MB (1 GB is 10^9 bytes).")
 
 
 def parse_count(text: str) -> int:
-    """ "124M" as 124 * 10^6.
+    """A count from its text, e.g. 124 * 10^6 from "124M".
 
     Raises:
-        ValueError: for anything else than a number above zero, with or without K, M, B or T.
+        ValueError: in one sentence, for anything but a number above zero, with or without K, M, B or T.
     """
     return _parse(text, _COUNTS, f"{text!r} is not a number of parameters: write one like 124M or 1.3B.")
 
@@ -40,13 +40,14 @@ def _parse(text: str, units: dict[str, int], complaint: str) -> int:
 
 
 def parse_integers(text: str, what: str) -> tuple[int, ...]:
-    """ "2,4,6" as (2, 4, 6), without repetitions.
+    """Whole numbers from their text, e.g. (2, 4, 6) from "2,4,6", without repetitions.
 
     Args:
-        what: they are, for the sentence.
+        text: the numbers, separated by commas.
+        what: what the numbers are, as the subject of the error's sentence.
 
     Raises:
-        ValueError: if they are not whole numbers separated by commas.
+        ValueError: in one sentence, if the text is anything else.
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(re.fullmatch(r"-?\d+", part) for part in parts):

@@ -1,23 +1,44 @@
 """The stocks of a session, followed call by call: which run is the one that pays for a refill.
 
-The steady state spreads refills evenly (`Primitives.amortised`). A single small run either pays for a whole refill or for none;
-this says which, so that even the bytes of one run are predicted.
+A price in the steady state spreads refills evenly over all calls (`Primitives.amortised`). A single small run either pays for a whole
+refill or for none. This module says which, so that even the bytes of one run can be predicted.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from hushlm.cost.exchange import Exchange
 from hushlm.cost.primitives import TRANSFER_STOCK, TRIPLE_BATCH, Primitives
 from hushlm.plan.engine_tiles import SLOTS
 
-__all__ = ["Session"]
+__all__ = ["Due", "Session"]
+
+
+@dataclass(frozen=True)
+class Due:
+    """The refills that fall due during some calls.
+
+    Attributes:
+        forward_refills: refills of one worker's oblivious transfers with the client as their sender.
+        back_refills: refills of one worker's oblivious transfers with the server as their sender.
+        triple_batches: batches of product triples.
+    """
+
+    forward_refills: int
+    back_refills: int
+    triple_batches: int
+
+    def exchange(self, primitives: Primitives) -> Exchange:
+        """What these refills move."""
+        return primitives.refills(self.forward_refills, self.back_refills, self.triple_batches)
 
 
 class Session:
-    """Stocks of oblivious transfers by worker and sender, and of triples; full and empty, respectively, after set-up.
+    """The stocks of one session, as they are after set-up: each worker's oblivious transfers are full, and there are no triples yet.
 
     Args:
-        primitives: prices.
+        primitives: the prices of the calls.
     """
 
     def __init__(self, primitives: Primitives) -> None:
@@ -27,9 +48,11 @@ class Session:
         self._triples = 0
 
     def run(self, bare: Exchange) -> Exchange:
-        """The exchange of calls as they come now, with the refills that fall due."""
-        forward = self._draw(self._forward, bare.forward_transfers)
-        back = self._draw(self._back, bare.back_transfers)
+        """The exchange of the calls that come now, with the refills that fall due during them."""
+        return bare + self.due(bare).exchange(self.primitives)
+
+    def due(self, bare: Exchange) -> Due:
+        """Draw from the stocks what the calls that come now use up, and return the refills that fall due during them."""
         batches = 0
         for needed in bare.triples:
             if self._triples < needed:
@@ -38,7 +61,7 @@ class Session:
                 batches += made
                 self._triples += made * TRIPLE_BATCH
             self._triples -= needed
-        return bare + self.primitives.refills(forward, back, batches)
+        return Due(self._draw(self._forward, bare.forward_transfers), self._draw(self._back, bare.back_transfers), batches)
 
     @staticmethod
     def _draw(used: list[int], drawn: tuple[int, ...]) -> int:

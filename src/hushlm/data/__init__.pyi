@@ -1,13 +1,14 @@
 from .corpus import Corpus as Corpus
 from .corpus import Document as Document
 from .corpus import open_corpus as open_corpus
+from .report import CorpusReport as CorpusReport
 from .sampler import Sampler as Sampler
 from .sampler import fixed_batches as fixed_batches
-from .store import SPLITS as SPLITS
+from .splits import SPLITS as SPLITS
+from .splits import split_of as split_of
 from .store import Tokens as Tokens
 from .store import TokenStore as TokenStore
 from .store import open_token_store as open_token_store
-from .store import split_of as split_of
 from .text_stream import TextStream as TextStream
 from .tokenizer import Tokenizer as Tokenizer
 from .tokenizer import make_tokenizer as make_tokenizer

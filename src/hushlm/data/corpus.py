@@ -6,24 +6,27 @@
 | wheels | pinned wheels of Python code under permissive licences, 102 MB |
 | books | Shakespeare, 5.3 MB |
 | codeparrot | `huggingface-course/codeparrot-ds-train`, streamed from the Hugging Face hub |
-| a folder | its text files, or its .parquet and .jsonl files if it has any |
-| a file | rows of a .parquet, .jsonl or .jsonl.gz file |
+| a folder | its text files, or its .parquet and .jsonl files; a folder with both is refused |
+| a file | a text file, or rows of a .parquet, .jsonl or .jsonl.gz file |
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import sysconfig
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hushlm.config import DataConfig
+from hushlm.data.files_of import Found, look_into, text_document
 from hushlm.data.packages import BOOKS, WHEELS, Package, fetch, members
-from hushlm.data.parts import Document, FilesPart, Part, RowsPart, Text, open_rows
+from hushlm.data.parts import Document, FilesPart, LeftOut, Part, Text
+from hushlm.data.report import counted
+from hushlm.data.rows import RowsPart, has_rows, open_rows
 from hushlm.files import expand_user, write_atomic
 
 __all__ = ["NAMED", "Corpus", "Document", "open_corpus"]
@@ -31,15 +34,20 @@ __all__ = ["NAMED", "Corpus", "Document", "open_corpus"]
 CODEPARROT = "huggingface-course/codeparrot-ds-train"
 
 PART_BYTES = 32_000_000
-"""Text a part of a folder has about: enough for a worker to be busy with, little enough to go into memory."""
+"""How much text a part of a folder has, about: enough for a worker to be busy with, little enough to go into memory."""
 
 _ROW_SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz")
 
-_STDLIB_LEFT_OUT = {
+_ABOUT_A_DATA_SET = ("readme", "license", "licence", "changelog", "notice", "dataset_card")
+"""How names of text files begin that lie beside tables and only describe them."""
+
+_STDLIB_CLOSED = {
     *("test", "tests", "idle_test", "lib2to3", "__pycache__"),
     *("site-packages", "dist-packages"),  # the user's
     *("pydoc_data", "encodings"),  # generated: one file of documentation larger than a whole split, and a hundred near-equal tables
 }
+
+_CLOSED = {"__pycache__"}
 
 
 @dataclass(frozen=True)
@@ -47,12 +55,14 @@ class Corpus:
     """Texts in a fixed order.
 
     Attributes:
-        name: for reports, for example "Python 3.11.9 standard library".
-        label: short name for folders.
+        name: what reports call it, for example "Python 3.11.9 standard library".
+        label: a short name for folders.
         parts: what is read, in order.
-        sha256: fingerprint of every text and its identifier, hexadecimal.
+        sha256: the fingerprint of every text and its identifier, hexadecimal.
         documents: the files of a folder, known before they are read; empty for other corpora.
-        skipped: files of a folder left out because they are not UTF-8.
+        lost: files with text that are left out, by reason.
+        empty: files without text, by reason.
+        not_read: other files of the folder, by kind.
     """
 
     name: str
@@ -60,12 +70,19 @@ class Corpus:
     parts: tuple[Part, ...]
     sha256: str
     documents: tuple[Document, ...] = ()
-    skipped: int = 0
+    lost: Mapping[str, int] = field(default_factory=dict)
+    empty: Mapping[str, int] = field(default_factory=dict)
+    not_read: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
-        """Of the documents known beforehand."""
+        """How much text the documents have that are known beforehand."""
         return sum(document.bytes for document in self.documents)
+
+    @property
+    def skipped(self) -> int:
+        """How many files with text are left out because they are not UTF-8."""
+        return sum(self.lost.values())
 
     def texts(self) -> Iterator[Text]:
         """Every text in order, those left out included."""
@@ -77,47 +94,71 @@ def open_corpus(config: DataConfig) -> Corpus:
     """Find and fingerprint a corpus; a pinned package is downloaded if it is missing.
 
     Raises:
-        ValueError: if there is no such corpus, it can't be fetched, or it holds no readable text.
+        ValueError: if there is no such corpus, it can't be fetched, it holds no readable text, or it can't be told what of it is meant.
     """
     if config.corpus in NAMED:
         return NAMED[config.corpus](config)
     root = expand_user(config.corpus)
-    if root.is_file() and root.name.endswith(_ROW_SUFFIXES):
-        return _tables([root], root.name, config)
+    if root.is_file():
+        return _tables([root], root.name, config) if root.name.endswith(_ROW_SUFFIXES) else _text_file(root)
     if not root.is_dir():
         raise ValueError(
-            f"There is no folder {config.corpus!r}: data.corpus is {', '.join(NAMED)}, a folder of text, .parquet or .jsonl files, or one "
-            "such file of rows."
+            f"There is no folder {config.corpus!r}, and no such file: data.corpus is {', '.join(NAMED)}, a folder of text, .parquet or "
+            ".jsonl files, or one such file."
         )
-    tables = sorted(path for path in root.rglob("*") if path.is_file() and path.name.endswith(_ROW_SUFFIXES))
+    return _folder(root, config)
+
+
+def _folder(root: Path, config: DataConfig) -> Corpus:
     name = root.absolute().name or "folder"
-    return _tables(tables, name, config, root) if tables else _text_files(root, name, name, config.suffixes, {"__pycache__"})
+    tables = sorted(path for path in root.rglob("*") if path.is_file() and path.name.endswith(_ROW_SUFFIXES))
+    of_rows = tuple(suffix for suffix in config.suffixes if suffix.endswith(_ROW_SUFFIXES))
+    of_text = tuple(suffix for suffix in config.suffixes if suffix not in of_rows)
+    if not tables:
+        return _text_files(root, name, name, config.suffixes, _CLOSED)
+    if of_rows and not of_text:
+        return _tables([path for path in tables if path.name.endswith(of_rows)], name, config, root)
+    found = look_into(root, config.suffixes, _CLOSED)
+    texts = [document for document in found.documents if not document.file.name.lower().startswith(_ABOUT_A_DATA_SET)]
+    if texts and config.suffixes == DataConfig.suffixes:
+        raise ValueError(
+            f"{root} holds {len(texts)} text files ({texts[0].path}) and {len(tables)} tables of rows "
+            f"({tables[0].relative_to(root).as_posix()}), and one kind must be meant: move the other kind elsewhere, or name the kind with "
+            "data.suffixes, for example --data.suffixes [.txt] or --data.suffixes [.jsonl]."
+        )
+    if texts:
+        return _corpus_of(found, root, name, name, config.suffixes)
+    beside = Counter({"text files beside the tables": len(found.documents)} if found.documents else {})
+    return _tables(tables, name, config, root, beside)
 
 
 def _standard_library(config: DataConfig) -> Corpus:
     root = Path(sysconfig.get_paths()["stdlib"])
-    return _text_files(root, f"Python {platform.python_version()} standard library", "stdlib", (".py",), _STDLIB_LEFT_OUT)
+    return _text_files(root, f"Python {platform.python_version()} standard library", "stdlib", (".py",), _STDLIB_CLOSED)
 
 
-def _text_files(root: Path, name: str, label: str, suffixes: tuple[str, ...], left_out: set[str]) -> Corpus:
-    documents, skipped = [], 0
-    for path in _files(root, suffixes, left_out):
-        content = path.read_bytes()
-        try:
-            content.decode()
-        except UnicodeDecodeError:
-            skipped += 1
-            continue
-        if content:
-            documents.append(Document(path.relative_to(root).as_posix(), path, len(content), hashlib.sha256(content).hexdigest()))
+def _text_files(root: Path, name: str, label: str, suffixes: tuple[str, ...], closed: set[str]) -> Corpus:
+    return _corpus_of(look_into(root, suffixes, closed), root, name, label, suffixes)
+
+
+def _text_file(file: Path) -> Corpus:
+    document = text_document(file, file.name)
+    if isinstance(document, LeftOut):
+        raise ValueError(f"{file} holds no text, it is {document.reason}: name a file with UTF-8 text.")
+    return _corpus_of(Found([document]), file, file.name, file.name, ())
+
+
+def _corpus_of(found: Found, root: Path, name: str, label: str, suffixes: tuple[str, ...]) -> Corpus:
+    documents = found.documents
     if not documents:
-        found = f"{skipped} files that are not UTF-8" if skipped else f"no file ending in {', '.join(suffixes)}"
-        raise ValueError(f"{root} holds {found}: name a folder with UTF-8 text, or set data.suffixes.")
-    documents.sort(key=lambda document: document.path)
+        there = counted(found.lost + found.empty)
+        there = f"no text in files ending in {', '.join(suffixes)} ({there})" if there else f"no file ending in {', '.join(suffixes)}"
+        beside = f"; not read: {counted(found.not_read)}" if found.not_read else ""
+        raise ValueError(f"{root} holds {there}{beside}: name a folder with UTF-8 text, or set data.suffixes.")
     digest = hashlib.sha256()
     for document in documents:
         digest.update(f"{document.path}\0{document.sha256}\n".encode("utf-8", "surrogateescape"))
-    return Corpus(name, label, tuple(_cut(documents)), digest.hexdigest(), tuple(documents), skipped)
+    return Corpus(name, label, tuple(_cut(documents)), digest.hexdigest(), tuple(documents), found.lost, found.empty, found.not_read)
 
 
 def _cut(documents: Sequence[Document]) -> Iterator[FilesPart]:
@@ -160,13 +201,22 @@ def _code_parrot(config: DataConfig) -> Corpus:
     return Corpus(f"{CODEPARROT} at {revision}", "codeparrot", parts, digest)
 
 
-def _tables(files: list[Path], name: str, config: DataConfig, root: Path | None = None) -> Corpus:
+def _tables(
+    files: list[Path], name: str, config: DataConfig, root: Path | None = None, not_read: Mapping[str, int] | None = None
+) -> Corpus:
     parts, digest = [], hashlib.sha256()
+    empty: Counter[str] = Counter()
     for file in files:
         label = file.relative_to(root).as_posix() if root else file.name
-        parts.append(RowsPart(label, "parquet" if file.name.endswith(".parquet") else "json", file))
         digest.update(f"{label}\0{_file_digest(file, config.cache)}\n".encode("utf-8", "surrogateescape"))
-    return Corpus(name, name, tuple(parts), digest.hexdigest())
+        if has_rows(file):
+            parts.append(RowsPart(label, "parquet" if file.name.endswith(".parquet") else "json", file))
+        else:
+            empty["without rows"] += 1
+    if not parts:
+        there = counted(empty) or "no file of that kind"
+        raise ValueError(f"{name} holds no text ({there}): name a file or folder with rows.")
+    return Corpus(name, name, tuple(parts), digest.hexdigest(), empty=empty, not_read=not_read or {})
 
 
 def _file_digest(file: Path, cache: Path) -> str:
@@ -180,15 +230,6 @@ def _file_digest(file: Path, cache: Path) -> str:
         found = hashlib.file_digest(opened, "sha256").hexdigest()
     write_atomic(known, found)
     return found
-
-
-def _files(root: Path, suffixes: tuple[str, ...], left_out: set[str]) -> list[Path]:
-    found = []
-    for folder, folders, names in os.walk(root):
-        # Hidden folders hold version control and caches, not text. Files generated by the interpreter's build name its machine.
-        folders[:] = [name for name in folders if name not in left_out and not name.startswith(".")]
-        found += [Path(folder, name) for name in names if name.endswith(suffixes) and not name.startswith((".", "_sysconfigdata"))]
-    return [path for path in found if path.is_file()]
 
 
 NAMED: dict[str, Callable[[DataConfig], Corpus]] = {

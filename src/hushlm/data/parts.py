@@ -6,7 +6,6 @@ A part is a small value that a process can be handed; its texts are read only wh
 from __future__ import annotations
 
 import hashlib
-import importlib
 import itertools
 import re
 import zipfile
@@ -14,21 +13,58 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-__all__ = ["Document", "FilesPart", "MembersPart", "Part", "RowsPart", "Text"]
+from hushlm.data.long_text import stretches
 
-Text = tuple[str, str | None]
-"""A document's identifier, which decides its split, and its text; None for one that is left out because it is not UTF-8 text."""
+__all__ = ["NOT_UTF8", "ChangedError", "Document", "FilesPart", "LeftOut", "MembersPart", "Note", "Part", "Text"]
+
+NOT_UTF8 = "not UTF-8"
+"""The reason of a file, and of a row, whose bytes are no text."""
 
 _HEADING = re.compile(r"(?m)^(?=## )")
+
+_BLOCK_BYTES = 1_000_000
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A document, or a row, that gives no text.
+
+    Attributes:
+        reason: why, as it follows a number, in "80 without text".
+        lost: whether text is lost by it; an empty file loses none.
+    """
+
+    reason: str
+    lost: bool = True
+
+
+@dataclass(frozen=True)
+class Note:
+    """What is to be known about the text that follows.
+
+    Attributes:
+        reason: what, as it follows a number, in "80 read from bytes".
+    """
+
+    reason: str
+
+
+Text = tuple[str, str | LeftOut | Note | None]
+"""A document's identifier, which decides its split, and its text. A long document comes as several texts with one identifier, all but
+the last of them a `Stretch`. Without text it is `LeftOut`, or None for a file that is not UTF-8; a `Note` goes before its text."""
+
+
+class ChangedError(ValueError):
+    """A file changed while it was being read."""
 
 
 class Part(Protocol):
     """A stretch of a corpus."""
 
     def texts(self, skip: int = 0) -> Iterator[Text]:
-        """Its documents, without the first `skip`.
+        """Its texts, without the first `skip`.
 
         Raises:
             ValueError: one sentence, if they can't be read or are no longer what they were.
@@ -40,10 +76,10 @@ class Document:
     """A UTF-8 text file.
 
     Attributes:
-        path: relative to the corpus, with forward slashes; decides order and split.
+        path: its path relative to the corpus, with forward slashes; decides order and split.
         file: where it lies.
         bytes: its size.
-        sha256: of its content, hexadecimal.
+        sha256: the fingerprint of its content, hexadecimal.
     """
 
     path: str
@@ -55,12 +91,27 @@ class Document:
         """The text, without any change to its line ends.
 
         Raises:
-            ValueError: if the file is no longer what it was when the corpus was opened.
+            ChangedError: if the file is no longer what it was when the corpus was opened.
         """
-        content = self.file.read_bytes()
-        if hashlib.sha256(content).hexdigest() != self.sha256:
-            raise ValueError(f"{self.file} changed while it was being read: start again.")
-        return content.decode()
+        return "".join(self._blocks())
+
+    def stretches(self) -> Iterator[str]:
+        """The same, a long text in several pieces; the error then comes after the last of them."""
+        return stretches(self._blocks())
+
+    def _blocks(self) -> Iterator[str]:
+        digest, size = hashlib.sha256(), 0
+        with self.file.open("r", encoding="utf-8", newline="") as file:
+            try:
+                while block := file.read(_BLOCK_BYTES):
+                    content = block.encode()
+                    digest.update(content)
+                    size += len(content)
+                    yield block
+            except UnicodeDecodeError:
+                size = -1
+        if size != self.bytes or digest.hexdigest() != self.sha256:
+            raise ChangedError(f"{self.file} changed while it was being read: start again.")
 
 
 @dataclass(frozen=True)
@@ -70,8 +121,7 @@ class FilesPart:
     documents: tuple[Document, ...]
 
     def texts(self, skip: int = 0) -> Iterator[Text]:
-        for document in self.documents[skip:]:
-            yield document.path, document.read()
+        return itertools.islice(((document.path, text) for document in self.documents for text in document.stretches()), skip, None)
 
 
 @dataclass(frozen=True)
@@ -79,7 +129,7 @@ class MembersPart:
     """Members of a zip file, read in place; nothing is unpacked, installed or imported.
 
     Attributes:
-        name: of the archive, the first part of every identifier.
+        name: the archive's name, the first part of every identifier.
         file: the archive.
         members: names inside it, in order.
         by_heading: cut each member at its headings of the second level ("## "), as chapters or acts are in a book.
@@ -100,60 +150,15 @@ class MembersPart:
             except UnicodeDecodeError:
                 yield f"{self.name}/{member}", None
                 continue
-            if not self.by_heading:
-                yield f"{self.name}/{member}", text
-                continue
-            for number, section in enumerate(part for part in _HEADING.split(text) if part):
-                yield f"{self.name}/{member}#{number}", section
+            sections = [(f"{self.name}/{member}", text)]
+            if self.by_heading:
+                cut = (part for part in _HEADING.split(text) if part)
+                sections = [(f"{self.name}/{member}#{number}", section) for number, section in enumerate(cut)]
+            for name, section in sections:
+                for stretch in stretches([section]):
+                    yield name, stretch
 
 
 @lru_cache(maxsize=2)
 def _archive(file: Path) -> zipfile.ZipFile:
     return zipfile.ZipFile(file)
-
-
-@dataclass(frozen=True)
-class RowsPart:
-    """Rows of a table, streamed by Hugging Face `datasets`: a local parquet or JSON-lines file, or a piece of a dataset on the hub.
-
-    The text is the column "content", as in CodeParrot, or else "text".
-
-    Attributes:
-        name: the first part of every identifier, followed by the row's number.
-        builder: "parquet", "json", or the name of a dataset on the hub.
-        file: for the first two.
-        revision: of a dataset on the hub.
-        index, count: which piece of how many, of a dataset on the hub.
-    """
-
-    name: str
-    builder: str
-    file: Path | None = None
-    revision: str | None = None
-    index: int = 0
-    count: int = 1
-
-    def texts(self, skip: int = 0) -> Iterator[Text]:
-        for number, row in enumerate(self._rows(skip), start=skip):
-            column = next((name for name in ("content", "text") if name in row), None)
-            if column is None:
-                raise ValueError(f"{self.name} has the columns {', '.join(row)}, and text is read from one called 'content' or 'text'.")
-            yield f"{self.name}#{number}", row[column] if isinstance(row[column], str) else None
-
-    def _rows(self, skip: int) -> Iterator[dict[str, Any]]:
-        try:
-            rows: Any = open_rows(self.builder, self.file, self.revision)
-            if self.count > 1:
-                rows = rows.shard(num_shards=self.count, index=self.index)
-            yield from rows.skip(skip) if skip else rows
-        except ModuleNotFoundError:
-            raise
-        except Exception as error:  # the readers below `datasets` raise errors of many kinds
-            raise ValueError(f"{self.name} can't be read as a table of rows ({' '.join(str(error).split())[:200]}).") from None
-
-
-def open_rows(builder: str, file: Path | None, revision: str | None) -> Any:
-    """The stream of a table, a `datasets.IterableDataset`. ModuleNotFoundError without the library."""
-    datasets: Any = importlib.import_module("datasets")
-    options = {"data_files": str(file)} if file is not None else {"revision": revision}
-    return datasets.load_dataset(builder, split="train", streaming=True, **options)

@@ -29,7 +29,7 @@ class Sampler:
             tokens: token ids, one dimension.
             batch: B.
             context: T.
-            seed: of the order.
+            seed: decides the order.
 
         Raises:
             ValueError: if there are not T + 1 tokens.

@@ -4,6 +4,9 @@ One folder per corpus, tokenizer and split under `DataConfig.cache`: shards `tra
 dimension, uint16 or uint32; a small corpus has one a split), `tokenizer.json`, `store.json`, `manifest.json`. Documents follow one
 another in the order of the corpus, for a folder that of their paths, each ended by the separator token (the byte NUL, or the
 tokenizer's end-of-text token). While it is built its pieces lie in a hidden folder beside it, and an interrupted build goes on there.
+
+Whole documents go to a split, chosen by their names. Only where that leaves a split without any, as in a corpus of one file, is the
+text split by position instead: its beginning is trained on, and its end held out.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +27,13 @@ import numpy as np
 
 from hushlm.config import DataConfig
 from hushlm.data.corpus import Corpus, open_corpus
-from hushlm.data.shards import SPLITS, Piece, Tokens, build_pieces, open_shards, split_of
-from hushlm.data.tokenizer import Tokenizer, file_key, make_tokenizer, separator_id, tokenizer_file
-from hushlm.files import new_folder, verify_manifest, write_atomic
+from hushlm.data.parts import FilesPart, Part
+from hushlm.data.report import CorpusReport, counted
+from hushlm.data.rows import RowsPart
+from hushlm.data.shards import Piece, Tokens, build_pieces, open_shards
+from hushlm.data.splits import SPLITS, cut_by_position, ends_by_position, split_of
+from hushlm.data.tokenizer import Tokenizer, file_key, is_text, make_tokenizer, separator_id, tokenizer_file
+from hushlm.files import new_folder, read_json, verify_manifest, write_atomic
 
 __all__ = ["SPLITS", "TokenStore", "Tokens", "open_token_store", "split_of"]
 
@@ -34,7 +42,7 @@ Progress = Callable[[int, int], None]
 _FORMAT = 2
 
 TOKENIZER_BYTES = 500_000_000
-"""Text of the training split, from its start, that a tokenizer is trained on at most."""
+"""How much text of the training split, from its start, a tokenizer is trained on at most."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +53,15 @@ class TokenStore:
         tokens: token ids of "train", "validation" and "test", read-only memory maps of one dimension,
             or `ShardedTokens` over several.
         tokenizer: text to ids and back.
-        vocabulary: V.
+        vocabulary: V, one more than the largest token id.
         fingerprint: sha256 over corpus, tokenizer and split, hexadecimal; equal fingerprints mean equal tokens.
-        corpus_name: for reports.
-        documents: files in the corpus.
-        bytes: size of their text.
+        corpus_name: what reports call the corpus.
+        documents: how many documents the corpus has.
+        bytes: how much text they hold.
         split_bytes: the same for each split; nats per token times tokens over this is nats per byte.
-        skipped: files left out because they are not UTF-8.
+        skipped: how many documents were left out because they are not UTF-8 text.
         folder: where the store lies.
+        report: what the corpus gave, and what was left out of it.
     """
 
     tokens: dict[str, Tokens]
@@ -65,9 +74,10 @@ class TokenStore:
     split_bytes: dict[str, int]
     skipped: int
     folder: Path
+    report: CorpusReport
 
 
-def open_token_store(config: DataConfig, progress: Progress | None = None) -> TokenStore:
+def open_token_store(config: DataConfig, progress: Progress | None = None, on_bytes: Callable[[int], None] | None = None) -> TokenStore:
     """Open the token store of a corpus and tokenizer; build it if there is none.
 
     The corpus is read and hashed every time, so a changed file leads to a new store and never to stale tokens. The folder
@@ -76,30 +86,60 @@ def open_token_store(config: DataConfig, progress: Progress | None = None) -> To
     Args:
         config: corpus, tokenizer, split and cache folder.
         progress: called with (documents done, documents) while a store is being built.
+        on_bytes: called with the number of bytes of text just turned into tokens.
 
     Raises:
-        ValueError: one sentence: no such corpus or tokenizer, a split without documents, or a store that was damaged.
+        ValueError: one sentence: no such corpus or tokenizer, too little text for three splits, or a store that was damaged.
     """
     ready = tokenizer_file(config.tokenizer)
-    corpus = open_corpus(config)
     kind = file_key(ready) if ready else config.tokenizer
-    key = hashlib.sha256(json.dumps([_FORMAT, corpus.sha256, kind, config.validation_share]).encode()).hexdigest()
+    corpus = open_corpus(config)
     label = re.sub(r"[^A-Za-z0-9]+", "-", f"{corpus.label}-{'file' if ready else config.tokenizer}").strip("-")
-    folder = config.cache / f"{label}-{key[:16]}"
-    if not folder.exists():
-        _build(folder, corpus, config, progress)
-    return _open(folder)
+
+    def folder_of(*facts: object) -> Path:
+        key = hashlib.sha256(json.dumps([_FORMAT, corpus.sha256, kind, config.validation_share, *facts]).encode()).hexdigest()
+        return config.cache / f"{label}-{key[:16]}"
+
+    folder = folder_of()
+    if folder.exists():
+        store = _open(folder, corpus)
+        if not _lacks_rows(store, corpus):
+            return store
+        folder = folder_of("second reading of rows")
+        if folder.exists():
+            return _open(folder, corpus)
+    _build(folder, corpus, config, progress, on_bytes)
+    return _open(folder, corpus)
 
 
-def _open(folder: Path) -> TokenStore:
+def _lacks_rows(store: TokenStore, corpus: Corpus) -> bool:
+    """Whether a store was made when rows were left out that are read by now: without a text in the first column, or of bytes."""
+    facts = read_json(store.folder / "store.json")
+    return "lost" not in facts and facts["skipped"] > 0 and any(isinstance(part, RowsPart) for part in corpus.parts)
+
+
+def _open(folder: Path, corpus: Corpus) -> TokenStore:
     try:
         verify_manifest(folder)
+        tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
     except ValueError as error:
         raise ValueError(f"The token store is unusable ({str(error).rstrip('.')}): delete {folder} and it will be built again.") from None
-    facts = json.loads((folder / "store.json").read_bytes())
+    facts = read_json(folder / "store.json")
+    before = {"not UTF-8 text": facts["skipped"] - corpus.skipped} if facts["skipped"] > corpus.skipped else {}
+    report = CorpusReport(
+        name=facts["corpus"],
+        documents=facts["documents"],
+        bytes=facts["bytes"],
+        tokens={split: facts["splits"][split]["tokens"] for split in SPLITS},
+        lost=Counter(corpus.lost) + Counter(facts.get("lost", before)),
+        empty=Counter(corpus.empty) + Counter(facts.get("empty", {})),
+        notes=facts.get("notes", {}),
+        not_read=corpus.not_read,
+        by_position=facts.get("by_position", False),
+    )
     return TokenStore(
         tokens={split: open_shards([folder / _shard(split, i) for i in range(facts["splits"][split]["shards"])]) for split in SPLITS},
-        tokenizer=Tokenizer.from_file(folder / "tokenizer.json"),
+        tokenizer=tokenizer,
         vocabulary=facts["vocabulary"],
         fingerprint=facts["fingerprint"],
         corpus_name=facts["corpus"],
@@ -108,49 +148,97 @@ def _open(folder: Path) -> TokenStore:
         split_bytes={split: facts["splits"][split]["bytes"] for split in SPLITS},
         skipped=facts["skipped"],
         folder=folder,
+        report=report,
     )
 
 
-def _build(folder: Path, corpus: Corpus, config: DataConfig, progress: Progress | None) -> None:
+@dataclass(frozen=True)
+class _Made:
+    """What is about to become a store.
+
+    Attributes:
+        place: where its pieces lie.
+        ends: where the splits end, if they are chosen by position.
+    """
+
+    place: Path
+    pieces: list[Piece]
+    tokenizer: Tokenizer
+    ends: tuple[int, int] | None
+
+    @property
+    def missing(self) -> list[str]:
+        """Splits without text."""
+        return [split for split in SPLITS if not any(piece.tokens[split] for piece in self.pieces)]
+
+
+def _build(folder: Path, corpus: Corpus, config: DataConfig, progress: Progress | None, on_bytes: Callable[[int], None] | None) -> None:
+    ends = None
+    sizes: list[int] = []
     if corpus.documents:  # known before anything is read
-        _refuse_empty_splits(corpus.name, [split_of(document.path, config.validation_share) for document in corpus.documents])
-    with _workshop(folder) as pieces_folder:
+        found = {split_of(document.path, config.validation_share) for document in corpus.documents}
+        sizes = [sum(document.bytes for document in part.documents) for part in corpus.parts if isinstance(part, FilesPart)]
+        ends = None if len(found) == len(SPLITS) else _ends(corpus.name, corpus.bytes, len(corpus.documents), config)
+    with _workshop(folder) as place:
         if folder.exists():  # another process was first
             return
-        # With the tokenizer made once, a resumed build need not train it again.
-        kept = pieces_folder / "tokenizer.json"
-        if not kept.is_file():
-            write_atomic(kept, make_tokenizer(config.tokenizer, _training_texts(corpus, config.validation_share)).to_str())
-        tokenizer = Tokenizer.from_file(kept)
-        # The largest id decides: a ready vocabulary may have gaps.
-        vocabulary, separator = tokenizer.vocabulary, separator_id(tokenizer)
-        kind = np.dtype(np.uint16 if vocabulary <= 2**16 else np.uint32)
-        pieces: list[Piece] = []
-        done = 0
-        for made in build_pieces(corpus.parts, pieces_folder, tokenizer, separator, kind, config.validation_share, config.workers):
-            pieces += made
-            done += sum(sum(piece.documents.values()) for piece in made)
-            if progress is not None:
-                progress(done, max(done, len(corpus.documents)))
-        documents = {split: sum(piece.documents[split] for piece in pieces) for split in SPLITS}
-        _refuse_empty_splits(corpus.name, [split for split in SPLITS if documents[split]], sum(documents.values()))
+        made = _make(place, corpus, config, ends, sizes, progress, on_bytes)
+        if made.missing and ends is None:
+            sizes = [sum(sum(piece.bytes.values()) for piece in made.pieces if piece.part == index) for index in range(len(corpus.parts))]
+            documents = sum(sum(piece.documents.values()) for piece in made.pieces)
+            if not documents:
+                raise ValueError(f"{corpus.name} holds no text: {counted(_total(made.pieces, 'lost') + _total(made.pieces, 'empty'))}.")
+            ends = _ends(corpus.name, sum(sizes), documents, config)
+            made = _make(place / "by-position", corpus, config, ends, sizes, progress, on_bytes)
         with new_folder(folder, replace=False) as temporary:
-            _put_together(temporary, pieces_folder, pieces, corpus, config, tokenizer, vocabulary, separator)
+            _put_together(temporary, made, corpus, config)
 
 
-def _put_together(
-    folder: Path,
-    pieces_folder: Path,
-    pieces: list[Piece],
+def _make(
+    place: Path,
     corpus: Corpus,
     config: DataConfig,
-    tokenizer: Tokenizer,
-    vocabulary: int,
-    separator: int,
-) -> None:
-    splits = {}
+    ends: tuple[int, int] | None,
+    sizes: list[int],
+    progress: Progress | None,
+    on_bytes: Callable[[int], None] | None,
+) -> _Made:
+    # With the tokenizer made once, a resumed build need not train it again.
+    kept = place / "tokenizer.json"
+    if not kept.is_file():
+        write_atomic(kept, make_tokenizer(config.tokenizer, _training_texts(corpus.parts, config.validation_share, ends)).to_str())
+    tokenizer = Tokenizer.from_file(kept)
+    # The largest id decides: a ready vocabulary may have gaps.
+    kind = np.dtype(np.uint16 if tokenizer.vocabulary <= 2**16 else np.uint32)
+    pieces: list[Piece] = []
+    done = 0
+    for piece in build_pieces(
+        corpus.parts,
+        place,
+        tokenizer,
+        separator_id(tokenizer),
+        kind,
+        config.validation_share,
+        config.workers,
+        ends=ends,
+        part_bytes=sizes,
+        on_bytes=on_bytes,
+    ):
+        pieces.append(piece)
+        done += sum(piece.documents.values())
+        if progress is not None:
+            progress(done, max(done, len(corpus.documents)))
+    return _Made(place, pieces, tokenizer, ends)
+
+
+def _total(pieces: list[Piece], name: str) -> Counter[str]:
+    return sum((Counter(getattr(piece, name)) for piece in pieces), Counter())
+
+
+def _put_together(folder: Path, made: _Made, corpus: Corpus, config: DataConfig) -> None:
+    splits, pieces = {}, made.pieces
     for split in SPLITS:
-        shards = [piece.file(pieces_folder, split) for piece in pieces if piece.tokens[split]]
+        shards = [piece.file(made.place, split) for piece in pieces if piece.tokens[split]]
         for index, shard in enumerate(shards):
             try:
                 os.link(shard, folder / _shard(split, index))
@@ -162,18 +250,25 @@ def _put_together(
             "tokens": sum(piece.tokens[split] for piece in pieces),
             "shards": len(shards),
         }
-    text = tokenizer.to_str()
+    text = made.tokenizer.to_str()
+    notes = _total(pieces, "notes")
+    # Texts that earlier versions left out make other tokens of the same corpus.
+    identity = [corpus.sha256, text, config.validation_share, *([dict(notes)] if notes else [])]
     about = {
         "format": _FORMAT,
         "corpus": corpus.name,
         "corpus_sha256": corpus.sha256,
-        "fingerprint": hashlib.sha256(json.dumps([corpus.sha256, text, config.validation_share]).encode()).hexdigest(),
+        "fingerprint": hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
         "tokenizer": config.tokenizer,
-        "vocabulary": vocabulary,
-        "separator": separator,
+        "vocabulary": made.tokenizer.vocabulary,
+        "separator": separator_id(made.tokenizer),
         "documents": sum(facts["documents"] for facts in splits.values()),
         "bytes": sum(facts["bytes"] for facts in splits.values()),
         "skipped": corpus.skipped + sum(piece.skipped for piece in pieces),
+        "lost": dict(_total(pieces, "lost")),
+        "empty": dict(_total(pieces, "empty")),
+        "notes": dict(notes),
+        "by_position": made.ends is not None,
         "splits": splits,
     }
     write_atomic(folder / "tokenizer.json", text)
@@ -195,23 +290,32 @@ def _workshop(folder: Path) -> Iterator[Path]:
                 shutil.rmtree(place, ignore_errors=True)
 
 
-def _training_texts(corpus: Corpus, validation_share: float) -> Iterator[str]:
-    size = 0
-    for identifier, text in corpus.texts():
-        if text and split_of(identifier, validation_share) == "train":
+def _training_texts(parts: Sequence[Part], validation_share: float, ends: tuple[int, int] | None) -> Iterator[str]:
+    size = at = 0
+    for identifier, text in (found for part in parts for found in part.texts()):
+        if not isinstance(text, str) or not text or not is_text(text):
+            continue
+        if ends is not None:
+            cut, at = cut_by_position(text, at, ends), at + len(text.encode())
+            text = "".join(head for split, head in cut if split == "train")
+        elif split_of(identifier, validation_share) != "train":
+            continue
+        if text:
             yield text
-            size += len(text)
-            if size >= TOKENIZER_BYTES:
-                return
+        size += len(text)
+        if size >= TOKENIZER_BYTES:
+            return
 
 
-def _refuse_empty_splits(name: str, found: list[str], count: int | None = None) -> None:
-    for split in SPLITS:
-        if split not in found:
-            raise ValueError(
-                f"{name} has {len(found) if count is None else count} texts, and none of them falls into the {split} split: "
-                "cut the text into more files, or raise data.validation_share."
-            )
+def _ends(name: str, total_bytes: int, documents: int, config: DataConfig) -> tuple[int, int]:
+    """Raises: ValueError if there is too little text."""
+    ends = ends_by_position(total_bytes, config.validation_share)
+    if ends is None:
+        raise ValueError(
+            f"{name} has {documents} texts of {total_bytes} bytes together, too little to hold {config.validation_share:.0%} of them out "
+            "twice: add text, cut the text into more files, or raise data.validation_share."
+        )
+    return ends
 
 
 def _shard(split: str, index: int) -> str:

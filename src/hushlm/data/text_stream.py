@@ -41,7 +41,7 @@ class TextStream:
     """Decodes tokens one after another. After any of them `text` is a beginning of what decoding all tokens at once will give.
 
     Args:
-        tokenizer: of the tokens.
+        tokenizer: the tokenizer that the tokens belong to.
 
     Attributes:
         text: what no further token can change; all of it after `finish`.

@@ -234,6 +234,15 @@ def separator_id(tokenizer: Tokenizer | tokenizers.Tokenizer) -> int:
     raise ValueError("The tokenizer has no token that ends a document: add '<|endoftext|>' to its vocabulary.")
 
 
+def is_text(text: str) -> bool:
+    """Whether UTF-8 can hold a text, see `check_text`."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def check_text(text: str) -> None:
     """Refuse text that UTF-8 can't hold.
 

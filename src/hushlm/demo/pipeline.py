@@ -57,7 +57,9 @@ def run_demo(settings: DemoSettings, say: Say, show: Callable[[Table], None]) ->
 
     stage(1, f"reading the corpus ({settings.data.corpus}) as {settings.data.tokenizer}")
     store = open_token_store(settings.data)
-    say(f"  {store.corpus_name}: {store.documents} files, {store.bytes / 1e6:.1f} MB, V={store.vocabulary}, split by file; {store.folder}")
+    for line in store.report.lines():
+        say(f"  {line}")
+    say(f"  V={store.vocabulary}; {store.folder}")
     shape = replace(settings.shape, vocabulary=store.vocabulary)
 
     parallel = max(1, min(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))

@@ -58,7 +58,7 @@ class HeadReport:
         log_context_nats: log T, the paper's maximum.
         attainable_maximum_nats: mean row entropy of uniform causal attention, the true maximum.
         share_per_range: shares of the heads in [0, m/4), [m/4, m/2), [m/2, 3m/4), [3m/4, m].
-        share_per_range_of_log_context: the same by quarters of log T.
+        share_per_range_of_log_context: the share of heads in each range, by quarters of log T.
         overload: more than DISPROPORTIONATE_SHARE of the heads of the early layers (the first half; a middle one counts) are overloaded:
             in [3m/4, m] and at NEAR_UNIFORM_SHARE of the attainable maximum or above.
         collapse: more than DISPROPORTIONATE_SHARE of the heads of the deep layers (all others; of a single layer, that one) are

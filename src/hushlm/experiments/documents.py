@@ -50,6 +50,6 @@ def read_document(path: Path, check: Callable[[Mapping[str, Any]], object], refu
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         check(document)
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} {refusal}") from error
     return document

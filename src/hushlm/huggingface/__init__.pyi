@@ -1,10 +1,11 @@
+from .checkpoint import save_hf_checkpoint as save_hf_checkpoint
 from .gpt2 import from_hf_gpt2 as from_hf_gpt2
 from .gpt2 import to_hf_gpt2 as to_hf_gpt2
 from .measure import HeadEntropies as HeadEntropies
 from .measure import measure_head_entropies as measure_head_entropies
-from .measure import open_hf_model as open_hf_model
 from .neox import from_hf_gpt_neox as from_hf_gpt_neox
 from .neox import to_hf_gpt_neox as to_hf_gpt_neox
+from .opening import open_hf_model as open_hf_model
 from .patched_attention import ENTROPY_ATTENTION as ENTROPY_ATTENTION
 from .patched_attention import EntropyRecord as EntropyRecord
 from .patched_attention import record_entropies as record_entropies

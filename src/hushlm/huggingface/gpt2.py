@@ -1,4 +1,4 @@
-"""Exchange with Hugging Face's GPT-2: the same function, in weights laid out either way. GPT-NeoX is in `hf_neox`.
+"""Exchange with Hugging Face's GPT-2: the same function, with the weights laid out either way. GPT-NeoX has a module of its own.
 
 transformers is imported only when a function is called.
 """
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hushlm.architectures import Architecture, FeedForward, Norm
 from hushlm.config import ModelShape
+from hushlm.huggingface.taken_weights import TakenWeights, check_same_logits, fill
 from hushlm.model.language_model import LanguageModel
 from hushlm.model.normalisation import LAYER_NORM_EPSILON
 
@@ -33,7 +34,9 @@ _BLOCK_NAMES = {
 
 
 def from_hf_gpt2(hf_model: GPT2LMHeadModel) -> LanguageModel:
-    """A `LanguageModel` computing what the GPT-2 computes (SM+LN+G; with "relu", "relu2", "linear" SM+LN+R, SM+LN+R2, SM+LN).
+    """A `LanguageModel` that computes what the GPT-2 computes (SM+LN+G; with "relu", "relu2", "linear" SM+LN+R, SM+LN+R2, SM+LN).
+
+    Both models are run on a few tokens at the end, and their logits compared.
 
     Args:
         hf_model: a `GPT2LMHeadModel`, its head tied to the embedding or not. Dropout, which only acts in training, is not carried over.
@@ -42,7 +45,8 @@ def from_hf_gpt2(hf_model: GPT2LMHeadModel) -> LanguageModel:
         A model with copies of the weights, of the same type and on the same device.
 
     Raises:
-        ValueError: if transformers is missing, or the model has a setting for which there is no equal here.
+        ValueError: if transformers is missing, the model has a setting, a layer or a weight for which there is no equal here (a bias on the
+            head, adapter layers, quantised weights), or its logits are not those of its config and weights.
     """
     gpt2_class, _ = _transformers()
     if not isinstance(hf_model, gpt2_class):
@@ -56,11 +60,15 @@ def from_hf_gpt2(hf_model: GPT2LMHeadModel) -> LanguageModel:
         "unscaled attention": not config.scale_attn_weights,
         "attention scaled by layer": config.scale_attn_by_inverse_layer_idx,
         "cross-attention": config.add_cross_attention,
+        f"a width of {config.n_embd}, no multiple of {config.n_head} heads,": config.n_embd % config.n_head != 0,
         f"an FFN width of {inner}, no multiple of {config.n_embd}": inner % config.n_embd != 0,
     }
     if refused := [what for what, present in refusals.items() if present]:
         raise ValueError(f"This GPT-2 cannot be taken over: {', '.join(refused)} has no equal here.")
     assert feed_forward is not None
+    weight = hf_model.transformer.wte.weight
+    if not weight.is_floating_point():
+        raise ValueError(f"This GPT-2 cannot be taken over: its weights are of type {weight.dtype}; load them unquantised.")
     shape = ModelShape(
         layers=config.n_layer,
         heads=config.n_head,
@@ -68,11 +76,14 @@ def from_hf_gpt2(hf_model: GPT2LMHeadModel) -> LanguageModel:
         context=config.n_positions,
         vocabulary=config.vocab_size,
         ffn_multiple=inner // config.n_embd,
-        tied_head=hf_model.lm_head.weight is hf_model.transformer.wte.weight,
+        tied_head=hf_model.lm_head.weight is weight,
     )
-    weight = hf_model.transformer.wte.weight
     model = LanguageModel(Architecture(norm=Norm.LAYER, feed_forward=feed_forward), shape).to(device=weight.device, dtype=weight.dtype)
-    model.load_state_dict(_to_our_names(hf_model.state_dict(), shape))
+    weights = TakenWeights(hf_model.state_dict(), "GPT-2")
+    state = _to_our_names(weights, shape)
+    weights.check_all_taken()
+    fill(model, state, "GPT-2")
+    check_same_logits(model, hf_model, "GPT-2")
     return model.train(hf_model.training)
 
 
@@ -112,15 +123,18 @@ def to_hf_gpt2(model: LanguageModel) -> GPT2LMHeadModel:
     return hf_model.train(model.training)
 
 
-def _to_our_names(theirs: dict[str, Tensor], shape: ModelShape) -> dict[str, Tensor]:
-    ours = {"embedding.weight": theirs["transformer.wte.weight"], "positions.weight": theirs["transformer.wpe.weight"]}
-    if not shape.tied_head:
-        ours["head.weight"] = theirs["lm_head.weight"]
+def _to_our_names(theirs: TakenWeights, shape: ModelShape) -> dict[str, Tensor]:
+    ours = {"embedding.weight": theirs.take("transformer.wte.weight"), "positions.weight": theirs.take("transformer.wpe.weight")}
+    if shape.tied_head:
+        theirs.leave("lm_head.weight")
+    else:
+        ours["head.weight"] = theirs.take("lm_head.weight")
     for end in ("weight", "bias"):
-        ours[f"final_norm.{end}"] = theirs[f"transformer.ln_f.{end}"]
+        ours[f"final_norm.{end}"] = theirs.take(f"transformer.ln_f.{end}")
         for layer in range(shape.layers):
-            ours |= {f"blocks.{layer}.{a}.{end}": _transposed(theirs[f"transformer.h.{layer}.{b}.{end}"]) for a, b in _BLOCK_NAMES.items()}
-            thirds = theirs[f"transformer.h.{layer}.attn.c_attn.{end}"].chunk(3, dim=-1)
+            block = f"transformer.h.{layer}"
+            ours |= {f"blocks.{layer}.{a}.{end}": _transposed(theirs.take(f"{block}.{b}.{end}")) for a, b in _BLOCK_NAMES.items()}
+            thirds = theirs.take(f"{block}.attn.c_attn.{end}").chunk(3, dim=-1)
             ours |= {
                 f"blocks.{layer}.attention.{name}.{end}": _transposed(third)
                 for name, third in zip(("query", "key", "value"), thirds, strict=True)

@@ -1,4 +1,4 @@
-"""Head entropies of any causal language model of transformers on a text.
+"""Head entropies of any causal language model of transformers, measured on batches of text.
 
 Legend: B batch, T tokens, L layers, H heads.
 """
@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,18 +15,18 @@ from torch import Tensor
 from hushlm.huggingface.patched_attention import record_entropies, use_entropy_attention
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
-__all__ = ["HeadEntropies", "measure_head_entropies", "open_hf_model"]
+__all__ = ["HeadEntropies", "measure_head_entropies"]
 
 
 @dataclass(frozen=True)
 class HeadEntropies:
-    """What was measured.
+    """The entropies of a model's heads.
 
     Attributes:
-        head_entropy_nats_LH: mean row entropy of every head over all rows that count, float64.
-        rows: that count: tokens, without padding.
+        head_entropy_nats_LH: the mean row entropy of every head over all rows that count, in float64.
+        rows: how many rows count; one for each token that is no padding.
     """
 
     head_entropy_nats_LH: Tensor
@@ -35,16 +34,19 @@ class HeadEntropies:
 
 
 def measure_head_entropies(model: PreTrainedModel, batches: Iterable[Tensor | Mapping[str, Tensor]]) -> HeadEntropies:
-    """Mean row entropy of every head. The model's mode and weights stay as they were; its attention is exchanged for an equal one.
+    """The mean row entropy of every head.
+
+    The model's mode and weights stay as they were; its attention is exchanged for one that computes the same.
 
     Args:
         model: any causal language model that uses the attention interface of transformers; grouped queries count as heads of their own.
         batches: token ids (B, T), or what a tokenizer returns for a padded batch ("input_ids", "attention_mask").
 
     Raises:
-        ValueError: if there is no batch, or the model's attention cannot be exchanged.
+        ValueError: if there is no batch, a token id lies outside the model's vocabulary, or the model's attention cannot be exchanged.
     """
     use_entropy_attention(model)
+    vocabulary = model.get_input_embeddings().num_embeddings
     # The body without the head: no (B, T, V) logits.
     body = model.base_model
     training = model.training
@@ -55,6 +57,11 @@ def measure_head_entropies(model: PreTrainedModel, batches: Iterable[Tensor | Ma
         with torch.inference_mode():
             for batch in batches:
                 inputs = {"input_ids": batch} if isinstance(batch, Tensor) else {key: batch[key] for key in ("input_ids", "attention_mask")}
+                if inputs["input_ids"].numel() and not 0 <= int(inputs["input_ids"].max()) < vocabulary:
+                    raise ValueError(
+                        f"Token id {int(inputs['input_ids'].max())} is outside the model's vocabulary of {vocabulary}: "
+                        "the tokenizer is not the model's own."
+                    )
                 with record_entropies() as record:
                     body(**{key: value.to(model.device) for key, value in inputs.items()}, use_cache=False)
                 rows_LHN = record.rows_LHN()
@@ -66,41 +73,3 @@ def measure_head_entropies(model: PreTrainedModel, batches: Iterable[Tensor | Ma
     if total_LH is None or rows == 0:
         raise ValueError("There is no text to measure entropies on.")
     return HeadEntropies((total_LH / rows).clone(), rows)
-
-
-def open_hf_model(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model and its tokenizer, in evaluation mode and float32.
-
-    Args:
-        name: a folder as `save_pretrained` writes it, a .gguf file, or the name of a model on the Hugging Face hub (or in its cache).
-
-    Raises:
-        ValueError: one sentence: transformers is missing, nothing is there, what is there is no causal language model, or it
-            lacks weights, which would be drawn at random.
-    """
-    try:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-        from transformers.utils import logging
-    except ImportError:
-        raise ValueError("Opening a Hugging Face model needs transformers: pip install 'hushlm[hf]'.") from None
-    path = Path(name)
-    source: dict[str, Any] = {"pretrained_model_name_or_path": name}
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise ValueError(f"There is no file {name}.")
-        source = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
-    elif not path.is_dir() and (path.exists() or path.is_absolute() or name.startswith(".") or name.count("/") > 1):
-        raise ValueError(f"{name} is no folder of a model and no name on the Hugging Face hub, which reads OWNER/MODEL.")
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # what it would warn of is raised below, in a sentence
-    try:
-        model, found = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, output_loading_info=True)
-        tokenizer = AutoTokenizer.from_pretrained(**source)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        first = " ".join(str(error).split()).split(". ")[0].rstrip(".")
-        raise ValueError(f"{name} could not be opened as a causal language model: {first}.") from error
-    finally:
-        logging.set_verbosity(verbosity)
-    if missing := sorted(found["missing_keys"]):
-        raise ValueError(f"{name} lacks {len(missing)} of the weights that a {type(model).__name__} has, for example {missing[0]}.")
-    return model.eval(), tokenizer

@@ -1,4 +1,4 @@
-"""Exchange with Hugging Face's GPT-NeoX (Pythia): the same function, in weights laid out either way.
+"""Exchange with Hugging Face's GPT-NeoX (Pythia): the same function, with the weights laid out either way.
 
 transformers is imported only when a function is called.
 """
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hushlm.architectures import Architecture, Blocks, FeedForward, Norm
 from hushlm.config import ModelShape
+from hushlm.huggingface.taken_weights import TakenWeights, check_same_logits, fill
 from hushlm.model.language_model import LanguageModel
 from hushlm.model.normalisation import LAYER_NORM_EPSILON
 
@@ -34,7 +35,9 @@ _PARTS = ("query", "key", "value")
 
 
 def from_hf_gpt_neox(hf_model: GPTNeoXForCausalLM) -> LanguageModel:
-    """A `LanguageModel` computing what the GPT-NeoX computes: NeoX(SM+LN+G), or the same with another activation: R, R2 or none.
+    """A `LanguageModel` that computes what the GPT-NeoX computes: NeoX(SM+LN+G), or the same with another activation (R, R2 or none).
+
+    Both models are run on a few tokens at the end, and their logits compared.
 
     Args:
         hf_model: a `GPTNeoXForCausalLM` with parallel residuals and plain rotary positions, its head tied or not. Dropout, which only
@@ -44,7 +47,8 @@ def from_hf_gpt_neox(hf_model: GPTNeoXForCausalLM) -> LanguageModel:
         A model with copies of the weights, of the same type and on the same device.
 
     Raises:
-        ValueError: if transformers is missing, or the model has a setting for which there is no equal here.
+        ValueError: if transformers is missing, the model has a setting, a layer or a weight for which there is no equal here (a bias on the
+            head, adapter layers, quantised weights), or its logits are not those of its config and weights.
     """
     neox_class, _ = _transformers()
     if not isinstance(hf_model, neox_class):
@@ -60,13 +64,18 @@ def from_hf_gpt_neox(hf_model: GPTNeoXForCausalLM) -> LanguageModel:
         "attention without biases": not config.attention_bias,
         f"rotary positions of type {rope['rope_type']!r}": rope["rope_type"] != "default",
         f"{rotated} rotated entries a head, not an even number from 2 on": rotated < 2 or rotated % 2 != 0,
+        f"a width of {config.hidden_size}, no multiple of {config.num_attention_heads} heads,": config.hidden_size
+        % config.num_attention_heads
+        != 0,
         f"an FFN width of {config.intermediate_size}, no multiple of {config.hidden_size}": config.intermediate_size % config.hidden_size
         != 0,
     }
     if refused := [what for what, present in refusals.items() if present]:
         raise ValueError(f"This GPT-NeoX cannot be taken over: {', '.join(refused)} has no equal here.")
     assert feed_forward is not None
-    weight, head = hf_model.get_input_embeddings().weight, hf_model.get_output_embeddings().weight
+    weight, head = hf_model.get_input_embeddings().weight, hf_model.get_output_embeddings()
+    if not weight.is_floating_point():
+        raise ValueError(f"This GPT-NeoX cannot be taken over: its weights are of type {weight.dtype}; load them unquantised.")
     shape = ModelShape(
         layers=config.num_hidden_layers,
         heads=config.num_attention_heads,
@@ -74,15 +83,23 @@ def from_hf_gpt_neox(hf_model: GPTNeoXForCausalLM) -> LanguageModel:
         context=config.max_position_embeddings,
         vocabulary=config.vocab_size,
         ffn_multiple=config.intermediate_size // config.hidden_size,
-        tied_head=head is weight,
+        tied_head=head.weight is weight,
         rotary_share=rope.get("partial_rotary_factor", 1.0),
         rotary_base=float(rope["rope_theta"]),
     )
     assert shape.rotary_width == rotated
     architecture = Architecture(norm=Norm.LAYER, feed_forward=feed_forward, blocks=Blocks.NEOX)
     model = LanguageModel(architecture, shape).to(device=weight.device, dtype=weight.dtype)
-    state = _to_our_names(hf_model.gpt_neox.state_dict(), shape)
-    model.load_state_dict(state if shape.tied_head else state | {"head.weight": head})
+    weights = TakenWeights(hf_model.state_dict(), "GPT-NeoX")
+    state = _to_our_names(weights, shape)
+    head_name = next(name for name, module in hf_model.named_modules() if module is head)  # transformers has called it differently
+    if shape.tied_head:
+        weights.leave(f"{head_name}.weight")
+    else:
+        state["head.weight"] = weights.take(f"{head_name}.weight")
+    weights.check_all_taken()
+    fill(model, state, "GPT-NeoX")
+    check_same_logits(model, hf_model, "GPT-NeoX")
     return model.train(hf_model.training)
 
 
@@ -128,13 +145,14 @@ def to_hf_gpt_neox(model: LanguageModel) -> GPTNeoXForCausalLM:
     return hf_model.train(model.training)
 
 
-def _to_our_names(theirs: dict[str, Tensor], shape: ModelShape) -> dict[str, Tensor]:
-    ours = {"embedding.weight": theirs["embed_in.weight"]}
+def _to_our_names(theirs: TakenWeights, shape: ModelShape) -> dict[str, Tensor]:
+    ours = {"embedding.weight": theirs.take("gpt_neox.embed_in.weight")}
     for end in ("weight", "bias"):
-        ours[f"final_norm.{end}"] = theirs[f"final_layer_norm.{end}"]
+        ours[f"final_norm.{end}"] = theirs.take(f"gpt_neox.final_layer_norm.{end}")
         for layer in range(shape.layers):
-            ours |= {f"blocks.{layer}.{a}.{end}": theirs[f"layers.{layer}.{b}.{end}"] for a, b in _BLOCK_NAMES.items()}
-            by_head = theirs[f"layers.{layer}.attention.query_key_value.{end}"].unflatten(0, (shape.heads, 3, shape.head_width))
+            block = f"gpt_neox.layers.{layer}"
+            ours |= {f"blocks.{layer}.{a}.{end}": theirs.take(f"{block}.{b}.{end}") for a, b in _BLOCK_NAMES.items()}
+            by_head = theirs.take(f"{block}.attention.query_key_value.{end}").unflatten(0, (shape.heads, 3, shape.head_width))
             ours |= {f"blocks.{layer}.attention.{part}.{end}": by_head[:, i].flatten(0, 1) for i, part in enumerate(_PARTS)}
     return ours
 

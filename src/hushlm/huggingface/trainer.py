@@ -24,14 +24,13 @@ from transformers import PreTrainedModel, Trainer
 
 from hushlm.config import EntropyConfig
 from hushlm.entropy import EntropyRegulariser
-from hushlm.huggingface.patched_attention import active_record, record_entropies, use_entropy_attention
+from hushlm.huggingface.patched_attention import REGULARISER, active_record, record_entropies, use_entropy_attention
 from hushlm.training.optimiser import regulariser_weight
 
 __all__ = ["EntropyTrainer"]
 
 THRESHOLDS_FILE = "entropy_thresholds.safetensors"
 SETTINGS_FILE = "entropy_config.json"
-_ATTRIBUTE = "entropy_regulariser"
 _PENALTY = "entropy_penalty"
 
 
@@ -39,25 +38,30 @@ class EntropyTrainer(Trainer):
     """Trains any causal language model of transformers with loss + lambda * penalty (arXiv 2501.03489, Algorithm 1).
 
     The model's attention is exchanged for one that knows its entropies. The thresholds theta (L, H) are parameters of the model while it
-    is trained (`model.entropy_regulariser.threshold_LH`, no weight decay), and lie in `entropy_thresholds.safetensors` beside each
-    checkpoint, so that the checkpoint itself stays one that plain transformers reads. Evaluation reports the plain loss.
+    is trained (`model.entropy_regulariser.threshold_LH`, without weight decay). They are saved as `entropy_thresholds.safetensors` beside
+    each checkpoint, so that plain transformers reads the checkpoint itself. Evaluation reports the plain loss.
 
-    Gradient accumulation and several processes: with reduction "listing", which sums over rows, an update's penalty is the sum over all its
-    rows, however they are split. With "algorithm", which averages a head's entropy over the batch first, each micro-batch of each process
-    gives a penalty of its own, and the update takes their mean: the same as one large batch only where all of them are on the same side of
-    the margin and alike.
+    Gradient accumulation and several processes: reduction "listing" sums over rows, so an update's penalty is the sum over all its rows,
+    however they are split. Reduction "algorithm" averages a head's entropy over the batch first, so each micro-batch of each process
+    gives a penalty of its own, and the update takes the mean of these. That equals the penalty of one large batch only if all micro-batches
+    are alike and lie on the same side of the margin.
 
-    Logged beside the loss: `entropy_penalty` and `entropy_nats` (mean over heads and rows), both means since the last log, and
+    Logged beside the loss: `entropy_penalty` and `entropy_nats` (the mean over heads and rows), both as means since the last log, and
     `entropy_weight`, lambda.
 
+    An optimizer that is passed in by `optimizers` was built before the thresholds existed: they are added to it as a group of their own,
+    with its default learning rate and without weight decay.
+
     Args:
-        model: a causal language model; also what `model_init` would give is taken only as a model.
-        entropy: lambda and its end, gamma, theta at the start, and the reduction; the temperature's start is not used.
-        context: T, whose log is the regulariser's maximum: give the length of your sequences. None takes the model's longest.
-        arguments: all others of `Trainer`.
+        model: a causal language model.
+        entropy: lambda and when it ends, gamma, the thresholds at the start, and the reduction. The initial temperature is not used.
+        context: T, whose logarithm is the regulariser's maximum: give the length of your sequences. None takes the longest sequence that
+            the model reads.
+        arguments: all other arguments of `Trainer`.
 
     Raises:
-        ValueError: if the model's attention cannot be exchanged, or there is no model.
+        ValueError: if there is no model, its attention cannot be exchanged, its longest sequence is unknown and no `context` is given,
+            or the thresholds cannot join the optimizer that was passed in.
     """
 
     def __init__(
@@ -70,35 +74,41 @@ class EntropyTrainer(Trainer):
         **named: Any,
     ) -> None:
         if model is None:
-            raise ValueError("EntropyTrainer needs a model: the thresholds have its numbers of layers and heads.")
+            raise ValueError("EntropyTrainer needs a model: the thresholds have its numbers of layers and heads. It takes no model_init.")
         use_entropy_attention(model)
         config = model.config.get_text_config()
+        context = context or getattr(config, "max_position_embeddings", None)
+        if context is None:
+            raise ValueError(f"{type(model).__name__} does not say how long its sequences may be: give EntropyTrainer a context.")
         regulariser = EntropyRegulariser(
             config.num_hidden_layers,
             config.num_attention_heads,
-            context or config.max_position_embeddings,
+            context,
             tolerance=entropy.tolerance,
             initial_threshold=entropy.initial_threshold,
             reduction=entropy.reduction,
         )
-        model.add_module(_ATTRIBUTE, regulariser)
-        model.register_forward_hook(_add_penalty)
-        name = f"{_ATTRIBUTE}.threshold_LH"
+        if REGULARISER not in dict(model.named_children()):  # a model that a trainer before this one has had keeps its hook
+            model.register_forward_hook(_add_penalty)
+        model.add_module(REGULARISER, regulariser)
+        name = f"{REGULARISER}.threshold_LH"
         model._keys_to_ignore_on_save = {*(model._keys_to_ignore_on_save or ()), name}
         self.entropy = entropy
         self._seen: dict[str, Tensor | float] = {_PENALTY: 0.0, "entropy_nats": 0.0}
         self._seen_batches = 0
         super().__init__(model, args, *arguments, **named)
+        if self.optimizer is not None:
+            self._add_thresholds(self.optimizer)
 
     @property
     def regulariser(self) -> EntropyRegulariser:
-        """With the learned thresholds."""
-        regulariser = getattr(self.accelerator.unwrap_model(self.model), _ATTRIBUTE)
+        """The regulariser, with the thresholds learned so far."""
+        regulariser = getattr(self.accelerator.unwrap_model(self.model), REGULARISER)
         assert isinstance(regulariser, EntropyRegulariser)
         return regulariser
 
     def entropy_weight(self) -> float:
-        """lambda of the present update."""
+        """lambda at the current update."""
         return regulariser_weight(self.state.global_step, max(1, self.state.max_steps), self.entropy)
 
     def compute_loss(
@@ -108,10 +118,14 @@ class EntropyTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The Trainer's loss; in training, with lambda times the penalty."""
+        """The Trainer's loss; in training, plus lambda times the penalty.
+
+        Raises:
+            ValueError: if the entropies have no gradient (reentrant activation checkpointing).
+        """
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        with record_entropies() as record:
+        with record_entropies(needs_gradient=torch.is_grad_enabled()) as record:
             loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         penalty = outputs[_PENALTY] if isinstance(outputs, dict) else outputs[-1]
         weight = self.entropy_weight()
@@ -123,7 +137,10 @@ class EntropyTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _share(self, num_items_in_batch: Tensor | int | None) -> float:
-        """Factor to one micro-batch's penalty, for accumulation (unless the loss is scaled already) and processes will divide it."""
+        """The factor of one micro-batch's penalty in its loss.
+
+        Accumulation divides the loss by the number of micro-batches, unless it is scaled already, and several processes average it.
+        """
         scaled = (self.model_accepts_loss_kwargs and num_items_in_batch is not None) or self.compute_loss_func is not None
         scaled = scaled if self.loss_is_scaled_for_ga is None else self.loss_is_scaled_for_ga
         micro_batches = self.current_gradient_accumulation_steps
@@ -132,7 +149,7 @@ class EntropyTrainer(Trainer):
         return 1 / micro_batches if scaled else 1
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds what the regulariser saw to the Trainer's own training logs."""
+        """The Trainer's training logs, with the penalty, the entropy and lambda added."""
         if "loss" in logs and self._seen_batches:
             logs |= {name: float(value) / self._seen_batches for name, value in self._seen.items()}
             logs["entropy_weight"] = self.entropy_weight()
@@ -140,8 +157,34 @@ class EntropyTrainer(Trainer):
         super().log(logs, start_time)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Without the thresholds: pulling them to 0 would ask for one-hot heads."""
-        return [name for name in super().get_decay_parameter_names(model) if _ATTRIBUTE not in name]
+        """The parameters with weight decay; the thresholds have none, because pulling them to 0 would ask for one-hot heads."""
+        return [name for name in super().get_decay_parameter_names(model) if REGULARISER not in name]
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The Trainer's optimizer, which trains the thresholds too, even where its parameters were chosen without them."""
+        optimizer = super().create_optimizer(model)
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):  # there the optimizer holds parts of parameters
+            self._add_thresholds(optimizer)
+        return optimizer
+
+    def _add_thresholds(self, optimizer: torch.optim.Optimizer) -> None:
+        """Make an optimizer train the thresholds, if it does not already.
+
+        Raises:
+            ValueError: if its learning rates are already scheduled, one for each group that it has.
+        """
+        threshold_LH = self.regulariser.threshold_LH
+        if any(parameter is threshold_LH for group in optimizer.param_groups for parameter in group["params"]):
+            return
+        if self.lr_scheduler is not None:
+            raise ValueError(
+                "The thresholds cannot join an optimizer whose schedule is already made: pass optimizers=(optimizer, None) and choose the "
+                "schedule in TrainingArguments."
+            )
+        group: dict[str, Any] = {"params": [threshold_LH]}
+        if "weight_decay" in optimizer.defaults:
+            group["weight_decay"] = 0.0
+        optimizer.add_param_group(group)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
@@ -171,10 +214,15 @@ class EntropyTrainer(Trainer):
             renamed = set(file.keys()) - set(self.model.state_dict())
         if renamed:
             weights = type(self.model).from_pretrained(folder, dtype=self.model.dtype).state_dict()
-            self.model.load_state_dict(weights, strict=False)
+            # The thresholds are the only parameters that such a file lacks; it has none that the model does not.
+            self.model.load_state_dict(weights | {name: self.model.state_dict()[name] for name in (f"{REGULARISER}.threshold_LH",)})
 
     def _load_thresholds(self, folder: Path) -> None:
-        """Raises: ValueError if the folder has none, or those of a model of other sizes."""
+        """Take over the thresholds that lie in a folder.
+
+        Raises:
+            ValueError: if the folder has none, or has those of a model of other sizes.
+        """
         path = folder / THRESHOLDS_FILE
         if not path.is_file():
             raise ValueError(f"{folder} holds no entropy thresholds: it was not saved by EntropyTrainer, so train from it as a new run.")
@@ -187,13 +235,13 @@ class EntropyTrainer(Trainer):
 
 
 def _add_penalty(model: nn.Module, _: Any, output: Any) -> Any:
-    """Forward hook: the penalty among the model's outputs.
+    """Forward hook: adds the penalty to the model's outputs.
 
-    It is there, and not made in `compute_loss`, because data parallelism follows the outputs of the forward pass to the parameters in use.
+    It is computed here and not in `compute_loss`, because data parallelism finds the parameters in use from the forward pass's outputs.
     """
     record = active_record()
     if record is None or not model.training:
         return output
-    penalty = getattr(model, _ATTRIBUTE)(record.rows_LHN()[:, None])
+    penalty = getattr(model, REGULARISER)(record.rows_LHN()[:, None])
     # A plain dictionary: transformers' output classes know their fields, and are rebuilt from them alone.
     return {**output, _PENALTY: penalty} if isinstance(output, dict) else (*output, penalty)

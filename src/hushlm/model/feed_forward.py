@@ -7,7 +7,7 @@ A new kind is a leaf here, a member of `architectures.FeedForward` and a case in
 
 from __future__ import annotations
 
-from typing import ClassVar, assert_never
+from typing import assert_never
 
 import torch
 from torch import Tensor, nn
@@ -46,8 +46,6 @@ class GeluFFN(_TwoLayers):
     GPT-2's is u/2 (1 + tanh(sqrt(2/pi) (u + 0.044715 u^3))), GPT-NeoX's the exact u Phi(u); they differ by at most 5e-4.
     """
 
-    nonlinear_operations: ClassVar[tuple[str, ...]] = ("gelu",)
-
     def __init__(self, shape: ModelShape, exact: bool) -> None:
         super().__init__(shape)
         self.approximate = "none" if exact else "tanh"
@@ -59,16 +57,12 @@ class GeluFFN(_TwoLayers):
 class ReluFFN(_TwoLayers):
     """x + W_out max(0, W_in n + b_in) + b_out."""
 
-    nonlinear_operations: ClassVar[tuple[str, ...]] = ("relu",)
-
     def forward(self, x_BTD: Tensor, n_BTD: Tensor) -> Tensor:
         return x_BTD + self.contract(functional.relu(self.expand(n_BTD)))
 
 
 class SquaredReluFFN(_TwoLayers):
     """x + W_out max(0, W_in n + b_in)^2 + b_out."""
-
-    nonlinear_operations: ClassVar[tuple[str, ...]] = ("relu", "square")
 
     def forward(self, x_BTD: Tensor, n_BTD: Tensor) -> Tensor:
         return x_BTD + self.contract(functional.relu(self.expand(n_BTD)).square())
@@ -83,16 +77,12 @@ def smooth_relu(u: Tensor) -> Tensor:
 class PolynomialFFN(_TwoLayers):
     """x + W_out P(W_in n + b_in) + b_out, P = `smooth_relu`: what the private program computes, to the last place of its fixed point."""
 
-    nonlinear_operations: ClassVar[tuple[str, ...]] = ("polynomial",)
-
     def forward(self, x_BTD: Tensor, n_BTD: Tensor) -> Tensor:
         return x_BTD + self.contract(smooth_relu(self.expand(n_BTD)))
 
 
 class QuadraticFFN(_TwoLayers):
     """x + W_out (W_in n + b_in)^2 + b_out: nothing is compared."""
-
-    nonlinear_operations: ClassVar[tuple[str, ...]] = ("square",)
 
     def forward(self, x_BTD: Tensor, n_BTD: Tensor) -> Tensor:
         return x_BTD + self.contract(self.expand(n_BTD).square())
@@ -103,8 +93,6 @@ class BilinearFFN(_TwoLayers):
 
     `gate` D -> F stands beside `expand`: 1.5 times the parameters of the others at the same FFN width.
     """
-
-    nonlinear_operations: ClassVar[tuple[str, ...]] = ("product",)
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__(shape)
@@ -117,16 +105,12 @@ class BilinearFFN(_TwoLayers):
 class IdentityFFN(_TwoLayers):
     """x + W_out (W_in n + b_in) + b_out: no activation, so linear in n."""
 
-    nonlinear_operations: ClassVar[tuple[str, ...]] = ()
-
     def forward(self, x_BTD: Tensor, n_BTD: Tensor) -> Tensor:
         return x_BTD + self.contract(self.expand(n_BTD))
 
 
 class ScaledFFN(_TwoLayers):
     """ScFFN: beta x + (1/alpha) (W_out (W_in n + b_in) + b_out). beta takes the place of the residual connection, it does not join it."""
-
-    nonlinear_operations: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__(shape)
@@ -139,8 +123,6 @@ class ScaledFFN(_TwoLayers):
 
 class FusedScaledFFN(nn.Module):
     """ScFuFFN: beta x + (1/alpha) (W n + b), one D x D matrix in place of W_out W_in."""
-
-    nonlinear_operations: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()

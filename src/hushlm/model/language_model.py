@@ -6,7 +6,6 @@ Legend: B batch, T tokens, H heads, D width, V vocabulary, L layers.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from typing import NamedTuple
 
 import torch
@@ -29,7 +28,7 @@ class ModelOutput(NamedTuple):
     """What a forward pass returns.
 
     Attributes:
-        logits_BTV: of the next token, at every position.
+        logits_BTV: the logits of the next token, at every position.
         entropy_nats_LBHT: entropy of every attention row, differentiable; None unless asked for.
     """
 
@@ -56,11 +55,12 @@ class LanguageModel(nn.Module):
 
     Args:
         architecture: which nonlinearities; `entropy_regularised` changes nothing here.
-        shape: sizes.
+        shape: the sizes of the model.
         initial_temperature: t at the start, > 0; used only where the architecture has a temperature.
-        init_std: see the table.
-        residual_init: see the table; 0 makes every block the identity (ScFFN, ScFuFFN: as alpha and beta are 1).
-        seed: of the weights. The global random state is left alone.
+        init_std: the standard deviation of the weights, see the table.
+        residual_init: a factor on what writes to the stream, see the table; 0 makes every block the identity (ScFFN, ScFuFFN: as
+                alpha and beta are 1).
+        seed: decides the weights. The global random state is left alone.
 
     Raises:
         ValueError: if the architecture removes more FFNs than there are layers, the temperature or std is not positive, or a matrix to
@@ -184,7 +184,3 @@ class LanguageModel(nn.Module):
             return state
         finally:
             self.train(was_training)
-
-    def count_nonlinear_operations(self) -> Counter[str]:
-        """How often each nonlinear operation is called in one forward pass, as the leaf modules state it."""
-        return Counter(operation for module in self.modules() for operation in getattr(module, "nonlinear_operations", ()))

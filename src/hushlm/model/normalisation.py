@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, assert_never
+from typing import assert_never
 
 from torch import nn
 from torch.nn.utils import parametrizations
@@ -23,16 +23,12 @@ _FFN_LAYERS = ("expand", "gate", "contract", "fused")
 class LayerNorm(nn.LayerNorm):
     """(x - mean) / sqrt(variance + 1e-5) * weight + bias over the width."""
 
-    nonlinear_operations: ClassVar[tuple[str, ...]] = ("layer_norm",)
-
     def __init__(self, width: int) -> None:
         super().__init__(width, eps=LAYER_NORM_EPSILON)
 
 
 class NoNorm(nn.Identity):
     """Hands the stream through."""
-
-    nonlinear_operations: ClassVar[tuple[str, ...]] = ()
 
 
 def stream_norm(architecture: Architecture, shape: ModelShape) -> LayerNorm | NoNorm:

@@ -67,11 +67,6 @@ class Attention(nn.Module):
             size = (shape.heads, shape.context) if per_position else (shape.heads,)
             self.temperature = nn.Parameter(torch.full(size, initial_temperature))
 
-    @property
-    def nonlinear_operations(self) -> tuple[str, ...]:
-        """Maximum, exponential and reciprocal for "softmax"; maximum, ReLU, n squarings and reciprocal for "power_n"."""
-        return ("softmax",) if self.order is None else (f"power_{self.order}",)
-
     def effective_temperature(self) -> Tensor | None:
         """The temperature in use, (H, context) or (H,), at least MINIMUM_TEMPERATURE; None where there is none (1)."""
         if self.temperature is None:

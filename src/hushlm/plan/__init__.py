@@ -1,8 +1,8 @@
 """What is computed privately: the operations of a pass, how they are written, and how the engine cuts their products.
 
-A plan has shapes but no weights and no numerics. `cost` prices its steps and `private` runs them, one compiled program a step, so that
-what is predicted and what is counted are the same list. Everything in a plan is public: both parties derive it from the architecture,
-the shape and the number of tokens.
+A plan has shapes but no weights and no numerics. `hushlm.cost` prices its steps, and `hushlm.private` runs them, each as a compiled
+program of its own, so that what is predicted and what is counted are the same list. Everything in a plan is public: both parties derive
+it from the architecture, the shape and the number of tokens.
 """
 
 from hushlm.plan.operations import (
@@ -25,8 +25,8 @@ from hushlm.plan.operations import (
     row_lengths,
 )
 from hushlm.plan.passes import LENGTH_BUCKET, Plan, bucket_length, decode_plan, exponential_squarings, prefill_plan, whole_buckets
+from hushlm.plan.protocol_settings import ProtocolSettings
 from hushlm.plan.rewrites import HUSH, PUBLISHED, Rewrites
-from hushlm.plan.settings import ProtocolSettings
 from hushlm.plan.step_names import STREAMS, ModelPart, StepName, Tensor, Value, tensor_name
 from hushlm.plan.wiring import ServerTensor, Surroundings, Wiring, input_shapes, server_tensors, stored_shapes, wiring
 

@@ -1,4 +1,7 @@
-"""Into which engine calls a product is cut: the choices of a plan, by rough prices; the cost room has the exact ones."""
+"""How a plan cuts each product into calls of the engine.
+
+The cuts are chosen by the rough prices below; `hushlm.cost` has the exact ones.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,11 @@ __all__ = ["Cut", "few_squares", "product_cut", "scaling_block", "squares_block"
 
 @dataclass(frozen=True)
 class Cut:
-    """A product (rows, inner) x (inner, outer) as several.
+    """How a product (rows, inner) x (inner, outer) is computed as several smaller ones.
 
     Attributes:
-        rows: of the left matrix in one product.
-        columns: of the left matrix in one product; the partial products are added.
+        rows: how many rows of the left matrix are in one of them.
+        columns: how many columns of the left matrix are in one of them; the partial products are added.
     """
 
     rows: int
@@ -27,11 +30,15 @@ class Cut:
 
 @lru_cache(maxsize=4096)
 def product_cut(rows: int, inner: int, outer: int, encoded_bytes: float = 2e9) -> Cut:
-    """How to cut a product with a server's matrix: fewest bytes within the server's memory, then least work.
+    """The cut of a product with a server's matrix that moves the fewest bytes within the server's memory, and of these does least work.
 
-    The server holds polynomials in number proportional to rows x inner x outer while a product lasts. Cut by rows, the bytes stay
-    the same until tiles or answers no longer fill whole ciphertexts; cut by inner columns, answers are sent again for each part; cut
-    by outer columns the requests would be, so that is never done.
+    While a product lasts, the server holds a number of polynomials proportional to rows x inner x outer. A cut by rows does not change
+    the bytes until tiles or answers no longer fill whole ciphertexts. A cut by inner columns repeats the answers for each part. A cut by
+    outer columns would repeat the requests, so that this is never done.
+
+    Args:
+        rows, inner, outer: the sizes of the product.
+        encoded_bytes: the server's memory for the polynomials of one product.
     """
     best, least = Cut(1, inner), (math.inf, math.inf)
     for parts in range(1, 9):
@@ -51,34 +58,36 @@ def product_cut(rows: int, inner: int, outer: int, encoded_bytes: float = 2e9) -
 
 
 REQUEST_BYTES, ANSWER_BYTES = 185_000, 254_400
-"""A ciphertext on its way there and back, to weigh one against the other; the cost room has the exact figures."""
+"""The size of a ciphertext on its way there and of one on its way back, to weigh one against the other."""
 BARE_ANSWER_BYTES, KEPT_BYTES = 127_300, 16.7
-"""An answer that is not packed, and each coefficient left in it."""
+"""The size of an answer that is not packed, and of each coefficient that is left in it."""
 KEY_SWITCH_WORK = 100
-"""A key switch of the packing in multiplications of polynomials."""
+"""How many multiplications of polynomials take as long as one of the key switches that pack answers."""
 STORED_PRODUCT_BYTES = 246
-"""A product of two secret numbers drawn from the engine's stock of triples, as it does below 2 x `SLOTS` of them."""
+"""The bytes of a product of two secret numbers that takes a triple from the engine's stock, as it does below 2 x `SLOTS` of them."""
 HALF_PRODUCT_BYTES = 1_350_000
-"""`SLOTS` products computed directly, of one half of the elements: each half is rounded up to whole ciphertexts."""
+"""The bytes of `SLOTS` products computed directly. The elements are halved, and each half is rounded up to whole ciphertexts."""
 SQUARE_BYTES = 865_000
-"""`SLOTS` of the engine's built-in squares; beyond that many elements halves are rounded up, as for products."""
+"""The bytes of `SLOTS` of the engine's built-in squares. More elements than that are halved and rounded up, as for products."""
 ROUND_BYTES = 100_000
-"""Bytes that a round trip is worth: 0.8 ms over 1 Gbit/s, 8 ms over 100 Mbit/s; on a WAN it takes ten times that, on a LAN less."""
+"""How many bytes a round trip is taken to be worth. They take 0.8 ms over 1 Gbit/s and 8 ms over 100 Mbit/s; a round trip takes ten times
+as long as the latter over a wide-area network, and less than the former over a local one."""
 
 
 LARGEST_BLOCK = 256
-"""Products with larger diagonal matrices move as much in fewer round trips, but multiply more polynomials (measured, 1536 x 64:
-13.3 CPU s in blocks of 128 rows, 14.7 in 256, 20.1 in 512)."""
+"""The most rows of one product with a diagonal matrix. Larger products move as many bytes in fewer round trips, but multiply more
+polynomials (measured for 1536 x 64: 13.3 CPU seconds in blocks of 128 rows, 14.7 in blocks of 256, 20.1 in blocks of 512)."""
 
 
 def _elementwise_bytes(n: int) -> float:
+    """The bytes of n products of two secret numbers."""
     if n < 2 * SLOTS:
         return STORED_PRODUCT_BYTES * n
     return HALF_PRODUCT_BYTES * (ceil_div(n // 2, SLOTS) + ceil_div(n - n // 2, SLOTS))
 
 
 def _shared_product_bytes(rows: int, inner: int, outer: int) -> float:
-    """Both cross terms of a product of two secret matrices, and the round trips that they are worth."""
+    """The bytes of both cross terms of a product of two secret matrices, with what its round trip is worth in bytes."""
     tiling = tile_product(rows, inner, outer)
     kept = tiling.kept
     answers = tiling.responses * ANSWER_BYTES if kept is None else tiling.responses * BARE_ANSWER_BYTES + kept * KEPT_BYTES
@@ -86,6 +95,13 @@ def _shared_product_bytes(rows: int, inner: int, outer: int) -> float:
 
 
 def _cheapest_block(rows: int, elementwise: float, product: Callable[[int], tuple[int, int, int]]) -> int:
+    """How many rows to put into one matrix product, or 0 where the `elementwise` bytes of single products are fewer.
+
+    Args:
+        rows: how many rows there are.
+        elementwise: the bytes of single products.
+        product: the sizes of the matrix product for a number of rows.
+    """
     best, least = 0, elementwise
     for block in sorted({min(2**k, rows) for k in range(LARGEST_BLOCK.bit_length())}):
         whole, rest = divmod(rows, block)
@@ -97,29 +113,33 @@ def _cheapest_block(rows: int, elementwise: float, product: Callable[[int], tupl
 
 @lru_cache(maxsize=4096)
 def scaling_block(rows: int, width: int) -> int:
-    """How to multiply each row of a secret (rows, width) by a secret number of its own.
+    """How to multiply each row of a secret matrix x (rows, width) by a secret number of its own.
 
-    As diag(numbers) x, a matrix product whose zeros are public and free: a ciphertext holds more of it than of single products.
+    It can be computed as diag(numbers) x, a matrix product whose zeros are public and free: a ciphertext holds more of a matrix product
+    than of single products.
 
     Returns:
-        Rows of one such product; 0 where single products are cheaper.
+        The rows of one such matrix product, or 0 where single products are cheaper.
     """
     return _cheapest_block(rows, _elementwise_bytes(rows * width), lambda block: (block, block, width))
 
 
 @lru_cache(maxsize=4096)
 def squares_block(rows: int, width: int) -> int:
-    """How to sum the squares of each row of a secret (rows, width): as the diagonal of x x^T.
+    """How to sum the squares of each row of a secret matrix x (rows, width), which are the diagonal of x x^T.
 
     Returns:
-        Rows of one such product; 0 where single products are cheaper.
+        The rows of one such matrix product, or 0 where single products are cheaper.
     """
     return _cheapest_block(rows, _elementwise_bytes(rows * width), lambda block: (block, width, block))
 
 
 @lru_cache(maxsize=4096)
 def few_squares(n: int) -> int:
-    """Of n secret numbers to be squared, how many are better multiplied with themselves: what would half fill ciphertexts."""
+    """How many of n secret numbers are better multiplied with themselves than squared by the engine's built-in square.
+
+    These are the ones that are left over when whole ciphertexts have been filled, if there are few of them.
+    """
 
     def built_in(count: int) -> int:
         return 1 if count <= SLOTS else ceil_div(count // 2, SLOTS) + ceil_div(count - count // 2, SLOTS)

@@ -1,9 +1,13 @@
-"""How the engine cuts a matrix product into ciphertexts: facts of Cheetah (SPU 0.9.5), ring of 64 bits.
+"""How the engine cuts a matrix product into ciphertexts.
 
-A product (rows, inner) x (inner, outer) is computed on polynomials of `SLOTS` coefficients. One side encrypts its matrix
-(requests), the other multiplies with its own matrix in plaintext and answers (responses), packed by key switching. The
-engine chooses the tile (d0, d1, d2), d0 d1 d2 <= SLOTS, that minimises 1000 (requests + responses) + key switches
-+ 0.1 multiplications, and the side that encrypts is the one with fewer polynomials.
+These are facts of the engine Cheetah (SPU 0.9.5) with a ring of 64 bits. A product (rows, inner) x (inner, outer) is computed on
+polynomials of `SLOTS` coefficients. One side encrypts its matrix and sends it (the requests). The other side multiplies with its own
+matrix in plaintext, packs the results by key switching, and sends them back (the responses). The engine chooses the tile (d0, d1, d2)
+with d0 d1 d2 <= SLOTS that minimises
+
+    1000 (requests + responses) + key switches + 0.1 multiplications,
+
+and the side that encrypts is the one with fewer polynomials.
 """
 
 from __future__ import annotations
@@ -13,29 +17,33 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-__all__ = ["POLYNOMIAL_BYTES", "SLOTS", "ProductTiling", "ceil_div", "product_blocks", "tile_product"]
+__all__ = ["POLYNOMIAL_BYTES", "SHARE_BYTES", "SLOTS", "ProductTiling", "ceil_div", "product_blocks", "tile_product"]
 
 SLOTS = 8192
 POLYNOMIAL_BYTES = SLOTS * 3 * 8
-"""A plaintext polynomial in memory: three primes of eight bytes a coefficient."""
+"""The memory of a plaintext polynomial: each coefficient takes eight bytes for each of three primes."""
 
 SPLIT_LIMIT_BYTES = 256 * 1024 * 1024
+"""A product is split where the shares of both its matrices take this many bytes together."""
+
 SHARE_BYTES = 8
+"""The memory of a share of one number: a ring element of 64 bits."""
 
 
 @dataclass(frozen=True)
 class ProductTiling:
-    """Ciphertexts of one cross term.
+    """The ciphertexts of one cross term of a product.
 
     Attributes:
-        requests: ciphertexts from the side that encrypts.
-        responses: ciphertexts back.
-        kept: coefficients that are left in all responses together, where those are not packed; None where they are.
-        left_encrypts: the owner of the left matrix encrypts, otherwise the owner of the right one.
-        plaintexts: polynomials that the other side holds in memory at once.
-        key_switches: of the packing, as the engine's own choice of a tile counts them.
-        merges: of the packing, nearly all of its time: answers are merged in pairs, those that meet nothing on their way, too.
-        multiplications: of a plaintext and a ciphertext.
+        requests: how many ciphertexts the side that encrypts sends.
+        responses: how many ciphertexts come back.
+        kept: how many coefficients are left in all responses together, where those are not packed; None where they are packed.
+        left_encrypts: whether the owner of the left matrix encrypts; otherwise the owner of the right one does.
+        plaintexts: how many polynomials the other side holds in memory at once.
+        key_switches: how many key switches the packing takes, as the engine counts them when it chooses a tile.
+        merges: how many merges the packing takes, which are nearly all of its time. Answers are merged in pairs; an answer that meets no
+            partner on its way counts as well.
+        multiplications: how often a plaintext is multiplied with a ciphertext.
     """
 
     requests: int
@@ -54,10 +62,10 @@ def ceil_div(a: int, b: int) -> int:
 
 
 def _tile(rows: int, inner: int, outer: int, packed: bool) -> tuple[int, int, int]:
-    """The engine's choice of (d0, d1, d2); of equally good ones the last that a loop over d0, then d1, meets.
+    """The engine's choice of (d0, d1, d2); of equally good ones it is the last that a loop over d0, and inside it over d1, meets.
 
-    With d1 given, as many blocks of rows and more blocks of columns are never better, so that of all d0 with as many blocks of rows the
-    first decides, and only each number of blocks is looked at.
+    With a given d1, more blocks of columns are never better for the same number of blocks of rows. Of all d0 with the same number of
+    blocks of rows the first one therefore decides, and only one d0 for each number of blocks is looked at.
     """
     best, chosen = (math.inf, 0, 0), (1, 1, 1)
     d1 = 1
@@ -71,7 +79,7 @@ def _tile(rows: int, inner: int, outer: int, packed: bool) -> tuple[int, int, in
             ciphertexts = min(blocks0, blocks2) * blocks1 + ceil_div(blocks0 * blocks2, d1)
             price = 1000.0 * ciphertexts + switches + blocks0 * blocks1 * blocks2 / 10.0
             if price <= best[0]:
-                # The last d0 with as many blocks both ways.
+                # The last d0 with the same numbers of blocks of rows and of columns.
                 last = max(d0, min(most, following - 1, SLOTS // d1 // ceil_div(outer, blocks2)))
                 if (price, -last, -d1) < best:
                     best, chosen = (price, -last, -d1), (last, d1, min(outer, SLOTS // last // d1))
@@ -82,10 +90,11 @@ def _tile(rows: int, inner: int, outer: int, packed: bool) -> tuple[int, int, in
 
 @lru_cache(maxsize=65536)
 def tile_product(rows: int, inner: int, outer: int, packing: bool = True) -> ProductTiling:
-    """Ciphertexts of one cross term of a product that the engine does not split (see `product_blocks`).
+    """The ciphertexts of one cross term of a product that the engine does not split; `product_blocks` says which it splits.
 
     Args:
-        packing: the engine packs the responses, except where there is only one.
+        rows, inner, outer: the sizes of the product.
+        packing: whether the engine packs the responses. A single response is never packed.
     """
     d0, d1, d2 = _tile(rows, inner, outer, packing)
     blocks0, blocks1, blocks2 = ceil_div(rows, d0), ceil_div(inner, d1), ceil_div(outer, d2)
@@ -104,7 +113,7 @@ def tile_product(rows: int, inner: int, outer: int, packing: bool = True) -> Pro
         merges = results - responses + results * ((d1 // together).bit_length() - 1)
     else:
         responses, kept, switches = ceil_div(rows * outer, SLOTS), None, rows * outer
-        # Single coefficients take about half the time (measured).
+        # Merging single coefficients takes about half the time (measured).
         merges = ceil_div(switches, 2)
     return ProductTiling(
         requests=min(left, right),
@@ -119,7 +128,7 @@ def tile_product(rows: int, inner: int, outer: int, packing: bool = True) -> Pro
 
 
 def product_blocks(rows: int, inner: int, outer: int) -> Iterator[tuple[int, int, int]]:
-    """Shapes of the products that the engine makes of one whose operands exceed `SPLIT_LIMIT_BYTES`: usually just the one."""
+    """The shapes of the products into which the engine splits one: usually only the product itself, more from `SPLIT_LIMIT_BYTES` on."""
     if (rows * inner + inner * outer) * SHARE_BYTES < SPLIT_LIMIT_BYTES:
         yield rows, inner, outer
         return

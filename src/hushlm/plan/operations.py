@@ -1,6 +1,7 @@
-"""The operations a private computation is made of: what each computes, and its sizes. No weights, no numerics.
+"""The operations that a private computation is made of: what each computes, and its sizes. There are no weights and no numerics here.
 
-Legend: rows = query tokens computed in this pass, keys = tokens attended to (rows plus those in the key-value cache).
+Legend: `rows` are the query tokens that this pass computes; `keys` are the tokens that they attend to, which are the rows and the tokens
+in the key-value cache.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ __all__ = [
 RevealKind = Literal["token", "topk", "logits"]
 
 MOST_REVEALED = 64
-"""The largest K of top-K."""
+"""The largest number of logits that top-K may reveal."""
 
 
 @dataclass(frozen=True)
 class Embed:
-    """Client's one-hot rows times the server's table, plus the server's positions: (rows, vocabulary) -> (rows, width).
+    """The client's one-hot rows times the server's table, plus the server's positions: (rows, vocabulary) -> (rows, width).
 
-    `cut` as in `Project`.
+    `cut` says how the product is cut.
     """
 
     rows: int
@@ -53,11 +54,12 @@ class Embed:
 
 @dataclass(frozen=True)
 class Normalise:
-    """(x - mean) / sqrt(variance + eps) of each row; with `affine`, times a gain plus a bias of the server's.
+    """(x - mean) / sqrt(variance + eps) of each row.
 
     Attributes:
-        squares_block, scaling_block: rows of one matrix product for the variance and for the division, as `hushlm.plan.cuts` says; 0 for
-            products of numbers.
+        affine: whether the result is multiplied by a gain of the server's, and a bias of the server's is added.
+        squares_block, scaling_block: how many rows one matrix product covers for the variance and for the division, as
+            `hushlm.plan.cuts` chooses them; 0 where single numbers are multiplied instead.
     """
 
     rows: int
@@ -69,7 +71,7 @@ class Normalise:
 
 @dataclass(frozen=True)
 class Project:
-    """Shared (rows, inner) times the server's (inner, outer), plus the server's bias; computed as `cut` says."""
+    """A shared matrix (rows, inner) times the server's (inner, outer), plus the server's bias. `cut` says how the product is cut."""
 
     rows: int
     inner: int
@@ -79,7 +81,7 @@ class Project:
 
 @dataclass(frozen=True)
 class ScaleRows:
-    """Elementwise product of the shared queries (rows, width) with the server's inverse temperatures."""
+    """The elementwise product of the shared queries (rows, width) with the server's inverse temperatures."""
 
     rows: int
     width: int
@@ -87,7 +89,10 @@ class ScaleRows:
 
 @dataclass(frozen=True)
 class Rotate:
-    """Rotary positions: the first `width` entries of every head of the shared queries and of `rows` new keys, turned by public angles."""
+    """Rotary positions: the first `width` entries of every head, of the shared queries and keys, are turned by public angles.
+
+    There are `queries` rows of queries and `rows` rows of new keys.
+    """
 
     heads: int
     queries: int
@@ -97,7 +102,7 @@ class Rotate:
 
 @dataclass(frozen=True)
 class Scores:
-    """Q K^T of two shared tensors, a product a head, or one for all heads (`joined`)."""
+    """Q K^T of two shared tensors, as one product for each head, or as one product for all heads where it is `joined`."""
 
     heads: int
     rows: int
@@ -108,14 +113,15 @@ class Scores:
 
 @dataclass(frozen=True)
 class Kernel:
-    """Unnormalised attention weights max(0, 1 + z/2^n)^(2^n), z = score - row maximum, and their row sums.
+    """Unnormalised attention weights max(0, 1 + z/2^n)^(2^n) with z = score - row maximum, and the sums of their rows.
 
     Attributes:
-        squarings: n.
-        bounded: the kernel has bounded support (SMn); otherwise it stands for exp, and z is clipped where exp is negligible.
-        triangle: row t has its first t + 1 keys alone; otherwise every row has all, up to a public mask.
-        written_out: of the scores that go through it, how many, the last ones, are squared as x * x.
-        exponentials: calls of the engine's exponential for the others, each of squarings / exponentials squarings.
+        squarings: the number n.
+        bounded: whether the kernel is zero below z = -2^n (SMn). Otherwise it stands for exp, and z is clipped where exp is negligible.
+        triangle: whether row t has its first t + 1 keys alone. Otherwise every row has all keys, up to a public mask.
+        written_out: how many of the scores that go through the kernel are squared as x * x; these are the last ones.
+        exponentials: how many calls of the engine's exponential the other scores go through; each makes squarings / exponentials of the
+            squarings.
     """
 
     heads: int
@@ -129,13 +135,13 @@ class Kernel:
 
     @property
     def elements(self) -> int:
-        """Scores that go through maximum and exponential, of all heads."""
+        """How many scores of all heads together go through maximum and exponential."""
         return self.heads * sum(row_lengths(self))
 
 
 @dataclass(frozen=True)
 class Mix:
-    """Attention weights times V, both shared; `joined` as in `Scores`."""
+    """The attention weights times V, both shared, as one product for each head, or as one for all heads where it is `joined`."""
 
     heads: int
     rows: int
@@ -146,12 +152,13 @@ class Mix:
 
 @dataclass(frozen=True)
 class Divide:
-    """Reciprocal of heads x rows sums, and its product with `width` entries of each.
+    """The reciprocals of heads x rows sums, each multiplied with the `width` entries of its row.
 
     Attributes:
-        largest: of the sums, which are at least 1.
-        polynomial: the reciprocal by comparisons and a polynomial, otherwise the engine's.
-        block: of the heads x rows rows, how many one product with a diagonal matrix divides; 0 for products of numbers.
+        largest: the largest value that a sum can have; the smallest is 1.
+        polynomial: whether the reciprocal is computed by comparisons and a polynomial; otherwise it is the engine's own.
+        block: how many of the heads x rows rows are divided by one product with a diagonal matrix; 0 where single numbers are multiplied
+            instead.
     """
 
     heads: int
@@ -164,10 +171,11 @@ class Divide:
 
 @dataclass(frozen=True)
 class Activate:
-    """Elementwise FFN activation of (rows, width).
+    """The elementwise activation of a feed-forward network, on a shared (rows, width).
 
     Attributes:
-        built_in_squares: squares are the engine's own, inside its exponential of one squaring; otherwise x * x.
+        kind: the function that is computed.
+        built_in_squares: whether squares are the engine's own, computed inside its exponential of one squaring; otherwise they are x * x.
     """
 
     rows: int
@@ -178,7 +186,7 @@ class Activate:
 
 @dataclass(frozen=True)
 class Gate:
-    """Elementwise product of the halves of each row, both shared: (rows, 2 width) -> (rows, width)."""
+    """The elementwise product of the two halves of each shared row: (rows, 2 width) -> (rows, width)."""
 
     rows: int
     width: int
@@ -186,9 +194,9 @@ class Gate:
 
 @dataclass(frozen=True)
 class Reveal:
-    """What the client learns of `vocabulary` logits: the arg max, the `top` largest with their ids, or all of them.
+    """What the client learns of `vocabulary` logits: the arg max, the `top` largest ones with their ids, or all of them.
 
-    Only the server's output share moves; arg max and top-k are computed on shares before.
+    The arg max and the largest logits are computed on shares, so that nothing but the server's share of the result is sent.
     """
 
     vocabulary: int
@@ -197,10 +205,10 @@ class Reveal:
 
 
 def parse_reveal(text: str) -> tuple[RevealKind, int]:
-    """Kind and number of what is opened, from "token", "topk:K" or "logits".
+    """The kind and the number of what is revealed, from "token", "topk:K" or "logits".
 
     Raises:
-        ValueError: for anything else, in one sentence.
+        ValueError: in one sentence, for anything else.
     """
     kind, _, number = text.partition(":")
     if kind == "topk" and number.isdigit() and 1 <= int(number) <= MOST_REVEALED:
@@ -215,12 +223,12 @@ Operation = Embed | Normalise | Project | ScaleRows | Rotate | Scores | Kernel |
 
 @dataclass(frozen=True)
 class Step:
-    """One compiled program.
+    """One step of a plan, which runs as one compiled program.
 
     Attributes:
-        name: what it computes, unique within a layer; steps of equal operations share one compilation.
-        layer: 0-based block, or None outside the blocks.
-        operation: with its sizes.
+        name: what the step computes; the name is unique within a layer. Steps of equal operations share one compilation.
+        layer: the number of the block, counted from 0, or None outside the blocks.
+        operation: the operation and its sizes.
     """
 
     name: StepName
@@ -229,7 +237,7 @@ class Step:
 
 
 def row_lengths(kernel: Kernel) -> list[int]:
-    """How many scores of each row go through the kernel."""
+    """How many scores of each row go through a kernel."""
     return list(range(1, kernel.rows + 1)) if kernel.triangle else [kernel.keys] * kernel.rows
 
 

@@ -1,9 +1,7 @@
-"""The private computation of an architecture, as a list of steps with shapes. No weights, no numerics.
+"""The private computation of an architecture, as a list of steps with shapes: one plan for a prompt, one for each further token.
 
-`cost` prices the steps and `private` runs them, one compiled program a step, so that what is predicted and what is counted
-are the same list. Everything in a plan is public: both parties derive it from the architecture, the shape and the number of tokens.
-
-Legend: rows = query tokens computed in this pass, keys = tokens attended to (rows plus those in the key-value cache).
+Legend: `rows` are the query tokens that this pass computes; `keys` are the tokens that they attend to, which are the rows and the tokens
+in the key-value cache.
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ from hushlm.plan.step_names import StepName
 __all__ = ["LENGTH_BUCKET", "Plan", "bucket_length", "decode_plan", "exponential_squarings", "prefill_plan", "whole_buckets"]
 
 LENGTH_BUCKET = 32
-"""A session rounds lengths up to a multiple of this, so that programs are compiled once a bucket and not once a token."""
+"""A session rounds lengths up to a multiple of this, so that programs are compiled once for each bucket and not for each token."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +42,11 @@ class Plan:
     """One forward pass.
 
     Attributes:
-        rows: new tokens.
-        keys: tokens attended to, the new ones included.
-        steps: in order.
+        architecture, shape: what the model is and how large it is.
+        rewrites: how the program is written.
+        rows: how many new tokens the pass computes.
+        keys: how many tokens are attended to, including the new ones.
+        steps: the steps of the pass, in order.
     """
 
     architecture: Architecture
@@ -63,7 +63,7 @@ def whole_buckets(tokens: int) -> int:
 
 
 def bucket_length(tokens: int, context: int) -> int:
-    """The length that a session runs `tokens` at: whole buckets, at most the context."""
+    """The length at which a session runs `tokens` tokens: `whole_buckets` of them, but at most the context."""
     return min(whole_buckets(tokens), context)
 
 
@@ -98,9 +98,10 @@ def _project(rewrites: Rewrites, rows: int, inner: int, outer: int) -> Project:
 
 
 def exponential_squarings(architecture: Architecture) -> int:
-    """Squarings of the engine's exponential (1 + z/2^n)^(2^n): a setting of the engine.
+    """The number n of the engine's exponential (1 + z/2^n)^(2^n), which is a setting of the engine.
 
-    The attention kernel's, so that it is one call; one, where the FFN's activation needs single squares.
+    It is the n of the attention kernel, so that the kernel is one call of the exponential. Where the activation of the feed-forward
+    networks needs single squares, it is 1.
     """
     squares = FeedForward.GELU, FeedForward.SQUARED_RELU, FeedForward.POLYNOMIAL, FeedForward.QUADRATIC
     return 1 if architecture.feed_forward in squares else architecture.squarings
@@ -109,10 +110,13 @@ def exponential_squarings(architecture: Architecture) -> int:
 def prefill_plan(
     architecture: Architecture, shape: ModelShape, tokens: int, reveal: Reveal | None = None, rewrites: Rewrites = HUSH
 ) -> Plan:
-    """The pass over a prompt of `tokens` (padded) tokens that predicts the next one.
+    """The pass over a prompt of `tokens` tokens, padding included, that predicts the next one.
 
     Args:
-        reveal: what is opened at the end; the token by default.
+        architecture, shape: what the model is and how large it is.
+        tokens: how many tokens the pass computes.
+        reveal: what the client learns at the end; the next token by default.
+        rewrites: how the program is written.
 
     Raises:
         ValueError: if `tokens` is not between 1 and the context.
@@ -122,7 +126,7 @@ def prefill_plan(
 
 
 def decode_plan(architecture: Architecture, shape: ModelShape, keys: int, reveal: Reveal | None = None, rewrites: Rewrites = HUSH) -> Plan:
-    """The pass over one further token, with up to `keys` - 1 tokens in the key-value cache.
+    """The pass over one further token, with up to `keys` - 1 tokens in the key-value cache; arguments as for `prefill_plan`.
 
     Raises:
         ValueError: if `keys` is not between 1 and the context.
@@ -164,7 +168,10 @@ def _attention_steps(
     queries: int,
     beside: list[Step],
 ) -> list[Step]:
-    """Attention of one block; `queries` of its rows are asked for. Steps `beside` it read the stream when attention has read it."""
+    """The attention of one block, for `queries` of its rows.
+
+    The steps `beside` it come right after those that read the stream for attention.
+    """
     heads, width, head_width = shape.heads, shape.width, shape.head_width
     joined = rewrites.one_product_decode and queries == 1
     named: list[tuple[StepName, Operation]] = []
@@ -199,7 +206,7 @@ def _ffn_steps(architecture: Architecture, shape: ModelShape, rewrites: Rewrites
         return []
     width, hidden = shape.width, shape.ffn_width
     named: list[tuple[StepName, Operation]] = []
-    # Side by side, both LayerNorms divide the same stream alike; they differ in gain and bias, which are folded.
+    # Side by side, both LayerNorms normalise the same stream; they differ only in gain and bias, which are folded into the next map.
     if architecture.has_layer_norm and not (architecture.is_parallel and rewrites.fold_affine):
         named.append((StepName.NORM_FFN, _normalise(rewrites, rows, width)))
     expand = (StepName.FFN_EXPAND, _project(rewrites, rows, width, hidden))
@@ -209,12 +216,12 @@ def _ffn_steps(architecture: Architecture, shape: ModelShape, rewrites: Rewrites
             if rewrites.absorb_ffns and not architecture.has_layer_norm and layer not in rewrites.explicit_ffns:
                 return []
             if rewrites.absorb_ffns or architecture.feed_forward is FeedForward.SCALED_FUSED:
-                # Nothing nonlinear inside: one D x D product.
+                # There is nothing nonlinear inside, so that it is one D x D product.
                 named.append((StepName.FFN, _project(rewrites, rows, width, width)))
             else:
                 named += [expand, contract]
         case FeedForward.BILINEAR:
-            # Both maps read the same rows: as one product, these are sent once.
+            # Both maps read the same rows, which one product sends only once.
             both = (StepName.FFN_EXPAND, _project(rewrites, rows, width, 2 * hidden))
             named += [both, (StepName.FFN_ACTIVATION, Gate(rows, hidden)), contract]
         case _:

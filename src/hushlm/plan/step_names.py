@@ -1,7 +1,7 @@
 """Names of the steps of a pass, of the values that pass between them, and of the server's tensors that they use.
 
-All three are strings as well, because they appear in events, reports and result files. `hushlm.plan.wiring` says of every step what it
-reads and writes.
+All three are strings as well, because they appear in events, reports and result files. `hushlm.plan.wiring` says what every step reads
+and writes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class ModelPart(Enum):
 
 
 class StepName(StrEnum):
-    """What a step of a plan computes; a name occurs at most once in a layer."""
+    """What a step of a plan computes. A name occurs at most once in a layer."""
 
     EMBEDDING = "embedding"
     NORM_ATTENTION = "norm_attention"
@@ -50,7 +50,7 @@ class StepName(StrEnum):
     REVEAL = "reveal"
 
     def __repr__(self) -> str:
-        # As a string's: the keys of results/gpt2-private-counts.json and messages hold it.
+        # The repr of the plain string, because the keys of results/gpt2-private-counts.json and messages contain it.
         return repr(self.value)
 
     @property
@@ -91,61 +91,62 @@ class StepName(StrEnum):
 
     @property
     def ends_all_rows(self) -> bool:
-        """Whether this step is the last that reads all rows: after it the residual stream is the row to be predicted alone."""
+        """Whether this step is the last that reads all rows. After it the residual stream consists of the row to be predicted alone."""
         return self is StepName.KEY_VALUE
 
 
 class Value(StrEnum):
-    """A value that passes from one step to the next: shared between the parties unless it `is_public`."""
+    """A value that passes from one step to the next. It is shared between the parties unless it `is_public`."""
 
     ONE_HOT = "one_hot"
-    """The client's tokens; the only value that one party knows."""
+    """The client's tokens. This is the only value that exactly one party knows."""
     STREAM = "x"
     """The residual stream."""
     NORMALISED = "h"
     """The residual stream behind a LayerNorm."""
     LAST_STREAM = "x_last"
-    """The row of the stream that the next token is predicted from."""
+    """The row of the stream from which the next token is predicted."""
     LAST_NORMALISED = "h_last"
     QUERIES = "q"
     KEYS = "k"
     VALUES = "v"
     SCORES = "s"
     WEIGHTS = "e"
-    """Attention weights, not yet divided by their sums where the plan divides late."""
+    """The attention weights, which are not yet divided by their sums where the plan divides late."""
     SUMS = "z"
-    """Row sums of the attention weights."""
+    """The row sums of the attention weights."""
     MIXED = "o"
-    """Attention weights times values."""
+    """The attention weights times the values."""
     HIDDEN = "f"
-    """Inside a feed-forward network."""
+    """The values inside a feed-forward network."""
     LOGITS = "logits"
     ANSWER = "answer"
     ANSWER_LOGITS = "answer_logits"
     """The logits of the answer's tokens, where the largest K are revealed."""
     MASK = "mask"
-    """Which keys each query may attend to."""
+    """A mask that says which keys each query may attend to."""
     TURNS = "turns"
-    """Factors of the rotary positions of the keys."""
+    """The factors of the rotary positions of the keys."""
     TURNS_QUERY = "turns_query"
-    """Factors of the rotary positions of the queries."""
+    """The factors of the rotary positions of the queries."""
 
     @property
     def is_public(self) -> bool:
-        """Whether both parties know it."""
+        """Whether both parties know the value."""
         return self in (Value.MASK, Value.TURNS, Value.TURNS_QUERY)
 
     @property
     def last_row(self) -> Value:
-        """The name of the stream's last row, for one of the two streams."""
+        """The value that stands for the last row of this one of the two streams."""
         return {Value.STREAM: Value.LAST_STREAM, Value.NORMALISED: Value.LAST_NORMALISED}[self]
 
 
 STREAMS = (Value.STREAM, Value.NORMALISED)
+"""The values that have a row for every token and are narrowed to the last row in the last layer."""
 
 
 class Tensor(StrEnum):
-    """Which of a step's tensors of the server."""
+    """The role of one of the server's tensors in its step."""
 
     TABLE = "table"
     POSITIONS = "positions"
@@ -153,11 +154,11 @@ class Tensor(StrEnum):
     BIAS = "bias"
     WEIGHT = "weight"
     INVERSE = "inverse"
-    """Inverse temperatures."""
+    """The inverse temperatures."""
 
     @property
     def position_axis(self) -> int | None:
-        """The axis with an entry for each position: stored for the whole context, and sliced to the positions of a pass."""
+        """The axis with an entry for each position, if there is one: it is stored for the whole context and sliced for each pass."""
         match self:
             case Tensor.POSITIONS:
                 return 0
@@ -170,5 +171,5 @@ class Tensor(StrEnum):
 
 
 def tensor_name(step: StepName, layer: int | None, tensor: Tensor) -> str:
-    """LAYER.STEP.TENSOR, or STEP.TENSOR outside the blocks: the name in an exported `weights.safetensors`."""
+    """The name of a tensor in an exported `weights.safetensors`: LAYER.STEP.TENSOR, or STEP.TENSOR outside the blocks."""
     return f"{step}.{tensor}" if layer is None else f"{layer}.{step}.{tensor}"

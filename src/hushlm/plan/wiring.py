@@ -1,6 +1,6 @@
 """How the steps of a plan are connected: the values that each reads and writes, and the server's tensors that it uses.
 
-Steps and operations are matched exhaustively, so that a new one that is not wired fails the type check.
+Steps and operations are matched exhaustively, so that a new one without wiring fails the type check.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Shape = tuple[int, ...]
 
 
 class Surroundings(Enum):
-    """What stands before and after the operation of a step; moving data about and adding cost nothing."""
+    """What is done before and after the operation of a step. Rearranging data and adding cost nothing."""
 
     NONE = "none"
     SPLIT_HEADS = "split heads"
@@ -41,12 +41,18 @@ class Surroundings(Enum):
     RESIDUAL = "residual"
     """The step's second input is added to the result."""
     MERGED_HEADS_RESIDUAL = "merged heads, residual"
-    """The first input (H, T, E) is brought to (T, D) before, and the second input is added to the result."""
+    """The first input (H, T, E) is reshaped to (T, D) before the operation, and the second input is added to the result."""
 
 
 @dataclass(frozen=True)
 class Wiring:
-    """The values that a step reads and writes, in the order of its program's arguments and results, and what surrounds the operation."""
+    """How a step is connected.
+
+    Attributes:
+        reads: the values that it reads, in the order of its program's first arguments.
+        writes: the values that it writes, in the order of its program's results.
+        surroundings: what is done before and after its operation.
+    """
 
     reads: tuple[Value, ...]
     writes: tuple[Value, ...]
@@ -55,7 +61,7 @@ class Wiring:
 
 @dataclass(frozen=True)
 class ServerTensor:
-    """A tensor of the server's that a step uses, at the shape that the pass needs.
+    """One of the server's tensors that a step uses, at the shape that the pass needs.
 
     Attributes:
         name: its name among the exported weights.
@@ -68,7 +74,7 @@ class ServerTensor:
     shape: Shape
 
     def stored_shape(self, context: int) -> Shape:
-        """The shape at which it is exported: with an entry for every position of the context, where it has positions."""
+        """The shape at which the tensor is exported, with an entry for every position of the context where it has positions."""
         axis = self.tensor.position_axis
         return self.shape if axis is None else (*self.shape[:axis], context, *self.shape[axis + 1 :])
 

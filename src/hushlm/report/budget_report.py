@@ -10,7 +10,7 @@ from typing import Any
 
 from hushlm.architectures import Architecture
 from hushlm.cost.budget import Candidate, SearchSpace, best_of_each_kind, further_token, pareto_front, search
-from hushlm.cost.measured import Measured, price_measured, read_checkpoint, read_results
+from hushlm.cost.measured import MeasuredModel, price_measured, read_checkpoint, read_results
 from hushlm.cost.network import Network
 from hushlm.cost.pricing import Amount
 from hushlm.files import write_atomic
@@ -27,7 +27,7 @@ SIZES: tuple[tuple[str, str, Callable[[Candidate], float]], ...] = (
 """The key, the label and the value of each measure of a model's size."""
 
 
-def measured_models(checkpoints: str, results: str) -> list[Measured]:
+def measured_models(checkpoints: str, results: str) -> list[MeasuredModel]:
     """Read every checkpoint and file of results that was named.
 
     Args:
@@ -64,7 +64,7 @@ class FrontierReport:
     candidates: Sequence[Candidate]
     budgets: Sequence[int]
     at_least: int | None
-    measured: Sequence[tuple[Measured, Amount]]
+    measured: Sequence[tuple[MeasuredModel, Amount]]
     network: Network
     protocol: ProtocolSettings
 
@@ -73,7 +73,7 @@ class FrontierReport:
         space: SearchSpace,
         budgets: Sequence[int],
         at_least: int | None,
-        measured: Sequence[Measured],
+        measured: Sequence[MeasuredModel],
         network: Network,
         protocol: ProtocolSettings,
     ) -> FrontierReport:

@@ -6,11 +6,10 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
-from hushlm.report.table import Column, Table, print_table
+from hushlm.report.table import Column, Table, print_table, progress_console
 
 if TYPE_CHECKING:
     from hushlm.private.client.answer import PrivateAnswer
@@ -37,7 +36,7 @@ class QuestionProgress:
             BarColumn(bar_width=24),
             TaskProgressColumn(),
             TimeElapsedColumn(),
-            console=Console(stderr=True, highlight=False),
+            console=progress_console(),
             disable=not self._bars,
             transient=True,
         )

@@ -10,8 +10,9 @@ import time
 from collections.abc import Mapping
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from hushlm.report.table import progress_console
 
 __all__ = ["CountProgress", "RunsProgress"]
 
@@ -45,7 +46,7 @@ class RunsProgress:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            console=Console(stderr=True, highlight=False),
+            console=progress_console(),
             disable=not self._bars,
         )
         self._tasks: dict[str, TaskID] = {}

@@ -13,7 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["Column", "Table", "console", "print_json", "print_table"]
+__all__ = ["Column", "Table", "console", "print_json", "print_table", "progress_console"]
 
 MISSING = "-"
 
@@ -88,9 +88,26 @@ class Table:
         return [dict(row) for row in self.rows]
 
 
+class _OutputConsole(Console):
+    def on_broken_pipe(self) -> None:
+        """The library would end the program with 1, which means a bad answer here."""
+        raise BrokenPipeError
+
+
+class _ProgressConsole(Console):
+    def on_broken_pipe(self) -> None:
+        """The library would end the program, and a training with it, because nobody watches any more."""
+        self.quiet = True
+
+
 def console() -> Console:
     """The console of standard output. In a file or a pipe, tables keep their whole width instead of being folded at 80 columns."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    return _OutputConsole(highlight=False, width=None if sys.stdout.isatty() else 200)
+
+
+def progress_console() -> Console:
+    """The console of progress, on standard error."""
+    return _ProgressConsole(stderr=True, highlight=False)
 
 
 def print_table(table: Table) -> None:

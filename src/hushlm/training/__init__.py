@@ -11,7 +11,7 @@ from hushlm.training.optimiser import (
     restore_optimiser,
     weight_decays,
 )
-from hushlm.training.preemption import Preempted
+from hushlm.training.preemption import Interrupted, Preempted
 from hushlm.training.results import StepRecord, TrainingResult
 from hushlm.training.teacher import with_teacher_fingerprint
 from hushlm.training.watch import Divergence, EntropyWatch
@@ -22,6 +22,7 @@ __all__ = [
     "Divergence",
     "EntropyWatch",
     "Evaluation",
+    "Interrupted",
     "Preempted",
     "StepRecord",
     "TrainingResult",

@@ -26,7 +26,7 @@ from safetensors.torch import save as tensor_bytes
 from hushlm.config import RunConfig
 from hushlm.data.tokenizer import Tokenizer
 from hushlm.entropy import EntropyRegulariser
-from hushlm.files import current_folder, new_folder, verify_manifest, write_atomic
+from hushlm.files import current_folder, new_folder, read_json, verify_manifest, write_atomic
 from hushlm.model import LanguageModel
 
 __all__ = ["Checkpoint", "TrainingState", "build_model", "load_checkpoint", "load_training_state", "save_checkpoint"]
@@ -41,9 +41,9 @@ class Checkpoint:
 
     Attributes:
         config: the run's settings; `config.output` is the folder it was loaded from.
-        model: in evaluation mode.
+        model: the model, in evaluation mode.
         tokenizer: the run's.
-        regulariser: with its learned thresholds; None if the architecture is not entropy-regularised.
+        regulariser: the entropy regulariser with its learned thresholds; None if the architecture is not entropy-regularised.
         metrics: rows of metrics.jsonl.
         provenance: step, seed, corpus, corpus_fingerprint, python, versions.
         folder: where its files lie.
@@ -70,7 +70,7 @@ class TrainingState:
     Attributes:
         optimiser: tensors by name, see `optimiser_tensors`.
         sampler: `Sampler.state()`.
-        random_state: of torch's generator, one row a rank; a single row may lack its first dimension.
+        random_state: the state of torch's generator, one row for each rank; a single row may lack its first dimension.
     """
 
     optimiser: dict[str, torch.Tensor]
@@ -113,7 +113,7 @@ def save_checkpoint(
     step: int,
     corpus: str,
     corpus_fingerprint: str,
-    state: TrainingState,
+    state: TrainingState | None,
 ) -> None:
     """Write a checkpoint in one step: a kill at any moment leaves the folder's old checkpoint or this one, whole.
 
@@ -124,12 +124,12 @@ def save_checkpoint(
         config: the run's.
         model: trained so far, or its state, put together from the shards of several processes.
         tokenizer: the run's.
-        regulariser: with its thresholds, or None.
+        regulariser: the entropy regulariser with its thresholds, or None.
         metrics: rows so far; every number finite.
         step: updates made.
         corpus: its name.
         corpus_fingerprint: `TokenStore.fingerprint`.
-        state: for a resumed run.
+        state: what a resumed run needs; None for a model that was not trained here, which cannot be resumed.
 
     Raises:
         ValueError: if `folder` holds files that are not ours.
@@ -151,9 +151,10 @@ def save_checkpoint(
         write_atomic(temporary / "model.safetensors", tensor_bytes(weights))
         write_atomic(temporary / "tokenizer.json", tokenizer.to_str())
         write_atomic(temporary / "metrics.jsonl", rows)
-        write_atomic(temporary / "state/optimiser.safetensors", tensor_bytes({**state.optimiser, "random_state": state.random_state}))
-        progress = {"step": step, "sampler": state.sampler, "metrics_bytes": len(rows.encode())}
-        write_atomic(temporary / "state/progress.json", _json(progress))
+        if state is not None:
+            write_atomic(temporary / "state/optimiser.safetensors", tensor_bytes({**state.optimiser, "random_state": state.random_state}))
+            progress = {"step": step, "sampler": state.sampler, "metrics_bytes": len(rows.encode())}
+            write_atomic(temporary / "state/progress.json", _json(progress))
         if regulariser is not None:
             write_atomic(temporary / "state/regulariser.safetensors", tensor_bytes(regulariser.state_dict()))
 
@@ -196,7 +197,7 @@ def load_training_state(checkpoint: Checkpoint) -> TrainingState:
     """
     try:
         tensors = load_tensors((checkpoint.folder / "state/optimiser.safetensors").read_bytes())
-        progress = json.loads((checkpoint.folder / "state/progress.json").read_bytes())
+        progress = read_json(checkpoint.folder / "state/progress.json")
         return TrainingState(random_state=tensors.pop("random_state"), optimiser=tensors, sampler=progress["sampler"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         raise ValueError(f"{checkpoint.folder} has no training state to go on from: start the run anew.") from None
@@ -204,7 +205,7 @@ def load_training_state(checkpoint: Checkpoint) -> TrainingState:
 
 def _read_config(path: Path) -> tuple[RunConfig, dict[str, Any]]:
     try:
-        values = json.loads(path.read_bytes())
+        values = read_json(path)
         known, provenance = values.pop("format"), values.pop("provenance")
         step = provenance["step"]
     except (ValueError, KeyError, TypeError, AttributeError):

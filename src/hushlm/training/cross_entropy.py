@@ -50,7 +50,7 @@ def overwriting_cross_entropy(logits_NV: Tensor, targets_N: Tensor, rows: int) -
     be what an operation before kept for its own backward pass; a matrix product keeps its factors only.
 
     Args:
-        logits_NV: contiguous.
+        logits_NV: the logits, contiguous in memory.
         targets_N: token ids.
         rows: what the sum is divided by, N for the mean.
     """
@@ -64,7 +64,7 @@ class DistilledLoss(NamedTuple):
 
     Attributes:
         total: (1 - w) cross_entropy + w tau^2 divergence.
-        cross_entropy: of the targets, at temperature 1.
+        cross_entropy: the cross-entropy of the targets, at temperature 1.
         divergence: KL(teacher || student), both at temperature tau.
     """
 

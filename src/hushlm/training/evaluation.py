@@ -27,7 +27,7 @@ class Evaluation:
         loss_nats: mean cross-entropy a token.
         perplexity: exp(loss_nats), per token (with the bytes tokenizer: per byte); inf where that overflows.
         head_entropy_nats_LH: mean row entropy of every head over all rows, float64.
-        tokens: targets predicted.
+        tokens: how many targets were predicted.
     """
 
     loss_nats: float
@@ -40,11 +40,11 @@ def evaluate(model: LanguageModel, tokens: Tokens, batch: int, context: int, bat
     """Evaluate on the same evenly spaced windows every time (`fixed_batches`); the model's mode and weights stay as they were.
 
     Args:
-        model: any mode.
+        model: the model, in any mode.
         tokens: token ids of a split, one dimension.
         batch: B.
         context: T, at most the model's.
-        batches: how many, at most.
+        batches: how many batches at most.
         world: ranks that share the batches; each gets the whole result.
 
     Raises:

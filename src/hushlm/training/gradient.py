@@ -35,7 +35,7 @@ class BatchLoss:
     Attributes:
         loss: cross-entropy, nats a token.
         teacher_loss: KL(teacher || student), nats a token; None without a teacher.
-        penalty: of the regulariser, without its weight; None if it was not computed.
+        penalty: the regulariser's penalty, without its weight; None if it was not computed.
         total: what is minimised: loss, or its mixture with teacher_loss, + weight x penalty.
         entropy_nats_LH: batch means; None if nobody asked.
         nonfinite_entropies_L: rows of each layer whose entropy is not finite; None if nobody asked.
@@ -56,7 +56,7 @@ def backpropagate(team: Team, window_BT: Tensor, batch: int, weight: float, sett
         team: the model on its ranks.
         window_BT: this rank's sequences, (B', T+1) token ids.
         batch: B, sequences on all ranks together.
-        weight: of the penalty; 0 leaves it out of the gradient.
+        weight: the penalty's factor in the loss; 0 leaves it out of the gradient.
         settings: micro_batch, precision.
         with_entropy: also find the batch's head entropies.
     """

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,14 +19,14 @@ from torch import Tensor, nn
 from hushlm.config import RunConfig
 from hushlm.data import Sampler, TokenStore
 from hushlm.entropy import EntropyRegulariser
-from hushlm.files import check_replaceable, check_writable, write_atomic
+from hushlm.files import check_replaceable, check_writable, one_writer, what_to_do, write_atomic
 from hushlm.model import LanguageModel
 from hushlm.training.checkpoint import Checkpoint, TrainingState, build_model, load_checkpoint, load_training_state, save_checkpoint
 from hushlm.training.evaluation import Evaluation, evaluate
 from hushlm.training.gradient import BatchLoss, backpropagate, head_entropies
 from hushlm.training.memory import keep_freed_memory
 from hushlm.training.optimiser import learning_rate, make_optimiser, optimiser_tensors, regulariser_weight, restore_optimiser
-from hushlm.training.preemption import Preempted, Termination, termination
+from hushlm.training.preemption import Termination, termination
 from hushlm.training.records import LiveRows, entropy_verdict, layer_gradients, lines, statistics
 from hushlm.training.results import StepRecord, TrainingResult
 from hushlm.training.resume import checkpoint_of
@@ -56,7 +57,7 @@ def train(
 
     Args:
         config: the run; `shape.vocabulary` is replaced by the tokenizer's, and a teacher's fingerprint is filled in.
-        store: from `open_token_store(config.data)`.
+        store: the tokens of the corpus, from `open_token_store(config.data)`.
         on_step: called after every update; with several processes, at the first one.
         resume_from: a checkpoint of the same run to go on from; "auto" for the last whole one at `config.output`, if there is any.
         checkpoint_every: updates between checkpoints on the way; None writes only the final one.
@@ -68,14 +69,26 @@ def train(
         Divergence: before an update that would spoil the weights. The rows so far are in its `metrics` and in
             `<output>.diverged.jsonl`; an earlier checkpoint stays as it was.
         Preempted: after SIGTERM, with a checkpoint of the updates made.
+        Interrupted: the same after Ctrl-C; a KeyboardInterrupt.
     """
     config = with_teacher_fingerprint(replace(config, shape=replace(config.shape, vocabulary=store.vocabulary)))
     check_replaceable(config.output)
     if config.training.device == "cpu" and config.shape.width >= ONE_THREAD_BELOW_WIDTH:
         keep_freed_memory()
-    with open_world(config.training) as world, linear_algebra_threads(config), torch.random.fork_rng(devices=[]), termination() as noted:
+    with (
+        open_world(config.training) as world,
+        linear_algebra_threads(config),
+        torch.random.fork_rng(devices=[]),
+        termination() as noted,
+        ExitStack() as held,
+    ):
         torch.manual_seed(config.training.seed + world.rank)
-        world.first(lambda: check_writable(config.output))
+
+        def take() -> None:
+            check_writable(config.output)
+            held.enter_context(one_writer(config.output))
+
+        world.first(take)
         run = _Run(config, store, world, resume_from)
         tracker = open_tracker(config.training.track, config.output, run.step, config.to_dict()) if world.rank == 0 else None
         try:
@@ -147,7 +160,7 @@ class _Run:
                     if stops or (checkpoint_every and self.step % checkpoint_every == 0):
                         self.save()
                     if stops:
-                        raise Preempted(self.step, self.config.output)
+                        raise noted.stopped(self.step, self.config.output)
         except Divergence as divergence:
             divergence.metrics = self.metrics
             if self.world.rank == 0:
@@ -280,7 +293,7 @@ class _Run:
                 kept = f"that of step {self.saved_step} is whole" if self.saved_step else "there is none before it"
                 raise ValueError(
                     f"The checkpoint of step {self.step} could not be written to {self.config.output} ({error.strerror}); {kept}. "
-                    "Make room and go on with --resume auto."
+                    f"{what_to_do(error)} and go on with --resume auto."
                 ) from error
 
         self.world.first(write)

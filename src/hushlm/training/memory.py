@@ -8,7 +8,7 @@ import sys
 __all__ = ["keep_freed_memory"]
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-"""Of glibc's malloc.h."""
+"""The constants' values in glibc's malloc.h."""
 
 
 def keep_freed_memory() -> bool:

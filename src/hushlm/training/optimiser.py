@@ -41,7 +41,7 @@ class Optimiser:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """Of all parts; a learning rate is changed here."""
+        """The groups of all parts; a learning rate is changed here."""
         return [group for part in self.parts for group in part.param_groups]
 
     def zero_grad(self, set_to_none: bool = True) -> None:

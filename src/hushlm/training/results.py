@@ -20,9 +20,9 @@ class StepRecord:
 
     Attributes:
         step: counted from 1.
-        steps: of the whole run.
+        steps: how many updates the whole run has.
         loss: cross-entropy before the update, nats a token.
-        learning_rate: of the update.
+        learning_rate: the learning rate of the update.
         gradient_norm: over all parameters, before clipping.
         tokens_per_second: over this call of `train`, validations included.
         seconds: since this call of `train` began.
@@ -46,11 +46,11 @@ class TrainingResult:
     Attributes:
         config: resolved: `shape.vocabulary` is the tokenizer's.
         model: trained, in evaluation mode.
-        regulariser: with its learned thresholds, or None.
+        regulariser: the entropy regulariser with its learned thresholds, or None.
         metrics: the rows of metrics.jsonl.
-        evaluation: on the validation split, after the last update.
-        seconds: of this call.
-        cpu_seconds: of this call, over all threads.
+        evaluation: what the model does on the validation split after the last update.
+        seconds: how long this call took.
+        cpu_seconds: how much processor time this call took, over all threads.
         folder: the checkpoint.
     """
 

@@ -18,7 +18,7 @@ def checkpoint_of(config: RunConfig, corpus_fingerprint: str, resume_from: Path 
     """The checkpoint to go on from.
 
     Args:
-        config: of the run, resolved.
+        config: the run's settings, resolved.
         corpus_fingerprint: `TokenStore.fingerprint`.
         resume_from: a folder; "auto" for the last whole checkpoint at `config.output`, if there is any; None for none.
 

@@ -34,7 +34,7 @@ def load_teacher(config: RunConfig, store: TokenStore) -> LanguageModel | None:
     """The teacher in evaluation mode, its parameters without gradient; None if there is none.
 
     Args:
-        config: of the student, from `with_teacher_fingerprint`.
+        config: the student's settings, from `with_teacher_fingerprint`.
         store: what the student reads.
 
     Raises:

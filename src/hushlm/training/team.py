@@ -34,8 +34,8 @@ class Team:
     """A model, its regulariser and their copies or shards on the other ranks.
 
     Args:
-        model: the same on every rank; becomes this rank's shards under "fsdp".
-        regulariser: the same on every rank, or None; it stays whole.
+        model: the model, the same on every rank; becomes this rank's shards under "fsdp".
+        regulariser: the entropy regulariser, the same on every rank, or None; it stays whole.
         settings: parallel, activation_checkpointing, compile.
         world: the ranks.
         teacher: a model without gradients that every rank holds whole, or None.

@@ -27,10 +27,10 @@ def open_tracker(kind: Literal["none", "tensorboard", "wandb"], output: Path, st
     project "hushlm"; where it lies and who may see it is up to its own settings (WANDB_MODE=offline keeps it here).
 
     Args:
-        kind: which.
+        kind: which tracker.
         output: folder of the checkpoint.
         step: updates made so far; rows after it, of an earlier attempt, no longer count.
-        settings: of the run, for the tracker's own page.
+        settings: the run's settings, for the tracker's own page.
 
     Raises:
         ValueError: if its package is not installed.

@@ -99,9 +99,9 @@ class EntropyWatch:
 
         Args:
             step: counted from 1.
-            loss: of the step, penalty included.
+            loss: the step's loss, penalty included.
             gradient_norm: over all parameters.
-            layer_entropy_nats: of the step where known, else empty.
+            layer_entropy_nats: the mean entropy of every layer at this step, empty where it is not known.
             nonfinite_gradients: how many numbers of each layer's gradient are not finite, where known.
 
         Raises:

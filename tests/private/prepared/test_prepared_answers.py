@@ -25,8 +25,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.two_party]
 
 PROMPT = np.random.default_rng(5).integers(0, SMALL.vocabulary, 20).tolist()
 TOKENS = 3
-# Largest difference of logits from the plaintext model, in their standard deviations: those of `test_simulate`, but for the first rows, where
-# it is a few units of the last place, and two parties' truncations are a unit off at random (up to 2.2e-4 seen).
+# Largest difference of logits from the plaintext model, in their standard deviations: as in `test_simulate`, except where it is a few
+# units of the last place, because the truncations of two parties are a unit off at random (up to 2.2e-4 seen).
 ERRORS = {
     "SM2+R": 5e-4,
     "SM2+ScFuFFN": 5e-4,

@@ -11,7 +11,7 @@ import pytest
 from hushlm.architectures import REGISTRY, Architecture
 from hushlm.plan import HUSH, PUBLISHED, decode_plan, prefill_plan
 from hushlm.private.program.description import describe
-from hushlm.private.program.wiring import step_program
+from hushlm.private.program.step_programs import step_program
 from hushlm.shapes import GPT2_SMALL
 
 ROOT = Path(__file__).parents[3]

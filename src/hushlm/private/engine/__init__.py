@@ -1,4 +1,7 @@
-"""The two-party engine. Only this folder imports the MPC library, and only when a program is compiled or a link is opened."""
+"""The two-party engine.
+
+Only this folder imports the library for multi-party computation (MPC), and only when a program is compiled or a link is opened.
+"""
 
 from hushlm.private.engine.channel import Channel
 from hushlm.private.engine.compiler import Executable, compile_program

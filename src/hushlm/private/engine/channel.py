@@ -12,14 +12,14 @@ class Channel:
     """The engine's link between the two parties, over TCP, with mutual TLS unless `tls` is None.
 
     Args:
-        party: this process's rank.
-        addresses: HOST:PORT of the client's and of the server's listener.
-        tls: this party's PEM files.
-        timeout_seconds: for a message from the peer; a killed or stalled peer is noticed after this long.
+        party: which party this process is.
+        addresses: HOST:PORT of the client's listener and of the server's.
+        tls: this party's PEM files, or None for a link without encryption.
+        timeout_seconds: how long to wait for a message from the peer, and thus for how long a killed or stalled peer stays unnoticed.
         connect_seconds: how long to wait for the peer's listener.
 
     Raises:
-        ConnectionError: if the peer does not answer, or is not who it should be.
+        ConnectionError: if the peer does not answer, or if its certificate is not accepted.
     """
 
     def __init__(
@@ -35,8 +35,8 @@ class Channel:
         description.recv_timeout_ms = int(timeout_seconds * 1000)
         description.http_timeout_ms = int(timeout_seconds * 1000)
         description.http_max_payload_size = 32 * 1024 * 1024
-        # TCP repeats what is lost; a message that fails all the same fails again, and three more attempts make a stalled peer cost the
-        # timeout four times.
+        # TCP repeats what is lost, so that a message that fails nevertheless would fail again. Three more attempts would only make a
+        # stalled peer cost the timeout four times.
         description.retry_opts.max_retry = 0
         description.connect_retry_interval_ms = 100
         description.connect_retry_times = max(1, int(connect_seconds * 10))

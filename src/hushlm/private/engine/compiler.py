@@ -1,4 +1,4 @@
-"""Array programs compiled for the engine. Both parties compile them from shapes alone."""
+"""Compiling array programs for the engine. Both parties compile the same programs, from shapes alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Executable", "compile_program"]
 
 @dataclass(frozen=True)
 class Executable:
-    """A compiled program; the same one runs on other variables through `renamed`."""
+    """A compiled program. `renamed` makes the same program run on other variables."""
 
     native: Any
     inputs: tuple[str, ...]
@@ -23,11 +23,11 @@ class Executable:
 
     @property
     def lines(self) -> int:
-        """Of its text, which the engine reads anew at every run."""
+        """How many lines its text has, which the engine reads anew at every run."""
         return len(self.native.code.splitlines())
 
     def renamed(self, inputs: Sequence[str], outputs: Sequence[str]) -> Executable:
-        """The same code on other variables (weights of another layer, say): nothing is compiled again."""
+        """The same code on other variables, such as the weights of another layer. Nothing is compiled again."""
         assert (len(inputs), len(outputs)) == (len(self.inputs), len(self.outputs))
         _, libspu = load_engine()
         native = libspu.Executable(name=self.native.name, input_names=list(inputs), output_names=list(outputs), code=self.native.code)
@@ -45,12 +45,12 @@ def compile_program(
     """Compile a JAX function of float32 arrays, or of another kind.
 
     Args:
-        function: takes one array per shape, returns one array or a tuple of `outputs` arrays.
-        shapes: of the arguments; every party compiles from these alone.
-        outputs: how many arrays it returns.
-        name: for profiles.
-        public: positions of arguments known to both parties; the others are secret.
-        kind: of the numbers in the arguments, one for all or one for each.
+        function: takes one array for each shape and returns one array, or a tuple of `outputs` arrays.
+        shapes: the shapes of the arguments, which are all that a party needs to compile.
+        outputs: how many arrays the function returns.
+        name: the name that profiles show.
+        public: the positions of the arguments that both parties know; the others are secret.
+        kind: the type of the numbers in the arguments, one for all or one for each.
     """
     _, libspu = load_engine()
     import jax

@@ -1,4 +1,7 @@
-"""The MPC library (SecretFlow-SPU, Cheetah protocol), imported when it is first needed: nothing outside this folder imports it."""
+"""The library for multi-party computation: SecretFlow-SPU with the protocol Cheetah.
+
+It is imported when it is first needed, and nothing outside this folder imports it.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ def load_engine() -> tuple[Any, Any]:
 
 
 def engine_version() -> str:
-    """Name, version and protocol, e.g. "Cheetah (SPU 0.9.5)"."""
+    """The engine's protocol, name and version, e.g. "Cheetah (SPU 0.9.5)"."""
     from importlib.metadata import version
 
     load_engine()

@@ -1,7 +1,7 @@
-"""One party's engine: its variables, executions, and values opened to one party.
+"""One party's engine: its variables, the programs that it runs, and the values that are opened to one party.
 
-One OS process is one party. An input is encoded as *private* by its owner; the other party installs a placeholder of the
-same shape, so nothing is sent at infeed and no dealer exists.
+One process of the operating system is one party. The owner of an input encodes it as private, and the other party installs a placeholder
+of the same shape. Installing an input therefore sends nothing, and no third party is needed to deal out shares.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ __all__ = ["Engine"]
 
 
 class Engine:
-    """One party's runtime: variables, executions, and opening a value to one party.
+    """One party's runtime.
 
     Args:
-        party: this process's rank; with `settings.simulate` there is no peer and the rank only matters to `reveal`.
-        settings: the same at both parties.
-        channel: the link; None only with `settings.simulate`.
+        party: which party this process is. With `settings.simulate` there is no peer, and this only matters to `reveal`.
+        settings: the engine's settings, which are the same at both parties.
+        channel: the link to the peer, or None with `settings.simulate`.
     """
 
     def __init__(self, party: Party, settings: EngineSettings, channel: Channel | None) -> None:
@@ -53,7 +53,7 @@ class Engine:
 
     @staticmethod
     def _capture_log(libspu: Any) -> Path:
-        """Send the engine's log, where its byte counters are, to a file of this process instead of the console."""
+        """Send the engine's log, which holds its byte counters, to a file of this process instead of the console."""
         options = libspu.logging.LogOptions()
         options.enable_console_logger = False
         handle, path = tempfile.mkstemp(prefix="hushlm-engine-", suffix=".log")
@@ -66,10 +66,10 @@ class Engine:
         """Install a private input. Nothing is sent.
 
         Args:
-            name: variable.
-            owner: who knows the value.
-            shape: known to both.
-            value: float array of that shape at its owner, None at the other party.
+            name: the name of the variable.
+            owner: the party that knows the value.
+            shape: the shape of the value, which both parties know.
+            value: a float array of that shape at its owner, and None at the other party.
         """
         owned = self.settings.simulate or owner == self.party
         assert owned == (value is not None), f"{name}: only its owner has a value"
@@ -80,7 +80,7 @@ class Engine:
         self._runtime.set_var(name, shares[0 if self.settings.simulate else int(self.party)])
 
     def put_public(self, name: str, value: np.ndarray) -> None:
-        """Install a value that both parties know (a mask, a position)."""
+        """Install a value that both parties know, such as a mask or a position."""
         shares = self._io.make_shares(np.ascontiguousarray(value, dtype=np.float32), self._libspu.Visibility.VIS_PUBLIC)
         self._runtime.set_var(name, shares[0 if self.settings.simulate else int(self.party)])
 
@@ -97,11 +97,11 @@ class Engine:
         self._runtime.set_var(name, share)
 
     def run(self, executable: Executable) -> Traffic:
-        """Execute on variables present under the executable's input names; the results become variables."""
+        """Run a program on the variables of its input names. Its results become variables of its output names."""
         return self.execute(self._runtime, executable)
 
     def execute(self, runtime: Any, executable: Executable) -> Traffic:
-        """Execute on a runtime of this process, this engine's or another, and read from the log what moved."""
+        """Run a program on a runtime of this process, this engine's or another, and read from the log what moved."""
         offset = self._log.stat().st_size
         start = time.perf_counter()
         runtime.run(executable.native)
@@ -113,10 +113,10 @@ class Engine:
             return read_traffic(log.read(), seconds)
 
     def reveal(self, name: str, to: Party) -> tuple[np.ndarray | None, Traffic]:
-        """Open a variable to one party: only the other party's share moves.
+        """Open a variable to one party, for which only the other party's share is sent.
 
         Returns:
-            The array at `to`, None at the other party; and what moved.
+            The array at party `to` and None at the other party, and what was sent.
         """
         share = self._runtime.get_var(name)
         if self.settings.simulate:

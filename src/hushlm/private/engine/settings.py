@@ -1,4 +1,4 @@
-"""What both parties know of each other's engine before it is loaded: ranks, certificates, and settings that must agree."""
+"""What can be said about an engine before it is loaded: which party it is, its certificates, and settings that must agree."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ __all__ = ["EngineSettings", "Party", "TlsFiles"]
 
 
 class Party(enum.IntEnum):
-    """Rank of a party on the engine's link."""
+    """The two parties; the number is a party's rank on the engine's link."""
 
     CLIENT = 0
     SERVER = 1
 
     @property
     def other(self) -> Party:
+        """The other one of the two parties."""
         return Party(1 - self)
 
 
 @dataclass(frozen=True)
 class TlsFiles:
-    """PEM files of one party for mutual TLS: its certificate, its private key, and the CA that signs both parties."""
+    """The PEM files of one party for mutual TLS: its certificate, its private key, and the authority that signed both certificates."""
 
     certificate: Path
     private_key: Path
@@ -35,15 +36,15 @@ class TlsFiles:
 
 @dataclass(frozen=True)
 class EngineSettings(ProtocolSettings):
-    """The settings of the protocol, and how the engine reads them."""
+    """The settings of the protocol, in the form in which the engine reads them."""
 
     def to_json(self) -> str:
-        """The engine's own configuration."""
+        """The engine's own configuration, as a JSON document."""
         protocol: dict[str, Any] = {"protocol": "REF2K" if self.simulate else "CHEETAH"}
         if not self.simulate:
             protocol |= {
                 "max_concurrency": self.threads,
-                # Without this flag the engine ignores owners and one process would hold both shares.
+                # Without this flag the engine ignores owners, and one process would hold both shares.
                 "experimental_enable_colocated_optimization": True,
                 "enable_hal_profile": True,
                 "enable_pphlo_profile": True,

@@ -1,4 +1,4 @@
-"""What one execution moved, as the engine itself counted it."""
+"""What the run of a program moved, as the engine itself counted it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["OperationTraffic", "Traffic", "read_traffic"]
 
 @dataclass(frozen=True)
 class OperationTraffic:
-    """What one kind of engine operation moved at this party. Operations nest: never add up different levels."""
+    """What one kind of engine operation moved at this party. Operations nest, so that different levels must not be added up."""
 
     calls: int
     seconds: float
@@ -20,13 +20,13 @@ class OperationTraffic:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Exact payload counters of one execution at this party, from the engine itself (TCP and TLS framing not included).
+    """What one run moved at this party, exactly, from the engine's own counters. Framing by TCP and TLS is not included.
 
     Attributes:
-        sent_bytes, received_bytes: payload of the engine's links.
-        sent_messages, received_messages: send and receive actions.
-        seconds: wall time of the execution.
-        operations: by the compiled program's operation, e.g. "pphlo.dot".
+        sent_bytes, received_bytes: the payload of the engine's link.
+        sent_messages, received_messages: how often this party sent and received.
+        seconds: the wall time of the run.
+        operations: what each operation of the compiled program moved, e.g. "pphlo.dot".
     """
 
     sent_bytes: int = 0
@@ -38,7 +38,7 @@ class Traffic:
 
     @property
     def total_bytes(self) -> int:
-        """Both directions."""
+        """The bytes of both directions together."""
         return self.sent_bytes + self.received_bytes
 
     def __add__(self, other: Traffic) -> Traffic:
@@ -64,7 +64,7 @@ _OPERATION = re.compile(r"- (\S+), executed (\d+) times, duration ([\d.e+-]+)s, 
 
 
 def read_traffic(text: str, seconds: float) -> Traffic:
-    """Counters of the last execution in an engine's log: there is no getter for them."""
+    """The counters of the last run in an engine's log, which is the only place where the engine states them."""
     level, operations, totals = "", {}, (0, 0, 0, 0)
     for line in text.splitlines():
         if found := _LEVEL.search(line):

@@ -1,1 +1,1 @@
-"""The private program: what is exported of a checkpoint, and how both parties run it step by step."""
+"""The private program: what is exported from a checkpoint, and how both parties run it step by step."""

@@ -1,7 +1,8 @@
-"""The attention kernel as an array program: row maxima, clip, exponential and row sums of the scores that may be attended to.
+"""The attention kernel as an array program: the row maxima, clip, exponential and row sums of the scores that may be attended to.
 
-Under a causal mask only the lower triangle goes through them, its rows behind one another in one flat vector: comparisons are paid
-for by the element and squares by the ciphertext, so nothing is padded. Which score stands where is public, so moving costs nothing.
+Under a causal mask only the lower triangle of the scores goes through the kernel. Its rows stand behind one another in one flat vector,
+without padding, because comparisons are paid for by the element and squares by the ciphertext. Where each score stands is public, so that
+rearranging them costs nothing.
 """
 
 from __future__ import annotations
@@ -20,30 +21,30 @@ __all__ = ["MASKED_SCORE", "attention_kernel", "clip_bound", "exponential_refere
 Array = Any
 
 MASKED_SCORE = -131072.0
-"""Stands for minus infinity before the row maximum: far below any score, far inside the ring's range."""
+"""What stands for minus infinity before the row maximum. It is far below any score, and far inside the range of the ring."""
 
 EXACT_SOFTMAX_CLIP = -14.0
-"""Where exp is below 1e-6 the argument is held, so that (1 + z/2^n)^(2^n) never grows again."""
+"""The argument is clipped here, where exp is below 1e-6, because (1 + z/2^n)^(2^n) grows again further down."""
 
 
 def clip_bound(kernel: Kernel) -> float:
-    """Lowest z = score - maximum that the exponential sees: -2^n, where SMn's kernel is zero, or `EXACT_SOFTMAX_CLIP`."""
+    """The lowest z = score - maximum that the exponential sees: -2^n, where the kernel of SMn is zero, or `EXACT_SOFTMAX_CLIP`."""
     return -float(2**kernel.squarings) if kernel.bounded else EXACT_SOFTMAX_CLIP
 
 
 def exponential_reference(z: np.ndarray, kernel: Kernel) -> np.ndarray:
-    """What the exponential stands for, in float64: SMn's own kernel, or exp."""
+    """What the exponential stands for, in float64: the kernel of SMn, or exp."""
     return np.maximum(1 + z / 2**kernel.squarings, 0) ** (2**kernel.squarings) if kernel.bounded else np.exp(z)
 
 
 def _exponential(xp: ModuleType, z_N: Array, kernel: Kernel) -> Array:
-    """(1 + z/2^n)^(2^n) of a flat vector, its last elements by x * x."""
+    """(1 + z/2^n)^(2^n) of a flat vector; `kernel.written_out` of its elements, the last ones, are squared as x * x."""
     if xp is np:
         return exponential_reference(z_N, kernel)
     whole = z_N.shape[0] - kernel.written_out
     parts = []
     if whole and kernel.exponentials == 1:
-        # The engine's own exponential is this form, n being a setting of the engine.
+        # The engine's own exponential has this form, and n is one of the engine's settings.
         parts.append(xp.exp(z_N[:whole]))
     elif whole:
         parts.append(_squarings(xp, z_N[:whole], kernel, built_in=True))
@@ -60,14 +61,14 @@ def _squarings(xp: ModuleType, z_N: Array, kernel: Kernel, built_in: bool) -> Ar
 
 
 def _pick(x_HN: Array, places: np.ndarray) -> Array:
-    """Columns in the order of `places`."""
+    """The columns of x in the order of `places`."""
     return x_HN if np.array_equal(places, np.arange(x_HN.shape[1])) else x_HN[:, places]
 
 
 def row_maxima(xp: ModuleType, x_HN: Array, lengths: list[int]) -> Array:
-    """Maxima (H, R) of R rows of given lengths that stand behind one another in (H, N).
+    """The maxima (H, R) of R rows of the given lengths, which stand behind one another in (H, N).
 
-    A tournament in which all rows play each round together: as many rounds as the longest row needs.
+    They are found by a tournament in which all rows play each round together, so that it has as many rounds as the longest row needs.
     """
     ends = np.cumsum(lengths)
     rows = [np.arange(end - length, end) for end, length in zip(ends, lengths, strict=True)]
@@ -86,7 +87,11 @@ def row_maxima(xp: ModuleType, x_HN: Array, lengths: list[int]) -> Array:
 
 
 def attention_kernel(xp: ModuleType, operation: Kernel) -> Callable[[Array, Array], tuple[Array, Array]]:
-    """Scores (H, T, S) and a public mask (T, S) of allowed pairs -> unnormalised weights (H, T, S) and row sums (H, T)."""
+    """The program of the kernel.
+
+    It takes scores (H, T, S) and a public mask (T, S) of the allowed pairs, and returns unnormalised weights (H, T, S) and the sums of
+    their rows (H, T).
+    """
     heads, rows, keys = operation.heads, operation.rows, operation.keys
     lengths = row_lengths(operation)
     chosen = np.concatenate([row * keys + np.arange(length) for row, length in enumerate(lengths)])

@@ -1,6 +1,7 @@
-"""Where a private program runs: on the two-party engine, or as its float64 reference in numpy.
+"""Where a private program runs: on the two-party engine, or in numpy as its float64 reference.
 
-Both keep named values and run the same array programs on them, so the pass itself is written once (`program`).
+Both keep named values and run the same array programs on them, so that a pass is written only once, in
+`hushlm.private.program.generate`.
 """
 
 from __future__ import annotations
@@ -21,24 +22,43 @@ Shape = tuple[int, ...]
 
 
 class Backend(Protocol):
-    """Named values of two owners, and programs on them. `None` stands for a value this process must not know."""
+    """Keeps named values of two owners, and runs programs on them. `None` stands for a value that this process must not know.
+
+    Attributes:
+        knows_client: whether this process knows the client's values.
+        knows_server: whether this process knows the server's values.
+    """
 
     knows_client: bool
     knows_server: bool
 
-    def put(self, name: str, owner: Party, shape: Shape, value: np.ndarray | None) -> None: ...
+    def put(self, name: str, owner: Party, shape: Shape, value: np.ndarray | None) -> None:
+        """Keep a value of one owner; `value` is None where this process must not know it."""
 
-    def put_public(self, name: str, value: np.ndarray) -> None: ...
+    def put_public(self, name: str, value: np.ndarray) -> None:
+        """Keep a value that both parties know."""
 
     def run(
         self, key: Hashable, build: Callable[[ModuleType], Arithmetic], inputs: Sequence[str], outputs: Sequence[str], public: Sequence[str]
-    ) -> Traffic: ...
+    ) -> Traffic:
+        """Run a program on named values, keep its results, and return what this party sent and received.
 
-    def reveal(self, name: str, to: Party) -> tuple[np.ndarray | None, Traffic]: ...
+        Args:
+            key: the same for equal programs, which are compiled only once.
+            build: makes the program for an array namespace.
+            inputs: the names of the program's arguments.
+            outputs: the names under which its results are kept.
+            public: those of the `inputs` that both parties know.
+        """
+        ...
+
+    def reveal(self, name: str, to: Party) -> tuple[np.ndarray | None, Traffic]:
+        """Open a value to one party: the array there, None at the other party, and what was sent and received."""
+        ...
 
 
 class EngineBackend:
-    """Values as shares of the engine. Programs are compiled once a shape and kept; `compilations` counts them."""
+    """Keeps values as shares of the engine. Programs are compiled once for each shape and kept; `compilations` counts them."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -49,6 +69,7 @@ class EngineBackend:
 
     @property
     def compilations(self) -> int:
+        """How many programs were compiled so far."""
         return len(self._compiled)
 
     def put(self, name: str, owner: Party, shape: Shape, value: np.ndarray | None) -> None:
@@ -77,7 +98,7 @@ class EngineBackend:
 
             function = build(jnp)
             arguments = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
-            # Under a trace public arguments are traced too, so masks are arrays in the program, not constants.
+            # Public arguments are traced as well, so that masks are arguments of the program and not constants in it.
             traced: Any = jax.eval_shape(function, *arguments)
             results = [result.shape for result in (traced if isinstance(traced, tuple) else (traced,))]
             executable = compile_program(function, shapes, len(results), "step", [i for i, known in enumerate(public) if known])
@@ -89,13 +110,14 @@ class EngineBackend:
 
 
 class ReferenceBackend:
-    """The same programs in float64 numpy: exponentials exact, no fixed point. What the private program means.
+    """Runs the same programs in numpy with float64 and exact exponentials, and so defines what the private program computes.
 
     Args:
-        fraction_bits: round every input and every step's result to this many, to see what fixed point will do; None for exact.
+        fraction_bits: how many fraction bits every input and every step's result is rounded to, which shows what fixed-point numbers
+            will do; None for no rounding.
 
     Attributes:
-        largest: size of the largest number that a step has resulted in; NaN once there is one.
+        largest: the largest absolute value in the result of any step so far, or NaN after a step whose result had one.
     """
 
     knows_client = True

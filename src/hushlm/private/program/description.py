@@ -1,4 +1,4 @@
-"""What both parties must agree on before any share moves: the public description of a private program."""
+"""The public description of a private program, on which both parties must agree before any share is sent."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ WEIGHTS_FILE = "weights.safetensors"
 
 
 class RevealPolicy(BaseModel):
-    """What the client learns of each step's logits; the server never learns any of it.
+    """What the client learns of the logits of each new token. The server never learns anything of them.
 
     Attributes:
-        kind: "token" (the arg max, computed on shares), "topk" (the `top` largest logits and their ids), "logits" (all).
-        top: k of "topk".
+        kind: "token" for the arg max, which is computed on shares; "topk" for the `top` largest logits and their ids; "logits" for all.
+        top: how many logits "topk" reveals.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,16 +37,16 @@ class RevealPolicy(BaseModel):
 
     @staticmethod
     def parse(text: str) -> RevealPolicy:
-        """From "token", "topk:K" or "logits".
+        """The policy of "token", "topk:K" or "logits"; the inverse of `str`.
 
         Raises:
-            ValueError: for anything else, in one sentence.
+            ValueError: in one sentence, for anything else.
         """
         kind, top = parse_reveal(text)
         return RevealPolicy(kind=kind, top=top)
 
     def is_within(self, most: RevealPolicy) -> bool:
-        """Whether it tells no more than `most`; the order is token, topk:K by K, logits."""
+        """Whether this policy reveals no more than `most`. A token is least, then the largest K logits by their number, then all."""
         return self._extent <= most._extent
 
     @property
@@ -58,16 +58,16 @@ class RevealPolicy(BaseModel):
 
 
 class ProgramDescription(BaseModel):
-    """Everything public about an exported model; the same file lies in `server/` and `client/`.
+    """Everything that is public about an exported model. The same file lies in `server/` and in `client/`.
 
     Attributes:
-        protocol_version: of this file and of the session.
-        architecture: its name.
-        shape: its sizes.
+        protocol_version: the version of this file's format and of the protocol of a session.
+        architecture: the architecture's name.
+        shape: the model's sizes.
         rewrites: how the program is written.
         engine: the engine's settings.
-        checkpoint: manifest hash of the checkpoint it was made from (sha256 hex).
-        tokenizer: sha256 hex of tokenizer.json.
+        checkpoint: the SHA-256 hash of the manifest of the checkpoint that the program was made from, in hexadecimal.
+        tokenizer: the SHA-256 hash of tokenizer.json, in hexadecimal.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -81,11 +81,15 @@ class ProgramDescription(BaseModel):
 
     @property
     def parsed_architecture(self) -> Architecture:
+        """The architecture that `architecture` names."""
         return parse(self.architecture)
 
     @property
     def fingerprint(self) -> str:
-        """sha256 hex of the canonical description: equal at both parties, or they would run different programs."""
+        """The SHA-256 hash of the description in a canonical form, in hexadecimal.
+
+        Both parties compare it, because they would run different programs if it differed.
+        """
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
 
@@ -100,11 +104,15 @@ def describe(
     checkpoint: str = "",
     tokenizer: str = "",
 ) -> ProgramDescription:
-    """The description of an architecture's program, with the engine set as its plan needs it.
+    """The description of an architecture's program, with the settings of the engine that its plan needs.
 
     Args:
-        simulate: in the clear, in one process.
-        checkpoint, tokenizer: sha256 hex; empty for a program that belongs to no checkpoint.
+        architecture, shape: what the model is and how large it is.
+        rewrites: how the program is written.
+        fraction_bits: how many fraction bits the fixed-point numbers have.
+        pack_products: whether the answers of matrix products are packed into fewer ciphertexts.
+        simulate: whether the program runs in the clear, in one process.
+        checkpoint, tokenizer: the hashes of `ProgramDescription`; empty for a program that belongs to no checkpoint.
     """
     return ProgramDescription(
         protocol_version=PROTOCOL_VERSION,
@@ -118,10 +126,10 @@ def describe(
 
 
 def load_description(folder: Path) -> ProgramDescription:
-    """Read and verify an exported `server/` or `client/` folder.
+    """Verify an exported `server/` or `client/` folder and read its description.
 
     Raises:
-        ValueError: if the folder is not an export, is torn or altered, or was written by another version.
+        ValueError: if the folder is not an export, is incomplete or altered, or was written by another version.
     """
     verify_manifest(folder)
     path = Path(folder) / DESCRIPTION_FILE
@@ -141,10 +149,10 @@ def load_description(folder: Path) -> ProgramDescription:
 
 
 def load_server_weights(folder: Path) -> dict[str, np.ndarray]:
-    """The server's private tensors, float32, by the names `program` asks for.
+    """The server's private tensors in float32, by their names in the program (`hushlm.plan.tensor_name`).
 
     Raises:
-        ValueError: if the folder holds no weights (a client's folder).
+        ValueError: if the folder holds no weights, as a client's folder does not.
     """
     from safetensors.numpy import load_file
 

@@ -1,8 +1,9 @@
-"""From a checkpoint to a private program: `server/` (weights, private) and `client/` (tokenizer, no weights).
+"""Making a private program from a checkpoint: a folder `server/` with the private weights, and a folder `client/` with the tokenizer.
 
-Which linear FFNs disappear is decided by measured error: the absorbed program is run with every tensor and every step's result
-rounded to the engine's fraction bits, against the checkpoint's own function; where that is worse than it should be, the run of
-absorbed layers is cut in half by an explicit product, and so on.
+Linear feed-forward networks (FFNs) are absorbed into the neighbouring maps where the error allows it, and the error is measured: the
+program is run with every tensor and every step's result rounded to the engine's fraction bits, and compared with the same program in
+float64. Where the error is too large, the layers are divided into two runs by an FFN that is computed explicitly, then into four, and
+so on.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 
 from hushlm.architectures import Architecture
 from hushlm.config import ModelShape
-from hushlm.files import MANIFEST, new_folder, write_atomic
+from hushlm.files import MANIFEST, new_folder, verify_manifest, write_atomic
 from hushlm.plan import HUSH, Rewrites
 from hushlm.private.program.backend import ReferenceBackend
 from hushlm.private.program.description import DESCRIPTION_FILE, WEIGHTS_FILE, ProgramDescription, RevealPolicy, describe
@@ -31,13 +32,15 @@ if TYPE_CHECKING:
 __all__ = ["ExportReport", "choose_rewrites", "export_model", "rounded_error"]
 
 ERROR_TOLERANCE = 0.01
-"""Largest share of the logits' spread that rounding may move a logit by before an FFN is made explicit."""
+"""How far rounding may move a logit, in standard deviations of the logits, before an FFN is made explicit."""
 
 SAMPLE_TOKENS = 32
+"""How many tokens the prompt has on which the error is measured."""
 
 LARGEST_PRODUCT_BITS = 62
-"""A product has twice the fraction bits until it is truncated, and the engine truncates numbers below 2^62 right: with 18 fraction bits
-products below 2^26, squares of numbers below 8192 (measured between two processes: of 8000 right, of 8500 wrong)."""
+"""A product has twice as many fraction bits until it is truncated, and the engine truncates only numbers below 2^62 correctly. With 18
+fraction bits a product must therefore be below 2^26, and a number that is squared below 8192 (measured between two processes: the square of
+8000 is right, that of 8500 is wrong)."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,13 @@ class ExportReport:
     """What export decided.
 
     Attributes:
-        folder: holds `server/` and `client/`.
-        fingerprint: of the program; the same at both parties.
-        absorbed_ffns: layers whose FFN disappeared.
-        explicit_ffns: layers whose linear FFN stays a product.
-        condition_number: the largest of the moving bases; 1 where nothing is absorbed.
-        rounding_error: largest logit error of the rounded program, over the standard deviation of the logits.
-        server_bytes: size of the weights.
+        folder: the folder that holds `server/` and `client/`.
+        fingerprint: the fingerprint of the program, which is the same at both parties.
+        absorbed_ffns: the layers whose FFN disappeared.
+        explicit_ffns: the layers whose linear FFN remains a product.
+        condition_number: the largest condition number of the moving bases; 1 where nothing is absorbed.
+        rounding_error: the largest error of a logit of the rounded program, divided by the standard deviation of the logits.
+        server_bytes: the size of the weights in bytes.
     """
 
     folder: Path
@@ -63,14 +66,14 @@ class ExportReport:
     server_bytes: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """The report as plain JSON values."""
         return asdict(self) | {"folder": str(self.folder)}
 
 
 def _reference_logits(
     description: ProgramDescription, weights: dict[str, np.ndarray], fraction_bits: int | None
 ) -> tuple[np.ndarray, float]:
-    """Logits (2, V) of a fixed pseudo-random prompt and one token more, on the reference backend, and the largest number on the way."""
+    """The logits (2, V) after a fixed pseudo-random prompt and after one token more, and the largest number in computing them."""
     shape = description.shape
     length = min(SAMPLE_TOKENS, shape.context - 2)
     prompt = np.random.default_rng(0).integers(0, shape.vocabulary, length).tolist()
@@ -83,9 +86,10 @@ def _reference_logits(
 def rounded_error(
     state: Mapping[str, np.ndarray], architecture: Architecture, shape: ModelShape, rewrites: Rewrites, fraction_bits: int
 ) -> float:
-    """Largest difference of logits between the program rounded to `fraction_bits` and in float64, over the logits' std.
+    """The largest difference between a logit of the program rounded to `fraction_bits` and the same logit in float64.
 
-    Infinite where a number is too large for a product (`LARGEST_PRODUCT_BITS`).
+    It is divided by the standard deviation of the logits, and it is infinite where a number is too large for a product
+    (`LARGEST_PRODUCT_BITS`).
     """
     description = describe(architecture, shape, rewrites, fraction_bits=fraction_bits)
     weights = fold_weights(state, architecture, shape, rewrites)
@@ -100,10 +104,10 @@ def rounded_error(
 def choose_rewrites(
     state: Mapping[str, np.ndarray], architecture: Architecture, shape: ModelShape, fraction_bits: int, rewrites: Rewrites = HUSH
 ) -> tuple[Rewrites, float]:
-    """Absorb every linear FFN that the fixed-point error allows.
+    """Absorb as many linear FFNs as the error of fixed-point numbers allows.
 
     Returns:
-        The rewrites, and their `rounded_error`: at most `ERROR_TOLERANCE`, or the least found.
+        The rewrites, and their `rounded_error`, which is at most `ERROR_TOLERANCE` or else the least that was found.
     """
     best, least = rewrites, rounded_error(state, architecture, shape, rewrites, fraction_bits)
     if architecture.has_layer_norm or not architecture.feed_forward.is_linear:
@@ -126,17 +130,25 @@ def export_model(
     """Write the private program of a checkpoint.
 
     Args:
-        checkpoint: from `load_checkpoint`.
-        output: folder for `server/` and `client/`; each is replaced whole.
-        fraction_bits: of fixed-point numbers.
-        pack_products: fewest bytes (for a WAN); False saves the server CPU time on a LAN.
+        checkpoint: a checkpoint as `load_checkpoint` returns it.
+        output: the folder for `server/` and `client/`, each of which is replaced as a whole.
+        fraction_bits: how many fraction bits the fixed-point numbers have.
+        pack_products: whether to move the fewest bytes, which is best over a wide-area network. False saves the server CPU time, which is
+            best over a local one.
         rewrites: how the program is written.
 
     Raises:
-        ValueError: if `output` holds other files, or the numbers are too large for fixed point.
+        ValueError: if `checkpoint` is none or its folder is gone, if `output` holds other files, or if the numbers are too large for fixed
+            point.
     """
     from safetensors.numpy import save
 
+    if not isinstance(getattr(checkpoint, "folder", None), Path):
+        raise ValueError(
+            f"export_model takes a checkpoint as load_checkpoint returns it, not a {type(checkpoint).__name__}: a Hugging Face model "
+            "becomes one by hushlm.huggingface.save_hf_checkpoint."
+        )
+    verify_manifest(checkpoint.folder)  # its digest becomes part of the program's description
     model = checkpoint.model
     architecture, shape = model.architecture.without_regulariser(), model.shape
     state = {name: tensor.numpy() for name, tensor in model.plain_state().items()}

@@ -1,17 +1,18 @@
 """Exact rewrites of a checkpoint's weights into the tensors of its private program.
 
-Folded into neighbouring linear maps: 1/sqrt(E), a per-head temperature, LayerNorm's gain and bias, alpha and beta. Linear
-FFNs without LayerNorm disappear: with x_out = x_sa M + c, the residual stream is written in a moving basis,
+Several factors are folded into the neighbouring linear maps: 1/sqrt(E) of a head of width E, a temperature per head, LayerNorm's gain and
+bias, and the scalars alpha and beta of scaled feed-forward networks (FFNs). Linear FFNs without LayerNorm before them disappear. Such an
+FFN computes x_out = x_sa M + c from the residual stream x_sa after attention. The residual stream is written in a moving basis,
 
     x_l = r_l B_l + o_l,    B_{l+1} = B_l M_l,    o_{l+1} = (o_l + b_o) M_l + c_l,
 
-so r passes the FFN unchanged, and B is absorbed where the stream is read (B W, with bias o W + b) and where it is written
-(W_o B^-1). B is free up to a constant matrix on the left: it is the identity at a reference layer in the middle of each run
-of absorbed layers. All in float64; the result is the same function.
+where b_o is the bias of the attention's output. Then r passes the FFN unchanged, and B is absorbed where the stream is read (as B W, with
+bias o W + b) and where it is written (as W_o B^-1). B is determined up to a constant matrix on its left; it is chosen to be the identity
+at a reference layer in the middle of each run of absorbed layers. Everything is computed in float64, and the result is the same function.
 
-In GPT-NeoX blocks the FFN reads x, not x_sa, and x_out = x M + beta (attention + b_o) + c (beta is 1 without scaling): r passes
-unchanged all the same, attention writes by beta W_o B_{l+1}^-1, and o_{l+1} = o_l M + beta b_o + c. Before a final LayerNorm the
-stream must be x itself: the last basis is the identity, and o, whose start is free, ends at 0.
+In GPT-NeoX blocks the FFN reads x and not x_sa, so that x_out = x M + beta (attention + b_o) + c, with beta = 1 where nothing is scaled.
+Here too r passes unchanged: attention writes by beta W_o B_{l+1}^-1, and o_{l+1} = o_l M + beta b_o + c. Before a final LayerNorm the
+stream must be x itself. The last basis is therefore the identity, and o, whose start can be chosen freely, ends at 0.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ Weights = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Basis:
-    """x = r B + o.
+    """The basis in which the residual stream x = r B + o is written.
 
     Attributes:
-        matrix_DD: B.
-        inverse_DD: B^-1.
-        offset_D: o.
+        matrix_DD: the matrix B.
+        inverse_DD: its inverse, B^-1.
+        offset_D: the offset o.
     """
 
     matrix_DD: np.ndarray
@@ -46,15 +47,15 @@ class Basis:
 
 
 def _linear(state: Weights, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """(inner, outer) weight and bias of a torch Linear."""
+    """The weight, as (inner, outer), and the bias of a `torch.nn.Linear`."""
     return state[f"{name}.weight"].T, state[f"{name}.bias"]
 
 
 def ffn_map(state: Weights, architecture: Architecture, layer: int) -> tuple[np.ndarray, np.ndarray]:
-    """M and c of a linear FFN, n M + c being its output before the residual connection is added where there is LayerNorm.
+    """The matrix M and the vector c of a linear FFN.
 
-    Without LayerNorm the residual connection is part of the map: M = beta I + W_in W_out / alpha for scaled FFNs,
-    M = I + W_in W_out for the identity activation.
+    With LayerNorm, n M + c is the FFN's output before the residual connection is added. Without LayerNorm the residual connection is part
+    of the map: M = beta I + W_in W_out / alpha for scaled FFNs, and M = I + W_in W_out for the identity activation.
     """
     name = f"blocks.{layer}.feed_forward"
     if architecture.feed_forward is FeedForward.SCALED_FUSED:
@@ -69,7 +70,7 @@ def ffn_map(state: Weights, architecture: Architecture, layer: int) -> tuple[np.
 
 
 def explicit_layers(architecture: Architecture, shape: ModelShape, rewrites: Rewrites) -> list[bool]:
-    """For each layer, whether a linear FFN is computed as a product of its own, which starts a new basis."""
+    """Whether each layer computes a linear FFN as a product of its own, after which a new basis starts."""
     linear = architecture.feed_forward.is_linear
     return [
         linear and architecture.has_ffn(layer, shape.layers) and (architecture.has_layer_norm or layer in rewrites.explicit_ffns)
@@ -78,10 +79,10 @@ def explicit_layers(architecture: Architecture, shape: ModelShape, rewrites: Rew
 
 
 def moving_bases(state: Weights, architecture: Architecture, shape: ModelShape, rewrites: Rewrites) -> list[Basis]:
-    """B and o before each layer, and after the last: L + 1 of them.
+    """The bases before each of the L layers and after the last one, which are L + 1.
 
-    An explicit FFN starts a new run of layers; the reference layer of a run, where B is the identity, is its middle; of the last
-    run, where a final LayerNorm follows, its end.
+    An explicit FFN starts a new run of layers. B is the identity at the reference layer of a run, which is its middle, or its end for
+    the last run before a final LayerNorm.
     """
     explicit = explicit_layers(architecture, shape, rewrites)
     moves = architecture.feed_forward.is_linear and not architecture.has_layer_norm
@@ -107,7 +108,7 @@ def moving_bases(state: Weights, architecture: Architecture, shape: ModelShape, 
 
 
 def _first_offset(state: Weights, architecture: Architecture, shape: ModelShape) -> np.ndarray:
-    """0, or with a final LayerNorm and none in the blocks what ends at 0."""
+    """The offset before the first layer: 0, or with a final LayerNorm and none in the blocks the one that ends at 0."""
     last, product = np.zeros(shape.width), np.eye(shape.width)
     if not architecture.final_norm:
         return last
@@ -119,13 +120,13 @@ def _first_offset(state: Weights, architecture: Architecture, shape: ModelShape)
 
 
 def _attention_gain(state: Weights, architecture: Architecture, shape: ModelShape, layer: int) -> float:
-    """beta of a NeoX block with a scaled FFN, which acts on what attention adds too; otherwise 1."""
+    """The scalar beta of a NeoX block with a scaled FFN, which also acts on what attention adds; otherwise 1."""
     scaled = architecture.is_parallel and architecture.feed_forward.is_scaled and architecture.has_ffn(layer, shape.layers)
     return float(state[f"blocks.{layer}.feed_forward.beta"]) if scaled else 1.0
 
 
 def _next_offset(state: Weights, architecture: Architecture, shape: ModelShape, layer: int, offset: np.ndarray) -> np.ndarray:
-    """What the biases of a block add to the stream, carried along instead of being added at every layer."""
+    """The offset after a block. It carries along what the biases add to the stream, so that they need not be added at every layer."""
     added = state[f"blocks.{layer}.attention.output.bias"]
     if not architecture.has_ffn(layer, shape.layers):
         return offset + added
@@ -138,11 +139,12 @@ def _next_offset(state: Weights, architecture: Architecture, shape: ModelShape, 
 
 
 def fold_weights(state: Weights, architecture: Architecture, shape: ModelShape, rewrites: Rewrites) -> dict[str, np.ndarray]:
-    """Every tensor of the private program, float64, named by `tensor_name`.
+    """Every tensor of the private program in float64, by its name (`hushlm.plan.tensor_name`).
 
     Args:
         state: `LanguageModel.plain_state()` as numpy arrays.
-        rewrites: must fold affine gains and linear FFNs (the published forms are priced, not exported).
+        architecture, shape: what the model is and how large it is.
+        rewrites: how the program is written. Gains and linear FFNs must be folded, because the published forms are only priced.
     """
     assert rewrites.fold_affine
     assert rewrites.absorb_ffns
@@ -164,12 +166,12 @@ def fold_weights(state: Weights, architecture: Architecture, shape: ModelShape, 
 
 
 def _product(step: StepName, layer: int | None, weight: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
-    """The two tensors of a step that multiplies with a matrix of the server's."""
+    """The two tensors of a step that multiplies with one of the server's matrices and adds a bias."""
     return {tensor_name(step, layer, Tensor.WEIGHT): weight, tensor_name(step, layer, Tensor.BIAS): bias}
 
 
 def _read(state: Weights, norm: str, basis: Basis, weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A linear map that reads the stream: behind a LayerNorm its gain and bias are folded in, otherwise the basis is."""
+    """The weight and bias of a linear map that reads the stream, with LayerNorm's gain and bias folded in, or else the basis."""
     if f"{norm}.weight" in state:
         gain, shift = state[f"{norm}.weight"], state[f"{norm}.bias"]
         return gain[:, None] * weight, bias + shift @ weight
@@ -199,7 +201,7 @@ def _attention(
     all_bias = np.concatenate([query_bias, key_bias, value_bias])
     folded |= _product(StepName.QUERY_KEY_VALUE, layer, np.concatenate([query, key, value], 1), all_bias)
     if layer == shape.layers - 1:
-        # The last layer narrows to one row in a pass over a prompt, so its queries are a map of their own there.
+        # In a pass over a prompt the last layer narrows to one row, so that its queries are a map of their own there.
         folded |= _product(StepName.QUERY, layer, query, query_bias)
         folded |= _product(StepName.KEY_VALUE, layer, np.concatenate([key, value], 1), np.concatenate([key_bias, value_bias]))
     weight, bias = _linear(state, f"{name}.output")
@@ -215,7 +217,7 @@ def _explicit_ffn(state: Weights, architecture: Architecture, layer: int, before
         if architecture.has_layer_norm:
             weight, bias = _read(state, norm, before, matrix, bias)
         else:
-            # The offset after this layer already holds the bias.
+            # The offset after this layer already contains the bias.
             weight, bias = before.matrix_DD @ matrix @ after.inverse_DD, np.zeros(len(matrix))
         return _product(StepName.FFN, layer, weight, bias)
     name = f"blocks.{layer}.feed_forward"
@@ -224,7 +226,8 @@ def _explicit_ffn(state: Weights, architecture: Architecture, layer: int, before
         gate, gate_bias = _linear(state, f"{name}.gate")
         expand, expand_bias = np.concatenate([expand, gate], 1), np.concatenate([expand_bias, gate_bias])
     contract, contract_bias = _linear(state, f"{name}.contract")
-    # Without LayerNorm the attention's output bias is in the offset by now, not yet in the basis before the layer; NeoX reads before it.
+    # Without LayerNorm the FFN reads the stream after attention, whose output bias the offset before the layer does not contain yet. In
+    # NeoX blocks the FFN reads the stream before attention.
     added = 0.0 if architecture.is_parallel else state[f"blocks.{layer}.attention.output.bias"]
     inside = replace(before, offset_D=before.offset_D + added)
     weight, bias = _read(state, norm, inside, expand, expand_bias)

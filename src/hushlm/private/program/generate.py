@@ -1,8 +1,8 @@
-"""The private forward pass and greedy generation, run in step by both parties.
+"""Private generation: the forward passes over a prompt and over each further token, which both parties run at the same time.
 
-A prefill pass over the prompt predicts the first token; each further token costs one row, with keys and values kept as
-shares inside the engine. Lengths are rounded up to buckets, so programs are compiled once a bucket and not once a token;
-the true length is public, and padding is masked by public masks, which cost nothing.
+A first pass over the prompt predicts the first token. Each further token takes a pass over one row, with keys and values kept as shares
+inside the engine. Lengths are rounded up to buckets, so that programs are compiled once for each bucket and not for each token. The true
+length is public, and padding is masked by public masks, which cost nothing.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from hushlm.private.program.backend import Backend, EngineBackend
 from hushlm.private.program.description import ProgramDescription, RevealPolicy
 from hushlm.private.program.rotary_turns import turns
 from hushlm.private.program.sampling import Sampling
+from hushlm.private.program.step_programs import step_program
 from hushlm.private.program.steps import Arithmetic
 from hushlm.private.program.token_answer import StepTraffic, TokenAnswer
-from hushlm.private.program.wiring import step_program
 
 __all__ = ["PrivateGenerator"]
 
@@ -42,22 +42,22 @@ CACHED = (Value.KEYS, Value.VALUES)
 
 
 def _narrow(xp: ModuleType) -> Arithmetic:
-    """The row of (T, D) that a public one-hot (T,) names, as (1, D)."""
+    """A program that returns, as (1, D), the row of (T, D) that a public one-hot vector (T,) selects."""
     return lambda x_TD, slot_T: xp.sum(xp.where(slot_T[:, None] > 0.5, x_TD, 0.0), 0, keepdims=True)
 
 
 def _update(xp: ModuleType) -> Arithmetic:
-    """A cache (H, S, E) with the new key or value (H, 1, E) at the place that a public one-hot (S,) names."""
+    """A program that writes a new key or value (H, 1, E) into a cache (H, S, E), where a public one-hot vector (S,) says."""
     return lambda cache_HSE, new_H1E, slot_S: xp.where(slot_S[None, :, None] > 0.5, new_H1E, cache_HSE)
 
 
 class PrivateGenerator:
-    """Generation of one session. Both parties make the same calls in the same order.
+    """The generator of one session. Both parties make the same calls in the same order.
 
     Args:
-        engine: this party's engine (or one that simulates), or a `Backend`.
-        description: what is run; the same at both parties.
-        weights: the server's tensors; None at the client.
+        engine: this party's engine, an engine that simulates both parties, or another `Backend`.
+        description: the program to run, which is the same at both parties.
+        weights: the server's tensors, or None at the client.
     """
 
     def __init__(self, engine: Engine | Backend, description: ProgramDescription, weights: dict[str, np.ndarray] | None) -> None:
@@ -69,12 +69,12 @@ class PrivateGenerator:
         one = decode_plan(self._architecture, self._shape, self._shape.context, None, description.rewrites)
         tensors = {tensor.name: tensor for plan in (whole, one) for step in plan.steps for tensor in server_tensors(plan, step)}
         for tensor in tensors.values():
-            # Those with an entry for each position are installed pass by pass.
+            # Tensors with an entry for each position are installed pass by pass.
             if tensor.tensor.position_axis is None:
                 self._backend.put(tensor.name, Party.SERVER, tensor.shape, self._weight(tensor))
 
     def _weight(self, tensor: ServerTensor) -> np.ndarray | None:
-        """As it was exported, at the server; None at the client."""
+        """A tensor as it was exported, at the server; None at the client."""
         if self._weights is None:
             return None
         value, shape = self._weights[tensor.name], tensor.stored_shape(self._shape.context)
@@ -82,9 +82,13 @@ class PrivateGenerator:
         return value
 
     def set_up(self) -> Traffic:
-        """One-time work of a session (keys, stocks of oblivious transfers), so that a query's bytes are its own.
+        """Do what a session needs once, keys and stocks of oblivious transfers, so that the bytes of each question are its own.
 
-        Brought about by one product, comparison and exponential, large enough for every thread of the engine to set up its stock.
+        It is brought about by a product, a comparison and an exponential that are large enough for every thread of the engine to set up
+        its stock.
+
+        Returns:
+            What this party sent and received.
         """
         shape = (32 * self._description.engine.threads, 64)
         self._backend.put("warm_client", Party.CLIENT, shape, np.ones(shape) if self._backend.knows_client else None)
@@ -109,15 +113,19 @@ class PrivateGenerator:
         """Continue a prompt.
 
         Args:
-            prompt_tokens: at the client; None at the server.
-            prompt_length: public.
-            new_tokens: public.
-            reveal: what the client learns of each step; the token by default.
-            on_step: called after each step with the step, its number, their count in this pass, and its traffic.
-            choose: at the client, the token to go on with where top-k or logits are revealed; greedy by default.
+            prompt_tokens: the token ids of the prompt at the client, or None at the server.
+            prompt_length: how many tokens the prompt has, which is public.
+            new_tokens: how many tokens to generate, which is public.
+            reveal: what the client learns of each new token's logits; the arg max by default.
+            on_step: called after each step with the step, its number in this pass, the number of steps in the pass, and its traffic.
+            choose: chooses, at the client, the token to go on with where the largest logits or all of them are revealed; by default it is
+                the one with the largest logit.
+
+        Yields:
+            Each new token with what was revealed of it, as soon as it is known.
 
         Raises:
-            ValueError: if prompt and answer do not fit the context, or a token is not in the vocabulary.
+            ValueError: if prompt and answer do not fit the context together, or if a token is not in the vocabulary.
         """
         reveal = reveal or RevealPolicy()
         choose = choose or Sampling().chooser(reveal)
@@ -155,7 +163,7 @@ class PrivateGenerator:
                 raise ValueError(f"The prompt has a token outside 0 to {vocabulary - 1}: was it made by another tokenizer?")
 
     def _forward(self, plan: Plan, tokens: list[int] | None, position: int, on_step: OnStep | None) -> TokenAnswer:
-        """One pass; the last true token stands at `position`, and in a prefill at row `position` too."""
+        """Run one pass. The last true token stands at `position`, which in a pass over a prompt is also its row."""
         self._install(plan, tokens, position)
         counted: list[StepTraffic] = []
         names: dict[Value, str] = {value: value for value in (Value.ONE_HOT, Value.MASK, Value.TURNS)}
@@ -169,7 +177,7 @@ class PrivateGenerator:
         return self._open(plan.steps[-1].operation, total, tuple(counted))
 
     def _install(self, plan: Plan, tokens: list[int] | None, position: int) -> None:
-        """Inputs of a pass: one-hot tokens of the client, positions and temperatures of the server, public masks."""
+        """Install the inputs of a pass: the client's one-hot tokens, the server's positions and temperatures, and public masks."""
         backend, vocabulary = self._backend, self._shape.vocabulary
         one_hot = None
         if tokens is not None:
@@ -179,7 +187,7 @@ class PrivateGenerator:
         first = position if plan.rows == 1 else 0
         for tensor in (tensor for step in plan.steps for tensor in server_tensors(plan, step)):
             if (axis := tensor.tensor.position_axis) is not None:
-                # A single row is the one to be predicted from, in the last layer of a longer pass too.
+                # A single row is the one that the next token is predicted from, also in the last layer of a longer pass.
                 rows = tensor.shape[axis]
                 start = position if rows == 1 else first
                 value = self._weight(tensor)
@@ -196,7 +204,7 @@ class PrivateGenerator:
         backend.put_public("slot", (np.arange(plan.keys) == position).astype(np.float32))
 
     def _run_step(self, plan: Plan, step: Step, names: dict[Value, str]) -> Traffic:
-        """Run a step; `names` maps the step's values to variables, and is brought up to date."""
+        """Run a step. `names` says which variable holds each value, and is updated with the step's results."""
         program = step_program(plan, step)
         if step.name.starts_last_row:
             for stream in STREAMS:
@@ -212,7 +220,7 @@ class PrivateGenerator:
         names |= dict(zip(program.outputs, outputs, strict=True))
         if step.name.ends_all_rows:
             names |= {stream: names[stream.last_row] for stream in STREAMS if stream in names}
-        # The cache holds keys as scores read them: turned, where positions are rotary.
+        # The cache holds keys in the form in which the scores read them: turned, where positions are rotary.
         if Value.KEYS in program.outputs and plan.rows == 1 and isinstance(step.operation, Rotate) == self._architecture.is_parallel:
             for part in CACHED:
                 cache = f"{step.layer}.cache.{part}"
@@ -222,13 +230,13 @@ class PrivateGenerator:
 
     @staticmethod
     def _variable(plan: Plan, step: Step, value: Value) -> str:
-        """Keys and values stay, a pair a layer; other values are overwritten by the next layer."""
+        """The variable of a value. Each layer's keys and values are kept; the next layer overwrites all other values."""
         if value in CACHED:
             return f"new.{value}" if plan.rows == 1 else f"{step.layer}.cache.{value}"
         return value
 
     def _grow(self, length: int, keys: int) -> None:
-        """Lengthen every cache with zeros to the next bucket."""
+        """Lengthen every cache with zeros from `length` to `keys`, which is the next bucket."""
         for layer in range(self._shape.layers):
             for part in CACHED:
                 cache = f"{layer}.cache.{part}"
@@ -237,7 +245,7 @@ class PrivateGenerator:
     def _local(
         self, key: Hashable, build: Callable[[ModuleType], Arithmetic], inputs: Sequence[str], output: str, public: Sequence[str] = ()
     ) -> None:
-        """A program that must not send anything."""
+        """Run a program that must not send anything."""
         traffic = self._backend.run(key, build, inputs, (output,), public)
         assert traffic.total_bytes == 0, f"{key} moved {traffic.total_bytes} bytes"
 

@@ -1,7 +1,7 @@
-"""Polynomials in place of the engine's built-ins, as array programs: fewer bytes and rounds for the ranges that occur here.
+"""Polynomials in place of the engine's built-in functions, as array programs. They take fewer bytes and rounds on the ranges that occur.
 
-Each is written once against an array namespace `xp` (numpy or jax.numpy). A linear combination with public coefficients is
-written as a matrix product with a public matrix, because that is truncated once and not once a term.
+Each is written once for an array namespace `xp` (numpy or jax.numpy). A linear combination with public coefficients is written as a matrix
+product with a public matrix, because that is truncated once and not once for each term.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ Array = Any
 
 GELU_BOUND = 3.3
 GELU_COEFFICIENTS = (4.6082671614e-05, -0.0296691671, 0.5299938385, -0.1785576044, 0.0201788624)
-"""Even part of GELU, GELU(x) - x/2, as a quartic in |x| on [0, `GELU_BOUND`], lowest power first.
+"""The even part of GELU, which is GELU(x) - x/2, as a polynomial of degree 4 in |x| on [0, `GELU_BOUND`], lowest power first.
 
-The minimax fit to GPT-2's GELU that meets |x|/2 at the bound, where the even part goes on as |x|/2: at most 0.0021 off everywhere.
+It is the minimax fit to GPT-2's GELU among those that meet |x|/2 at the bound, beyond which the even part goes on as |x|/2. The error is at
+most 0.0021 everywhere.
 """
 
 
@@ -39,8 +40,8 @@ def square(xp: ModuleType, x: Array, built_in: bool) -> Array:
     """x^2, elementwise.
 
     Args:
-        built_in: by the engine's cheap square, inside its exponential (1 + z/2)^2 at z = 2(x - 1); the engine's setting
-            `exponential_squarings` must be 1. Otherwise x * x.
+        built_in: whether to use the engine's cheap square, inside its exponential (1 + z/2)^2 at z = 2(x - 1), for which the engine's
+            setting `exponential_squarings` must be 1. Otherwise the square is x * x.
     """
     if xp is np or not built_in:
         return x * x
@@ -57,9 +58,9 @@ def quartic_terms() -> tuple[float, float, float, float, float]:
 
 
 def gelu(xp: ModuleType, x: Array, built_in_squares: bool) -> Array:
-    """x/2 + g(|x|), g as in `GELU_COEFFICIENTS`: one sign, one clip and two squares an element.
+    """GELU as x/2 + g(|x|), with g from `GELU_COEFFICIENTS`. Each element takes a sign, a clip and two squares.
 
-    A quartic is two nested squares and a linear term: c4 ((v + p)^2 + q)^2 + s v + r.
+    The polynomial of degree 4 is written as two nested squares and a linear term, c4 ((v + p)^2 + q)^2 + s v + r.
     """
     c4, p, q, r, s = quartic_terms()
     size = xp.where(x < 0.0, -x, x)
@@ -72,8 +73,11 @@ def gelu(xp: ModuleType, x: Array, built_in_squares: bool) -> Array:
 
 
 def smooth_relu(xp: ModuleType, x: Array, built_in_squares: bool) -> Array:
-    """x where x > 1, 0 where x < -1, (x + 1)^2 / 4 between: the activation of architectures with P, two comparisons and one square."""
-    # Not minimum and maximum: they would be compiled to a clamp beside another minimum, three comparisons.
+    """x where x > 1, 0 where x < -1, and (x + 1)^2 / 4 between them: the activation of architectures with P.
+
+    Each element takes two comparisons and a square.
+    """
+    # With minimum and maximum this would be compiled to a clamp and another minimum, which are three comparisons.
     low = xp.where(x < 1.0, x, 1.0)
     return square(xp, xp.where(low < -1.0, 0.0, low + 1.0), built_in_squares) * 0.25 + (x - low)
 
@@ -82,7 +86,10 @@ RECIPROCAL_DEGREE = 6
 
 
 def _reciprocal_coefficients() -> np.ndarray:
-    """Of 1/(1.5 + v) for |v| <= 1/2, in powers of v: p with 1 - (1.5 + v) p(v) = T7(-2v) / T7(3), the least relative error, 9e-6."""
+    """The coefficients, lowest power first, of the polynomial p(v) that is nearest to 1/(1.5 + v) for |v| <= 1/2.
+
+    It has 1 - (1.5 + v) p(v) = T7(-2v) / T7(3), with the Chebyshev polynomial T7, which is the least relative error possible: 9e-6.
+    """
     chebyshev = Chebyshev.basis(RECIPROCAL_DEGREE + 1)
     residual = chebyshev.convert(kind=Polynomial)(Polynomial([0.0, -2.0])) / chebyshev(3.0)
     quotient, _ = divmod(1 - residual, Polynomial([1.5, 1.0]))
@@ -104,17 +111,21 @@ def reciprocal_terms() -> tuple[tuple[float, ...], float]:
 
 
 def reciprocal(xp: ModuleType, x: Array, largest: int) -> Array:
-    """1 / x for a flat vector of 1 <= x <= `largest`, to a relative 9e-6 in exact arithmetic.
+    """1 / x for a flat vector of 1 <= x <= `largest`, with a relative error of 9e-6 in exact arithmetic.
 
-    Comparisons with 2, 4, ... at once bring x to c = x / 2^k in [1, 2]; there a polynomial of degree 6 takes three products, and its
-    value is divided by the same 2^k. Dividing by 2^k is done on multiples of 2^-m, 2^m the largest divisor, with one truncation.
+    Comparisons with 2, 4, ..., all at once, bring x to c = x / 2^k in [1, 2]. There a polynomial of degree 6 takes three products, and its
+    value is divided by the same 2^k. To divide by 2^k, values are multiplied by 2^(m - k), where 2^m is the largest divisor, and then
+    truncated once by 2^m.
     """
     steps = halvings(largest)
     limits = 2.0 ** np.arange(1, steps + 1, dtype=np.float32)
     below = x[None] < limits[:, None]
 
     def times_power(values: Array) -> Array:
-        """`values` 2^(steps - k), by additions: 2^steps less 2^(steps - j) for every limit 2^j that x is not below."""
+        """`values` times 2^(steps - k), by additions alone.
+
+        The factor is 2^steps minus 2^(steps - j) for every limit 2^j that x is not below.
+        """
         kept = xp.where(below, 0.0, xp.broadcast_to(values[None], below.shape))
         dropped, whole = kept[0], values + values
         for j in range(1, steps):

@@ -1,8 +1,8 @@
-"""Rotary positions in the private program: queries and keys, both shared, turned by angles that both parties know.
+"""Rotary positions in the private program: shared queries and keys are turned by angles that both parties know.
 
-A product of shares with public numbers moves nothing; only its truncation does, so all products of a step are made in one call.
+A product of shares with public numbers moves nothing. Only its truncation does, so that all products of a step are computed in one call.
 
-Legend: H heads, T query rows, S key rows, E head width, R turned entries of a head.
+Legend: H heads, T rows of queries, S rows of keys, E width of a head, R turned entries of each head.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Array = Any
 
 
 def turns(first: int, rows: int, width: int, base: float) -> np.ndarray:
-    """Public factors (2, rows, R) for positions from `first` on: of an entry itself, and of the one it is paired with.
+    """The public factors (2, rows, R) of each entry itself and of the entry that it is paired with, for positions from `first` on.
 
-    Entry i of the first half is paired with entry i + R/2: x_i cos a - x_{i+R/2} sin a, and x_{i+R/2} cos a + x_i sin a, where
+    Entry i of the first half is paired with entry i + R/2. They become x_i cos a - x_{i+R/2} sin a and x_{i+R/2} cos a + x_i sin a, where
     a = position * base^(-2i/R).
     """
     angle_TI = np.arange(first, first + rows)[:, None] * base ** (-np.arange(0, width, 2) / width)
@@ -32,7 +32,10 @@ def turns(first: int, rows: int, width: int, base: float) -> np.ndarray:
 
 
 def rotate(xp: ModuleType, operation: Rotate) -> Callable[..., tuple[Array, Array]]:
-    """The program: q (H, T, E), k (H, S, E), `turns` of the queries (2, T, R) and of the keys (2, S, R) -> q, k."""
+    """The program that turns queries and keys.
+
+    It takes q (H, T, E), k (H, S, E) and the `turns` of the queries (2, T, R) and of the keys (2, S, R), and returns q and k.
+    """
     width = operation.width
 
     def program(q_HTE: Array, k_HSE: Array, turns_2TR: Array, turns_2SR: Array) -> tuple[Array, Array]:

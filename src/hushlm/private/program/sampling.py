@@ -1,4 +1,4 @@
-"""Choosing the next token at the client, from what was revealed to it. The server takes no part and learns nothing of it."""
+"""Choosing the next token at the client, from what was revealed to it. The server takes no part in it and learns nothing of it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["Sampling"]
 
 
 class Sampling(BaseModel):
-    """How the client goes on.
+    """How the client chooses the token to go on with.
 
     Attributes:
-        temperature: 0 takes the largest logit; above 0 a token is drawn with probability softmax(logit / temperature), among all
-            logits or the revealed top k.
-        top_p: draws only among the most likely tokens that reach this probability together (nucleus sampling, arXiv 1904.09751);
-            probabilities are those of the logits or, where the top k is revealed, of the top k among themselves.
-        seed: of the draws; the same seed, prompt and logits give the same answer.
+        temperature: with 0 the token of the largest logit is taken. Above 0 a token is drawn with probability
+            softmax(logit / temperature), among all tokens or among the K whose logits are revealed.
+        top_p: a token is drawn only among the most likely ones that reach this probability together (nucleus sampling,
+            arXiv 1904.09751). Where only the K largest logits are revealed, the probabilities are those among these K.
+        seed: the seed of the draws. The same seed, prompt and logits give the same answer.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -30,10 +30,10 @@ class Sampling(BaseModel):
     seed: int = Field(default=0, ge=0)
 
     def chooser(self, reveal: RevealPolicy) -> Callable[[TokenAnswer], int]:
-        """A function from what was revealed of a step to a token id.
+        """A function that returns the id of the token to go on with, from what was revealed.
 
         Raises:
-            ValueError: if only tokens are revealed, so there is nothing to draw from.
+            ValueError: if a token is to be drawn although only tokens are revealed, so that there is nothing to draw from.
         """
         if self.temperature > 0 and reveal.kind == "token":
             raise ValueError("Sampling needs logits at the client: add --reveal topk:K or --reveal logits, or leave the temperature at 0.")
@@ -51,7 +51,7 @@ class Sampling(BaseModel):
 
 
 def _nucleus(probabilities: np.ndarray, top_p: float) -> np.ndarray:
-    """The fewest largest probabilities with a sum of at least `top_p`, scaled to 1; the others 0."""
+    """The largest probabilities, as few as reach `top_p` together, scaled so that their sum is 1; all others become 0."""
     if top_p == 1:
         return probabilities
     order = np.argsort(-probabilities, kind="stable")
@@ -62,7 +62,7 @@ def _nucleus(probabilities: np.ndarray, top_p: float) -> np.ndarray:
 
 
 def _revealed(answer: TokenAnswer) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and float64 logits."""
+    """The ids of the tokens whose logits were revealed, and these logits in float64."""
     if answer.top is not None:
         ids, logits = zip(*answer.top, strict=True)
         return np.array(ids), np.array(logits, np.float64)

@@ -1,8 +1,11 @@
-"""The array programs of the private steps, one per operation of `hushlm.plan`.
+"""The array programs of the private steps, one for each operation of `hushlm.plan`.
 
-Each is a function of arrays written once against an array namespace `xp`: `jax.numpy` when it is compiled for the engine,
-`numpy` when the same program runs in float64 as a reference. Masks and indices are public; a selection by a public mask,
-slices, padding and concatenation cost nothing, so data moves freely and only arithmetic on secrets is paid for.
+Each is a function of arrays that is written once for an array namespace `xp`: `jax.numpy` when it is compiled for the engine, and `numpy`
+when the same program runs in float64 as a reference. Masks and indices are public. Selections by a public mask, slices, padding and
+concatenation cost nothing, so that data can be rearranged freely and only arithmetic on secrets is paid for.
+
+In the names of arrays, T counts rows of queries, S keys, H heads, E the width of a head, D the width of the model, V the vocabulary, and
+I and O the inputs and outputs of a linear map; R and N stand for any rows and columns.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ NORM_EPSILON = 1e-5
 
 
 def _scale_rows(xp: ModuleType, factor_R: Array, x_RN: Array, block: int) -> Array:
-    """Each row times its factor: in blocks, as a product with a diagonal matrix, or elementwise where `block` is 0."""
+    """Each row times its factor: as products of `block` rows with a diagonal matrix, or elementwise where `block` is 0."""
     if not block:
         return factor_R[:, None] * x_RN
     starts = range(0, x_RN.shape[0], block)
@@ -36,7 +39,7 @@ def _scale_rows(xp: ModuleType, factor_R: Array, x_RN: Array, block: int) -> Arr
 
 
 def _squared_lengths(xp: ModuleType, x_RN: Array, block: int) -> Array:
-    """(R, N) -> (R,): sums of squares: in blocks, as the diagonal of x x^T, or elementwise where `block` is 0."""
+    """The sum of squares of each row, (R, N) -> (R,): as the diagonal of x x^T of `block` rows, or elementwise where `block` is 0."""
     if not block:
         return xp.sum(x_RN * x_RN, -1)
     parts = []
@@ -47,7 +50,7 @@ def _squared_lengths(xp: ModuleType, x_RN: Array, block: int) -> Array:
 
 
 def _diagonal(xp: ModuleType, values_N: Array) -> Array:
-    """(N,) -> (N, N); zeros are public and free."""
+    """The diagonal matrix (N, N) of values (N,). Its zeros are public and free."""
     return xp.where(np.eye(values_N.shape[0], dtype=bool), values_N[:, None], 0.0)
 
 
@@ -65,7 +68,7 @@ def _matrix_product(x_RI: Array, weight_IO: Array, cut: Cut, xp: ModuleType) -> 
 
 
 def _block_diagonal(xp: ModuleType, x_HN: Array) -> Array:
-    """(H, N) -> (H, H N) with row h in columns h N to (h + 1) N: one product for all heads. Zeros are free."""
+    """(H, N) -> (H, H N), with row h in columns h N to (h + 1) N, so that one product does for all heads. The zeros are free."""
     heads, width = x_HN.shape
     rows = [xp.pad(x_HN[h : h + 1], ((0, 0), (h * width, (heads - 1 - h) * width))) for h in range(heads)]
     return xp.concatenate(rows, 0)
@@ -114,7 +117,7 @@ def _normalise(xp: ModuleType, operation: Normalise) -> Arithmetic:
 def _divide(xp: ModuleType, operation: Divide) -> Arithmetic:
     def divide(x_HTN: Array, sums_HT: Array) -> Array:
         sums = sums_HT.reshape(-1)
-        # In float64 the reference is the division itself, as exponentials are exact there.
+        # In float64 the reference is the division itself, just as exponentials are exact there.
         inverse = reciprocal(xp, sums, operation.largest) if operation.polynomial and xp is not np else 1.0 / sums
         return _scale_rows(xp, inverse, x_HTN.reshape(len(sums), -1), operation.block).reshape(x_HTN.shape)
 
@@ -158,20 +161,23 @@ def _activate(xp: ModuleType, operation: Activate) -> Arithmetic:
 
 
 def _tournament(xp: ModuleType, values: Array, indices: Array) -> tuple[Array, Array]:
-    """Largest value and its index, (n,) -> (1,): one comparison and two selections a pair; the earlier index wins a tie."""
+    """The largest of n values and its index, both (1,). Each pair takes a comparison and two selections.
+
+    Of equal values the one with the smallest index wins.
+    """
     while values.shape[0] > 1:
         even = values.shape[0] // 2 * 2
         later = values[0:even:2] < values[1:even:2]
         best = xp.where(later, values[1:even:2], values[0:even:2])
         where = xp.where(later, indices[1:even:2], indices[0:even:2])
-        # Neighbours meet, so the order of ids is kept.
+        # Neighbours are compared, so that the order of the ids is kept.
         values = xp.concatenate([best, values[even:]])
         indices = xp.concatenate([where, indices[even:]])
     return values, indices
 
 
 def _reveal(xp: ModuleType, operation: Reveal) -> Arithmetic:
-    """Last row's logits (1, V) -> ids (k,) as floats and logits (k,); for "logits" the row itself."""
+    """The last row's logits (1, V) -> the ids (k,), as floats, and the logits (k,) of the answer; for "logits" the row itself."""
     ids = np.arange(operation.vocabulary, dtype=np.float32)
 
     def logits(row: Array) -> Array:

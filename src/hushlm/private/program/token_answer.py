@@ -1,4 +1,4 @@
-"""What a question brings: each token with what was revealed of it, and what every step moved."""
+"""The answer to a question: each token with what was revealed of it, and what every step moved."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["StepTraffic", "TokenAnswer", "traffic_by"]
 
 @dataclass(frozen=True)
 class StepTraffic:
-    """What one step of the plan moved at this party; `layer` is None outside the blocks."""
+    """What one step of a plan moved at this party. `layer` is None outside the blocks."""
 
     name: str
     layer: int | None
@@ -26,11 +26,11 @@ class TokenAnswer:
     """One generated token.
 
     Attributes:
-        token: its id; None at the server.
-        top: for "topk", (id, logit) of the largest, best first; None otherwise or at the server.
-        logits: for "logits", all of them (V,); None otherwise or at the server.
-        traffic: of the pass that made it, reveal included, set-up not.
-        steps: the same, step by step.
+        token: the id of the token, or None at the server.
+        top: the ids and logits of the largest logits, best first, where "topk" is revealed at the client; otherwise None.
+        logits: all logits (V,), where "logits" is revealed at the client; otherwise None.
+        traffic: what the pass that made the token moved at this party, including its opening to the client, but without set-up.
+        steps: what each step of the pass moved.
     """
 
     token: int | None
@@ -41,11 +41,11 @@ class TokenAnswer:
 
 
 def traffic_by(answers: Iterable[TokenAnswer], key: Callable[[StepTraffic], str]) -> dict[str, Traffic]:
-    """What the steps of some answers moved, summed by a key: a step's name, or its layer. What opening the answers moved is in none.
+    """What the steps of some answers moved, summed by a key. What opening the answers moved is in none of the sums.
 
     Args:
-        answers: of one question.
-        key: of a step.
+        answers: the tokens of one answer.
+        key: the key of a step, such as its name or its layer.
     """
     sums: dict[str, Traffic] = {}
     for answer in answers:

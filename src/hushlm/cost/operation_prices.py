@@ -1,6 +1,7 @@
-"""What each step of a plan moves on the engine "Cheetah (SPU 0.9.5)": the arithmetic of `private.steps`, call by call.
+"""What each operation of a plan moves on the engine "Cheetah (SPU 0.9.5)".
 
-Nothing here knows an architecture; a new operation without a price fails the type check.
+An operation's price is the sum of the calls of primitives that its program in `hushlm.private.program.steps` makes, in the same order.
+Nothing here knows an architecture. A new operation without a price fails the type check.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ __all__ = ["StepCost", "price_opening", "price_operation", "price_set_up", "pric
 
 @dataclass(frozen=True)
 class StepCost:
-    """One step in steady state.
+    """What one step of a plan moves.
 
     Attributes:
-        step: of the plan.
-        exchange: what it moves, its share of refills and triple batches included.
-        bare: the same without that share: what most single runs show.
+        step: the step of the plan.
+        exchange: what the step moves in the steady state, which includes its share of refills and triple batches.
+        bare: the same without that share, which is what most single runs show.
     """
 
     step: Step
@@ -50,23 +51,27 @@ class StepCost:
 
     @property
     def client_to_server_bytes(self) -> float:
+        """The bytes from the client to the server, in the steady state."""
         return self.exchange.forward_bytes
 
     @property
     def server_to_client_bytes(self) -> float:
+        """The bytes from the server to the client, in the steady state."""
         return self.exchange.back_bytes
 
     @property
     def total_bytes(self) -> float:
+        """The bytes of both directions together, in the steady state."""
         return self.exchange.total_bytes
 
 
 def price_step(step: Step, settings: ProtocolSettings | None = None, calibrated: CalibratedConstants | None = None) -> StepCost:
-    """Price of a step.
+    """The price of a step.
 
     Args:
+        step: a step of a plan.
         settings: the engine's settings; those of the private program by default.
-        calibrated: fitted constants; the packaged ones by default.
+        calibrated: the fitted constants; those that come with the package by default.
     """
     primitives = _primitives(settings, calibrated)
     bare = price_operation(step.operation, primitives)
@@ -79,7 +84,7 @@ def price_set_up(settings: ProtocolSettings | None = None, calibrated: Calibrate
 
 
 def price_opening(reveal: Reveal, settings: ProtocolSettings | None = None, calibrated: CalibratedConstants | None = None) -> Exchange:
-    """Opening the answer to the client: the server's shares of it."""
+    """What opening the answer to the client moves: the server's shares of it."""
     primitives = _primitives(settings, calibrated)
     match reveal.kind:
         case "token":
@@ -97,7 +102,7 @@ def _primitives(settings: ProtocolSettings | None, calibrated: CalibratedConstan
 
 
 def price_operation(operation: Operation, p: Primitives) -> Exchange:
-    """The calls of an operation, in order, without their share of refills and triple batches."""
+    """The sum of an operation's calls of primitives, without their share of refills and triple batches."""
     match operation:
         case Embed():
             return _cut_product(p, operation.rows, operation.vocabulary, operation.width, operation.cut)
@@ -109,7 +114,7 @@ def price_operation(operation: Operation, p: Primitives) -> Exchange:
             n = operation.rows * operation.width
             return p.multiply_private(n) + p.truncate(n)
         case Rotate(heads, queries, rows, width):
-            # Public angles: two products an entry, of which only the truncation moves anything.
+            # The angles are public, so that of the two products of each entry only the truncation moves anything.
             return p.truncate(2 * heads * (queries + rows) * width)
         case Scores(heads, rows, keys, head_width, joined):
             if joined:
@@ -136,17 +141,17 @@ def price_operation(operation: Operation, p: Primitives) -> Exchange:
 
 
 def _product(p: Primitives, n: int) -> Exchange:
-    """Fixed-point product of two secrets."""
+    """The fixed-point product of two secrets."""
     return p.multiply(n) + p.truncate(n)
 
 
 def _larger(p: Primitives, n: int) -> Exchange:
-    """max(x, y), or a choice by a secret sign."""
+    """The larger of two secrets, or a choice between them by a secret sign."""
     return p.compare(n) + p.select(n)
 
 
 def _cut_product(p: Primitives, rows: int, inner: int, outer: int, cut: Cut) -> Exchange:
-    """A product with a server's matrix in parts; every part is truncated before they are added."""
+    """A product with a server's matrix, cut into parts, each of which is truncated before they are added."""
 
     def row_block(size: int) -> Exchange:
         parts = [p.product_private(size, min(cut.columns, inner - start), outer) for start in range(0, inner, cut.columns)]
@@ -162,20 +167,21 @@ def _blocks(rows: int, block: int) -> list[int]:
 
 
 def _scaled_rows(p: Primitives, rows: int, width: int, block: int) -> Exchange:
-    """Rows by a number each: products with diagonal matrices, or of numbers."""
+    """Every row times a number of its own, by products with diagonal matrices, or of numbers where `block` is 0."""
     if not block:
         return _product(p, rows * width)
     return sum((p.product_shared(b, b, width) + p.truncate(b * width) for b in _blocks(rows, block)), Exchange())
 
 
 def _squared_lengths(p: Primitives, rows: int, width: int, block: int) -> Exchange:
+    """The sum of the squares of every row, by products of matrices, or of numbers where `block` is 0."""
     if not block:
         return _product(p, rows * width)
     return sum((p.product_shared(b, width, b) + p.truncate(b * b) for b in _blocks(rows, block)), Exchange())
 
 
 def _reciprocal(p: Primitives, n: int, largest: int) -> Exchange:
-    """Comparisons with powers of two, a selection by them of x and of the result, a polynomial of three products."""
+    """1/x: comparisons with powers of two, a selection by them of x and another of the result, and a polynomial of three products."""
     limits = max(0, (largest - 1).bit_length() - 1)
     products = _product(p, n).times(3) + p.truncate(n).times(3)
     if not limits:
@@ -184,7 +190,7 @@ def _reciprocal(p: Primitives, n: int, largest: int) -> Exchange:
 
 
 def _squares(p: Primitives, n: int, built_in: bool) -> Exchange:
-    """Single squares; built-in ones inside an exponential of one squaring."""
+    """Squares of n numbers; the built-in ones are computed inside an exponential of one squaring."""
     return p.exponential(n, 1) if built_in else _product(p, n)
 
 
@@ -197,7 +203,7 @@ def _normalise(p: Primitives, operation: Normalise) -> Exchange:
 
 
 def _kernel(p: Primitives, operation: Kernel) -> Exchange:
-    """Row maxima of all rows in one tournament, clip, exponential; masks are public and cost nothing."""
+    """The maxima of all rows in one tournament, the clip and the exponential. Masks are public and cost nothing."""
     lengths, n = row_lengths(operation), operation.elements
     total = Exchange()
     while any(length > 1 for length in lengths):

@@ -1,6 +1,7 @@
-"""What running a compiled program costs beside its calls of primitives: the engine reads its text anew each time, and sends messages.
+"""What running a compiled program costs beside the work of its primitives.
 
-Small models feel it: a kernel has some two hundred lines, however few tokens it works on.
+The engine reads the program's text anew at each run, and every message takes a little time of its own. In small models this is a large
+part: the program of an attention kernel has some two hundred lines, however few tokens it works on.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ __all__ = ["overhead_seconds", "program_lines"]
 
 
 def overhead_seconds(exchange: Exchange, lines: int, constants: Constants) -> float:
-    """Of the messages and lines of a step."""
+    """The seconds that the messages of a step and the lines of its program take."""
     messages = exchange.forward_messages + exchange.back_messages
     return messages * constants.message_seconds + lines * constants.line_seconds
 
 
 def _rounds(n: int) -> int:
-    """Of a tournament."""
+    """The rounds of a tournament of n numbers."""
     return (n - 1).bit_length()
 
 
 def program_lines(operation: Operation) -> int:
-    """About how many lines the compiled program of a step has. A test compiles them and compares."""
+    """About how many lines the compiled program of a step has; a test compares this with the programs themselves."""
     match operation:
         case Embed() | Project():
             inner = operation.vocabulary if isinstance(operation, Embed) else operation.inner

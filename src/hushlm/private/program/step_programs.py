@@ -1,4 +1,7 @@
-"""The steps of a plan as programs that can be compiled or run: the arithmetic of each operation, and what surrounds it."""
+"""The steps of a plan as programs that can be compiled or run.
+
+A step's program is the arithmetic of its operation (`hushlm.private.program.steps`) and what `hushlm.plan.wiring` says surrounds it.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,13 @@ __all__ = ["StepProgram", "step_program"]
 
 @dataclass(frozen=True)
 class StepProgram:
-    """A step ready to run.
+    """A step as a program.
 
     Attributes:
         build: makes the array program for an array namespace.
-        key: equal for steps that share one compilation. Its repr is a key of results/gpt2-private-counts.json.
-        inputs: values that the program reads, in the order of its first arguments.
-        outputs: values that it writes, in order.
+        key: the same for steps that share one compilation. Its repr is a key of results/gpt2-private-counts.json.
+        inputs: the values that the program reads, in the order of its first arguments.
+        outputs: the values that it writes, in the order of its results.
         tensors: the server's tensors, which are the program's last arguments.
     """
 
@@ -60,6 +63,7 @@ def step_program(plan: Plan, step: Step) -> StepProgram:
 
 
 def _surrounded(program: Arithmetic, surroundings: Surroundings, heads: int, outputs: int) -> Arithmetic:
+    """The program of an operation with what is done before and after it."""
     match surroundings:
         case Surroundings.NONE:
             return program
@@ -74,7 +78,7 @@ def _surrounded(program: Arithmetic, surroundings: Surroundings, heads: int, out
 
 
 def _split_heads(x_TN: Array, heads: int, parts: int) -> Array | tuple[Array, ...]:
-    """(T, parts x D) -> parts of (H, T, E); the array itself where there is only one part."""
+    """(T, parts x D) -> as many arrays (H, T, E) as there are parts; a single one is not put into a tuple."""
     rows, columns = x_TN.shape
     width = columns // parts
     split = x_TN.reshape(rows, parts, heads, width // heads).transpose(1, 2, 0, 3)
@@ -82,5 +86,6 @@ def _split_heads(x_TN: Array, heads: int, parts: int) -> Array | tuple[Array, ..
 
 
 def _merge_heads(o_HTE: Array) -> Array:
+    """(H, T, E) -> (T, D)."""
     heads, rows, head_width = o_HTE.shape
     return o_HTE.transpose(1, 0, 2).reshape(rows, heads * head_width)

@@ -19,10 +19,10 @@ from hushlm.config import ModelShape
 from hushlm.cost import LAN, price_total
 from hushlm.cost.constants import load_constants
 from hushlm.cost.exchange import Exchange
-from hushlm.cost.programs import overhead_seconds, program_lines
+from hushlm.cost.program_overhead import overhead_seconds, program_lines
 from hushlm.plan import Plan, Step, decode_plan, input_shapes, prefill_plan
 from hushlm.private.engine import compile_program
-from hushlm.private.program.wiring import step_program
+from hushlm.private.program.step_programs import step_program
 
 pytestmark = pytest.mark.two_party
 

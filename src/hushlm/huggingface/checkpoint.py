@@ -1,0 +1,84 @@
+"""A Hugging Face model as a checkpoint of ours, which `hushlm export`, `entropy` and `ask --mode plain` read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tokenizers
+
+from hushlm.config import DataConfig, RunConfig
+from hushlm.data.tokenizer import Tokenizer
+from hushlm.huggingface.gpt2 import from_hf_gpt2
+from hushlm.huggingface.neox import from_hf_gpt_neox
+from hushlm.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["save_hf_checkpoint"]
+
+
+def save_hf_checkpoint(
+    hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | tokenizers.Tokenizer | Tokenizer, folder: Path | str
+) -> Checkpoint:
+    """Take a GPT-2 or a GPT-NeoX over and write it as a checkpoint, so that it can be exported and served privately.
+
+        model = GPT2LMHeadModel.from_pretrained("my-fine-tuned-gpt2")
+        save_hf_checkpoint(model, AutoTokenizer.from_pretrained("my-fine-tuned-gpt2"), "runs/mine")
+
+    Thresholds that `EntropyTrainer` has added act in training only and stay behind. The checkpoint holds no training state: `hushlm train
+    --resume` refuses it.
+
+    Args:
+        hf_model: for `from_hf_gpt2` or `from_hf_gpt_neox`; its weights are written as float32.
+        tokenizer: the model's own, a fast one of transformers, or one of the tokenizers library. What it carries of its program's state
+            (truncation, padding) is left out.
+        folder: where; an earlier checkpoint there is replaced.
+
+    Returns:
+        The checkpoint as `load_checkpoint` reads it.
+
+    Raises:
+        ValueError: if the model has no equal here, the tokenizer is none that the tokenizers library can run, it knows more tokens than
+            the model, or `folder` holds files that are not ours.
+    """
+    family = hf_model.config.model_type if hasattr(hf_model, "config") else type(hf_model).__name__
+    take_over = {"gpt2": from_hf_gpt2, "gpt_neox": from_hf_gpt_neox}.get(family)
+    if take_over is None:
+        raise ValueError(f"A {family} cannot be taken over: only GPT-2 and GPT-NeoX (Pythia) have an equal here.")
+    model = take_over(hf_model).float().cpu().eval()
+    ours = _our_tokenizer(tokenizer)
+    if ours.get_vocab_size() > model.shape.vocabulary:
+        raise ValueError(
+            f"The tokenizer knows {ours.get_vocab_size()} tokens and the model {model.shape.vocabulary}: they do not belong together."
+        )
+    folder = Path(folder)
+    config = RunConfig(
+        architecture=str(model.architecture),
+        shape=model.shape,
+        data=DataConfig(tokenizer=str(folder.absolute() / "tokenizer.json")),
+        output=folder,
+    )
+    save_checkpoint(
+        folder,
+        config=config,
+        model=model,
+        tokenizer=ours,
+        regulariser=None,
+        metrics=[],
+        step=0,
+        corpus=f"unknown (a {family} of Hugging Face)",
+        corpus_fingerprint="",
+        state=None,
+    )
+    return load_checkpoint(folder)
+
+
+def _our_tokenizer(tokenizer: Any) -> Tokenizer:
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if not isinstance(backend, tokenizers.Tokenizer | Tokenizer):
+        raise ValueError(
+            f"{type(tokenizer).__name__} has no tokenizer.json: load the model's tokenizer with AutoTokenizer, or give a fast tokenizer."
+        )
+    return Tokenizer(backend)
