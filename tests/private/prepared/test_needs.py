@@ -72,8 +72,8 @@ def test_a_plan_s_products_and_squares_are_all_there() -> None:
     needs = [need for _, each in pass_needs(plan, {}) for need in each]
     names = [need.weight for need in needs if isinstance(need, ProjectNeed)]
     assert len(names) == len(set(names)) == 1 + 4 * SHAPE.layers + 1 + 1, "embedding, four a layer, the last one's query apart, head"
-    # Six squarings of every score, two squares in each GELU.
-    assert sum(isinstance(need, SquareNeed) for need in needs) == (6 + 2) * SHAPE.layers
+    # Six squarings of every score, two squares in each GELU, one in the reciprocals of row sums.
+    assert sum(isinstance(need, SquareNeed) for need in needs) == (6 + 2 + 1) * SHAPE.layers
     assert sum(isinstance(step.operation, Scores) for step in plan.steps) == SHAPE.layers
 
 
