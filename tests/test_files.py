@@ -335,7 +335,8 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
 
 def test_a_lock_that_went_away_while_it_was_taken_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another writer ends between our opening the lock's file and our locking it: what we opened is then seen by nobody else."""
-    take, taken = fcntl.flock, []
+    take = fcntl.flock
+    taken: list[int] = []
 
     def take_late(file: int, how: int) -> None:
         if not taken:
