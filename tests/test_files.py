@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -330,6 +331,23 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
     with one_writer(folder), one_writer(folder):
         write_version(folder, 2)
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_lock_that_went_away_while_it_was_taken_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another writer ends between our opening the lock's file and our locking it: what we opened is then seen by nobody else."""
+    take = fcntl.flock
+    taken: list[int] = []
+
+    def take_late(file: int, how: int) -> None:
+        if not taken:
+            (tmp_path / ".folder.lock").unlink()
+        taken.append(file)
+        take(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", take_late)
+    with one_writer(tmp_path / "folder"):
+        assert len(taken) == 2, "the lock is taken once more"
+        assert (tmp_path / ".folder.lock").exists()
 
 
 def test_what_a_file_system_keeps_for_itself_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -235,6 +235,8 @@ def parse(name: str) -> Architecture:
     if match is None:
         near = difflib.get_close_matches(text, [str(a) for a in REGISTRY], n=3, cutoff=0.3)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        if text.lower().startswith("hush-"):
+            hint = " It may be a recommended model, which has an architecture and sizes of its own."
         raise ValueError(f"Unknown architecture {name!r}.{hint} `hushlm architectures` lists the names.")
     return Architecture(
         kernel_order=int(match["order"]) if match["order"] else None,

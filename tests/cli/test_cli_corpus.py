@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,10 @@ import yaml
 from hushlm.cli.entropy import _advice
 from hushlm.cli.main import main
 from hushlm.config import RunConfig
+from hushlm.data import open_corpus
 from hushlm.entropy import summarise
+from hushlm.experiments.runs import Job, RunRecord
+from hushlm.experiments.scales import PAPER_SCALES
 from hushlm.files import write_manifest
 from hushlm.training import load_checkpoint
 
@@ -92,3 +96,32 @@ def test_entropy_says_what_a_verdict_means() -> None:
     overloaded = summarise(torch.full((4, 2), 2.5), 32)
     assert overloaded.overload
     assert any(line.startswith("Overload: ") and "regulariser" in line for line in _advice(overloaded))
+
+
+def test_reproduce_says_what_the_corpus_gave_and_how_much_there_is_to_do(
+    tmp_path: Path, text_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before the first run, which takes minutes. The run itself is left out here."""
+    micro = PAPER_SCALES["micro"]
+    data = replace(micro.base.data, corpus=str(text_folder), cache=tmp_path / "cache")
+    monkeypatch.setitem(PAPER_SCALES, "micro", replace(micro, base=replace(micro.base, data=data)))
+
+    def launch(jobs: list[Job], launcher: str, parallel: int, address: str | None) -> Iterator[tuple[Job, RunRecord]]:
+        raise ValueError("Enough.")
+        yield
+
+    monkeypatch.setattr("hushlm.experiments.launch.launch", launch)
+    assert main(["reproduce", "table2", "--runs", str(tmp_path), "--parallel", "2"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert next(line for line in lines if "documents" in line).startswith(f"{text_folder.name}: 40 documents, ")
+    assert lines[-2].endswith("2 at once; a run takes one to two minutes of a core.")
+    assert "runs to be made now, " in lines[-2]
+    assert lines[-1] == "hushlm: Enough."
+
+
+def test_train_opens_its_corpus_once(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each opening reads and hashes all of its text."""
+    opened = []
+    monkeypatch.setattr("hushlm.data.store.open_corpus", lambda config: opened.append(config) or open_corpus(config))
+    assert main(["train", "--config", str(settings), "--progress", "none"]) == 0
+    assert len(opened) == 1

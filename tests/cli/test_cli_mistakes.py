@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -190,3 +191,27 @@ def test_interrupting_a_training_run(tiny: Callable[..., RunConfig], tmp_path: P
     assert err.count("\n") == 1
     assert time.monotonic() - begin < 30
     assert load_checkpoint(config.output).step == int(err.split()[4].rstrip(";"))
+
+
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(f"{y}: &{y} [{','.join([f'*{x}'] * 9)}]\n" for x, y in pairwise("abcdefg"))
+
+
+@pytest.mark.parametrize(
+    "content", ["a: " + "[" * 50_000, "shape: " + "{a: " * 3000 + "1" + "}" * 3000, "- " * 50_000 + "x", BOMB + "shape: {layers: *g}\n"]
+)
+def test_settings_that_would_overflow_their_reader(content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By nesting, which ended the process with a segmentation fault, or by references to references, which took minutes."""
+    path = tmp_path / "run.yaml"
+    path.write_text(content)
+    for words in ([f"--config={path}"], ["--config", str(path)]):
+        assert main(["train", *words]) == 2
+        assert capsys.readouterr().err.startswith("hushlm: --config: this is nested too deeply, or too large")
+
+
+def test_a_prompt_of_brackets(capsys: pytest.CaptureFixture[str]) -> None:
+    """Values of the command line are read as YAML as well."""
+    assert main(["ask", "[" * 50_000]) == 2
+    assert main(["train", "--data.suffixes", "[" * 50_000]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("hushlm: An argument: this is nested too deeply")
+    assert second.startswith("hushlm: --data.suffixes: this is nested too deeply")

@@ -93,6 +93,51 @@ def test_texts_and_tables_in_one_folder(tmp_path: Path, store_of: Callable[..., 
     report = store_of(folder).report  # as a data set's folder on the hub is
     assert (report.documents, report.not_read) == (80, {"text files beside the tables": 1})
 
+    (folder / "d.txt").write_text(TEXT)
+    with pytest.raises(ValueError, match="one kind must be meant"):  # a table is never read as if it were text
+        store_of(folder, suffixes=(".txt", ".jsonl"))
+
+
+def test_endings_in_capital_letters_are_tables_too(tmp_path: Path, store_of: Callable[..., TokenStore]) -> None:
+    """And never text: nobody wants to train on the braces."""
+    rows(tmp_path / "c" / "A.JSONL", [{"text": TEXT}] * 80)
+    for corpus in (tmp_path / "c", tmp_path / "c" / "A.JSONL"):
+        store = store_of(corpus)
+        assert store.documents == 80
+        assert "{" not in whole(store)
+
+
+def test_utf_32_is_named(tmp_path: Path, store_of: Callable[..., TokenStore]) -> None:
+    texts(tmp_path / "c", 60)
+    (tmp_path / "c" / "w.txt").write_text(TEXT, encoding="utf-32")
+    assert store_of(tmp_path / "c").report.lost == {"in UTF-32, not UTF-8": 1}
+
+
+def test_null_bytes_are_no_text(tmp_path: Path, store_of: Callable[..., TokenStore]) -> None:
+    """They are UTF-8, but the byte ends a document, and a large file without content would be read for minutes."""
+    texts(tmp_path / "c", 60)
+    (tmp_path / "c" / "w.txt").write_text(f"{TEXT}\0{TEXT}")
+    assert store_of(tmp_path / "c").report.lost == {"with null bytes, so no text": 1}
+    with pytest.raises(ValueError, match="with null bytes, so no text"):
+        store_of(tmp_path / "c" / "w.txt")
+
+
+def test_hidden_files_are_counted_and_not_read(tmp_path: Path, store_of: Callable[..., TokenStore]) -> None:
+    """Of texts and of tables alike: what notebooks, version control and other systems put beside them is no corpus."""
+    for folder, ending in ((tmp_path / "texts", ".txt"), (tmp_path / "tables", ".jsonl")):
+        if ending == ".txt":
+            texts(folder, 60)
+        else:
+            rows(folder / "a.jsonl", [{"text": TEXT}] * 80)
+        (folder / f"._a{ending}").write_bytes(b"\0\x05\x16\x07")
+        (folder / ".cache").mkdir()
+        (folder / ".cache" / f"b{ending}").write_text("not read")
+        (folder / "notes.rst").write_text("not asked for")
+        report = store_of(folder).report
+        assert (report.lost, report.not_read) == ({}, {"hidden files": 1, "hidden folders": 1, ".rst": 1})
+        if ending == ".jsonl":
+            assert store_of(folder, suffixes=(".jsonl",)).report.not_read == report.not_read
+
 
 CASES: dict[str, tuple[list[Any], int, dict[str, int], dict[str, int]]] = {
     "two columns by turns": ([{"text": TEXT}] * 40 + [{"content": TEXT}] * 40, 80, {}, {}),

@@ -72,7 +72,7 @@ def test_a_files_state_changes_no_token(kind: str, tmp_path: Path, text_folder: 
     for tokenizer in (store.tokenizer, again, Tokenizer(KINDS[kind]())):
         for _ in range(3):  # what is left out at random shows
             assert tokenizer.encode(TEXT).ids == wanted.tokenizer.encode(TEXT).ids
-        assert tokenizer.encode_batch([TEXT]) == [wanted.tokenizer.encode(TEXT).ids]
+        assert [ids.tolist() for ids in tokenizer.encode_batch([TEXT])] == [wanted.tokenizer.encode(TEXT).ids]
 
 
 def test_the_librarys_own_tokenizer_is_left_alone() -> None:
@@ -135,3 +135,31 @@ def test_the_file_is_json_as_before(tmp_path: Path) -> None:
     """A tokenizer without state is written as the library writes it, so that recorded hashes stay."""
     assert Tokenizer(plain()).to_str() == plain().to_str()
     assert json.loads(Tokenizer(truncating()).to_str()) == json.loads(plain().to_str())
+
+
+def test_bytes_need_no_search() -> None:
+    """The short way of the tokenizer "bytes" gives what the library gives; no other tokenizer takes it."""
+    tokenizer = make_tokenizer("bytes", [])
+    assert tokenizer.is_bytes
+    for text in ("", "\0", "a\r\n  b\t", TEXT, "café 東京 \N{GRINNING FACE}", "".join(map(chr, range(1, 0x800)))):
+        [ids] = tokenizer.encode_batch([text], np.uint16)
+        assert ids.dtype == np.uint16
+        assert ids.tolist() == tokenizer.library.encode(text).ids == list(text.encode())
+    assert not Tokenizer(plain()).is_bytes
+    assert not make_tokenizer("bpe:300", [TEXT]).is_bytes
+
+
+def test_a_character_that_would_be_lost_is_refused() -> None:
+    """A BPE without a token for unknown characters leaves them out and says nothing; its file stays as it is."""
+    library = tokenizers.Tokenizer(models.BPE(vocab={"a": 0, "b": 1, "ab": 2, "</s>": 3}, merges=[("a", "b")]))
+    library.pre_tokenizer = pre_tokenizers.Whitespace()
+    assert library.encode("ab é a").ids == [2, 0]
+    tokenizer = Tokenizer(library)
+    assert tokenizer.encode("ab a").ids == [2, 0]
+    for encode in (tokenizer.encode, lambda text: tokenizer.encode_batch([text]), lambda text: tokenizer.encode_end(text, 4)):
+        with pytest.raises(ValueError, match="the character would be lost"):
+            encode("ab é a")
+    assert tokenizer.to_str() == library.to_str()
+    for model in (models.WordLevel({"a": 0}), models.WordPiece({"a": 0}, unk_token="[UNK]"), models.Unigram([("a", -1.0)])):
+        with pytest.raises(ValueError, match="the character would be lost"):
+            Tokenizer(tokenizers.Tokenizer(model)).encode("é")

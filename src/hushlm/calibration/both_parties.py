@@ -17,6 +17,8 @@ __all__ = ["Link", "run_both", "stream_both"]
 Work = Callable[..., Any]
 StreamedWork = Callable[..., Iterator[Any]]
 
+CONNECT_SECONDS = 120.0
+
 
 @dataclass(frozen=True)
 class Link:
@@ -34,7 +36,8 @@ class Link:
 def _party(
     party: Party, addresses: tuple[str, str], settings: EngineSettings, work: StreamedWork, arguments: tuple[Any, ...], to: Connection
 ) -> None:
-    engine = Engine(party, settings, Channel(party, addresses, None))
+    # Two processes on a busy machine may start a minute apart.
+    engine = Engine(party, settings, Channel(party, addresses, None, connect_seconds=CONNECT_SECONDS))
     for result in work(engine, *arguments):
         to.send((result,))
     to.send(())

@@ -63,7 +63,7 @@ def cost(
         prompt: tokens of the prompt; as many as leave room for the new tokens by default.
         new_tokens: tokens to generate, with keys and values kept as shares.
         reveal: what the client learns: token, topk:K or logits.
-        network: lan, wan, or round trip in ms and bandwidth in Mbps, e.g. 20,300.
+        network: lan, wan, or round trip in ms and bandwidth in Mbps, for example 30ms,50Mbps.
         protocol: the engine's protocol.
         profile: the engine's settings, as for `hushlm export`: wan packs matrix products, lan spends bytes to save the server's CPU; an
             export's own, otherwise wan, by default.

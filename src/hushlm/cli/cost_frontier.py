@@ -46,7 +46,7 @@ def frontier(
         context: how many tokens the pass reads.
         vocab: how many token ids there are.
         ffn_multiple: how many times as wide as the residual stream the FFN is.
-        network: lan, wan, or round trip in ms and bandwidth in Mbps, e.g. 20,300.
+        network: lan, wan, or round trip in ms and bandwidth in Mbps, for example 30ms,50Mbps.
         profile: the engine's settings, as for `hushlm export`.
         checkpoints: folders of trained models, as a pattern like "runs/*"; several separated by commas.
         results: files that the repository's benchmarks/kernels.py wrote, separated by commas.

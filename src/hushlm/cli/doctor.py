@@ -41,11 +41,12 @@ def doctor(json: bool = False) -> int:
     Args:
         json: print one JSON document instead of the table.
     """
+    engine = _engine()
     findings = [
         Finding("Python", True, platform.python_version(), essential=True),
         *(_core_package(name) for name in ("torch", "numpy")),
         *_kernel(),
-        _engine(),
+        engine,
         *(_extra(name) for name in EXTRAS),
     ]
     works = all(finding.works for finding in findings if finding.essential)
@@ -59,6 +60,8 @@ def doctor(json: bool = False) -> int:
             Column("advice", "what to do"),
         )
         note = "Training and analysis work." if works else "Training and analysis do not work: a package of the core cannot be imported."
+        if works and engine.works:
+            note += " So does private inference."
         print_table(Table("This installation", columns, [asdict(finding) for finding in findings], note))
     return 0 if works else 1
 

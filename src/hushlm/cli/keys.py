@@ -60,7 +60,7 @@ def keys(
             print(
                 f"Replaced {folder}/{name}.pem and {folder}/{name}.key, valid for {days} days; copy both to their machine and restart it."
             )
-            print(f"The old certificate stays valid until {end:%Y-%m-%d}, for there is no list of withdrawn ones.")
+            print(f"The old certificate stays good until {end:%Y-%m-%d}, for there is no list of withdrawn ones.")
         case "show":
             entries = report_keys(folder)
             _show(entries, json)

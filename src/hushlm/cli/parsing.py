@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import yaml
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
@@ -25,6 +26,10 @@ __all__ = ["build_parser", "is_path_option", "parse_options"]
 
 MOST_SETTINGS_BYTES = 1_000_000
 """A file of settings has some thousand bytes; more is another file given by mistake."""
+
+_MOST_NESTED, _MOST_VALUES = 1000, 100_000
+"""How deep settings may be nested, and how many values they may have with all references written out. The YAML reader's own stack
+overflows at some 25,000 levels, and takes the process with it."""
 
 
 class _Formatter(DefaultHelpFormatter):
@@ -100,6 +105,7 @@ def parse_options(name: str, function: Callable[..., Any], words: Sequence[str])
     parser = build_parser(name, function)
     underscored = _underscored(words)
     _check_named_paths(parser, underscored)
+    _check_nesting(underscored)
     try:
         values = parser.instantiate(parser.parse_args(underscored))
     except argparse.ArgumentError as error:
@@ -123,6 +129,42 @@ def _check_named_paths(parser: ArgumentParser, words: Sequence[str]) -> None:
             # Options without a type of their own are read as settings while the line is parsed.
             is_settings = getattr(actions[option], "_typehint", None) is None and actions[option].type is None
             _check_path(option, value, MOST_SETTINGS_BYTES if is_settings else None)
+
+
+def _check_nesting(words: Sequence[str]) -> None:
+    """Look at all that is about to be read as YAML: the words of the command line, a prompt among them, and files of settings."""
+    for before, word in zip(("", *words), words, strict=False):
+        option, equals, value = word.partition("=") if word.startswith("--") else (before, "", word)
+        _check_yaml(option if equals or before.startswith("--") else "An argument", value)
+        if option == "--config" and (equals or before == "--config") and Path(value).is_file():
+            _check_yaml(option, Path(value).read_bytes())
+
+
+def _check_yaml(what: str, text: str | bytes) -> None:
+    """Raises: ValueError, if a text is nested too deeply for the YAML reader, or grows out of bounds by its references."""
+    if len(text) < 100:
+        return
+    sizes: dict[str, int] = {}
+    opened: list[tuple[str | None, int]] = [(None, 0)]
+    try:
+        for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            size = 0
+            if isinstance(event, yaml.CollectionStartEvent):
+                opened.append((event.anchor, 0))
+            elif isinstance(event, yaml.CollectionEndEvent):
+                anchor, size = opened.pop()
+                sizes[anchor or ""] = size
+            elif isinstance(event, yaml.NodeEvent):
+                size = sizes.get(event.anchor or "", 1) if isinstance(event, yaml.AliasEvent) else 1
+            anchor, before = opened[-1]
+            opened[-1] = anchor, before + size
+            if len(opened) > _MOST_NESTED or before + size > _MOST_VALUES:
+                raise ValueError(
+                    f"{what}: this is nested too deeply, or too large, to be read as settings; a prompt like that goes to standard input "
+                    "(-)."
+                )
+    except (yaml.YAMLError, UnicodeError):
+        return  # the parser says what is wrong with it
 
 
 def _check_path(option: str, value: str, most_bytes: int | None = None) -> None:

@@ -47,6 +47,7 @@ def reproduce(
             from their checkpoints.
         json: print the results as one JSON document.
     """
+    from hushlm.cli.reading import open_and_tell
     from hushlm.experiments.documents import write_document
     from hushlm.experiments.launch import Workers
     from hushlm.experiments.launch import commands as command_lines
@@ -70,6 +71,8 @@ def reproduce(
         if commands:
             print(*command_lines(study.pending()), sep="\n")
             return 0
+        if launcher == "local" and study.pending():
+            open_and_tell(study.scale.base.data, quiet=json)
         workers = Workers.of(launcher, parallel, ray_address, study.scale.base.training.threads)
         conduct(study, lambda jobs: workers.make(study, jobs))
         outcomes = study.outcomes()

@@ -15,6 +15,7 @@ import yaml
 from hushlm.config import DataConfig, EntropyConfig, ModelShape, RunConfig, TrainingConfig
 
 if TYPE_CHECKING:
+    from hushlm.data import TokenStore
     from hushlm.training import StepRecord, TrainingResult, World
 
 __all__ = ["run_file", "train"]
@@ -75,16 +76,19 @@ def _train(config: RunConfig, world: World, resume: str | None, checkpoint_every
     from hushlm.training import Divergence, Interrupted, Preempted, with_teacher_fingerprint
     from hushlm.training import train as run_training
 
+    opened: list[TokenStore] = []
+
     def prepare() -> None:
         check_replaceable(config.output)
         values = with_teacher_fingerprint(config).to_dict()
-        values["shape"]["vocabulary"] = open_and_tell(config.data, quiet=progress != "auto").vocabulary
+        opened.append(open_and_tell(config.data, quiet=progress != "auto"))
+        values["shape"]["vocabulary"] = opened[0].vocabulary
         if resume is None or not run_file(config.output).exists():  # a refused resume must not change another run's settings
             with one_writer(config.output):
                 write_atomic(run_file(config.output), yaml.safe_dump(values, sort_keys=False))
 
     world.first(prepare)
-    store = open_token_store(config.data)
+    store = opened[0] if opened else open_token_store(config.data)
     reporter = _Reporter(str(config.parsed_architecture), config.training.steps, progress)
     resume_from: Path | Literal["auto"] | None = "auto" if resume == "auto" else Path(resume) if resume is not None else None
     try:

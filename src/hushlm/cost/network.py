@@ -54,5 +54,5 @@ def parse_network(text: str) -> Network:
             return network
     found = _CUSTOM.fullmatch(text.strip())
     if found is None or float(found[2]) == 0:
-        raise ValueError(f"A network must be lan, wan, or a round trip in milliseconds and a bandwidth in Mbps like 20,300, not {text!r}.")
+        raise ValueError(f"A network must be lan, wan, or a round trip and a bandwidth like 30ms,50Mbps, not {text!r}.")
     return Network("custom", float(found[1]) / 1e3, float(found[2]) * 1e6)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hushlm.config import DataConfig
-from hushlm.data.files_of import Found, look_into, text_document
+from hushlm.data.files_of import Found, by_ending, look_into, text_document, walk
 from hushlm.data.packages import BOOKS, WHEELS, Package, fetch, members
 from hushlm.data.parts import Document, FilesPart, LeftOut, Part, Text
 from hushlm.data.report import counted
@@ -100,7 +100,7 @@ def open_corpus(config: DataConfig) -> Corpus:
         return NAMED[config.corpus](config)
     root = expand_user(config.corpus)
     if root.is_file():
-        return _tables([root], root.name, config) if root.name.endswith(_ROW_SUFFIXES) else _text_file(root)
+        return _tables([root], root.name, config) if root.name.lower().endswith(_ROW_SUFFIXES) else _text_file(root)
     if not root.is_dir():
         raise ValueError(
             f"There is no folder {config.corpus!r}, and no such file: data.corpus is {', '.join(NAMED)}, a folder of text, .parquet or "
@@ -111,16 +111,19 @@ def open_corpus(config: DataConfig) -> Corpus:
 
 def _folder(root: Path, config: DataConfig) -> Corpus:
     name = root.absolute().name or "folder"
-    tables = sorted(path for path in root.rglob("*") if path.is_file() and path.name.endswith(_ROW_SUFFIXES))
+    not_read: Counter[str] = Counter()
+    files = list(walk(root, _CLOSED, not_read))
+    tables = sorted(path for path in files if path.is_file() and path.name.lower().endswith(_ROW_SUFFIXES))
     of_rows = tuple(suffix for suffix in config.suffixes if suffix.endswith(_ROW_SUFFIXES))
     of_text = tuple(suffix for suffix in config.suffixes if suffix not in of_rows)
     if not tables:
         return _text_files(root, name, name, config.suffixes, _CLOSED)
-    if of_rows and not of_text:
-        return _tables([path for path in tables if path.name.endswith(of_rows)], name, config, root)
-    found = look_into(root, config.suffixes, _CLOSED)
+    wanted = [path for path in tables if not of_rows or path.name.lower().endswith(of_rows)]
+    if not of_text:
+        return _tables(wanted, name, config, root, not_read + by_ending(set(files) - set(wanted)))
+    found = look_into(root, of_text, _CLOSED)
     texts = [document for document in found.documents if not document.file.name.lower().startswith(_ABOUT_A_DATA_SET)]
-    if texts and config.suffixes == DataConfig.suffixes:
+    if texts and (of_rows or config.suffixes == DataConfig.suffixes):
         raise ValueError(
             f"{root} holds {len(texts)} text files ({texts[0].path}) and {len(tables)} tables of rows "
             f"({tables[0].relative_to(root).as_posix()}), and one kind must be meant: move the other kind elsewhere, or name the kind with "
@@ -128,8 +131,8 @@ def _folder(root: Path, config: DataConfig) -> Corpus:
         )
     if texts:
         return _corpus_of(found, root, name, name, config.suffixes)
-    beside = Counter({"text files beside the tables": len(found.documents)} if found.documents else {})
-    return _tables(tables, name, config, root, beside)
+    beside = Counter({"text files beside the tables": len(found.documents)})
+    return _tables(wanted, name, config, root, beside + found.not_read - by_ending(wanted))
 
 
 def _standard_library(config: DataConfig) -> Corpus:
@@ -153,8 +156,9 @@ def _corpus_of(found: Found, root: Path, name: str, label: str, suffixes: tuple[
     if not documents:
         there = counted(found.lost + found.empty)
         there = f"no text in files ending in {', '.join(suffixes)} ({there})" if there else f"no file ending in {', '.join(suffixes)}"
+        hint = " ([''] for names without an ending)" if "without ending" in found.not_read else ""
         beside = f"; not read: {counted(found.not_read)}" if found.not_read else ""
-        raise ValueError(f"{root} holds {there}{beside}: name a folder with UTF-8 text, or set data.suffixes.")
+        raise ValueError(f"{root} holds {there}{beside}: name a folder with UTF-8 text, or set data.suffixes{hint}.")
     digest = hashlib.sha256()
     for document in documents:
         digest.update(f"{document.path}\0{document.sha256}\n".encode("utf-8", "surrogateescape"))
@@ -210,7 +214,7 @@ def _tables(
         label = file.relative_to(root).as_posix() if root else file.name
         digest.update(f"{label}\0{_file_digest(file, config.cache)}\n".encode("utf-8", "surrogateescape"))
         if has_rows(file):
-            parts.append(RowsPart(label, "parquet" if file.name.endswith(".parquet") else "json", file))
+            parts.append(RowsPart(label, "parquet" if file.name.lower().endswith(".parquet") else "json", file))
         else:
             empty["without rows"] += 1
     if not parts:

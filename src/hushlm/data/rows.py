@@ -114,7 +114,7 @@ def _as_text(value: Any) -> str | LeftOut:
 
 
 def _open(file: Path) -> IO[bytes]:
-    return gzip.open(file, "rb") if file.name.endswith(".gz") else file.open("rb")  # type: ignore[return-value]
+    return gzip.open(file, "rb") if file.name.lower().endswith(".gz") else file.open("rb")  # type: ignore[return-value]
 
 
 def _is_list(file: Path) -> bool:
@@ -142,7 +142,7 @@ def has_rows(file: Path) -> bool:
     """Whether a table has any row, as far as that is seen without reading it."""
     if file.stat().st_size == 0:
         return False
-    if not file.name.endswith(".parquet"):
+    if not file.name.lower().endswith(".parquet"):
         return True
     try:
         parquet: Any = importlib.import_module("pyarrow.parquet")

@@ -271,9 +271,10 @@ class _Draft:
             self._encode()
 
     def _encode(self) -> None:
-        ids = self._tokenizer.encode_batch([text for _, text, _ in self._waiting])
+        separator = np.array([self._task.separator], dtype=self._task.kind)
+        ids = self._tokenizer.encode_batch([text for _, text, _ in self._waiting], self._task.kind)
         for (split, _, ends), found in zip(self._waiting, ids, strict=True):
-            self._ids[split].append(np.array([*found, self._task.separator] if ends else found, dtype=self._task.kind))
+            self._ids[split] += [found, separator] if ends else [found]
         if self._on_bytes is not None:
             self._on_bytes(self._waiting_bytes)
         self._waiting, self._waiting_bytes = [], 0

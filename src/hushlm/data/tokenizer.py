@@ -21,6 +21,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -34,6 +36,9 @@ __all__ = ["Tokenizer", "carries_state", "check_text", "file_key", "make_tokeniz
 _SEPARATORS = ("<|endoftext|>", "</s>", "<eos>", "\u0100")
 """End of document, the first that the vocabulary has. The last is the byte NUL in the byte-level alphabet: no text file
 contains it, so our own vocabularies need no special token and "bytes" has exactly 256."""
+
+_NO_SUCH_TOKEN = "\0no such token\0"
+"""A token that no vocabulary has."""
 
 
 class Tokenizer:
@@ -49,6 +54,7 @@ class Tokenizer:
     def __init__(self, library: tokenizers.Tokenizer | Tokenizer) -> None:
         given: tokenizers.Tokenizer = library.library if isinstance(library, Tokenizer) else library
         self.library: tokenizers.Tokenizer = _without_state(given) if carries_state(given) else given
+        self._encoder = _refusing_unknown(self.library)
 
     @classmethod
     def from_str(cls, text: str | bytes, name: str = "The text") -> Tokenizer:
@@ -77,19 +83,27 @@ class Tokenizer:
         """The tokens of a text; `.ids` has their numbers. No special token is added.
 
         Raises:
-            ValueError: if the text holds bytes that are not UTF-8 or half a character, see `check_text`.
+            ValueError: if the text holds bytes that are not UTF-8 or half a character, see `check_text`; or a character that the
+                vocabulary has no token for, not even one for unknown characters.
         """
         with _one_sentence("encode this text", text):
-            return self.library.encode(text, add_special_tokens=False)
+            return self._encoder.encode(text, add_special_tokens=False)
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_batch(self, texts: Sequence[str], kind: npt.DTypeLike = np.int64) -> list[npt.NDArray[np.integer]]:
         """The token ids of several texts, several at a time.
+
+        Args:
+            texts: each becomes an array of one dimension.
+            kind: the type of the numbers.
 
         Raises:
             ValueError: as `encode` does.
         """
         with _one_sentence("encode these texts", *texts):
-            return [encoding.ids for encoding in self.library.encode_batch_fast(list(texts), add_special_tokens=False)]
+            if self.is_bytes:  # nothing to look for, so the library's search, a hundred times as slow, is not asked
+                return [np.frombuffer(text.encode(), dtype=np.uint8).astype(kind) for text in texts]
+            found = self._encoder.encode_batch_fast(list(texts), add_special_tokens=False)
+            return [np.array(encoding.ids, dtype=kind) for encoding in found]
 
     def encode_end(self, text: str, most: int) -> tuple[list[int], bool]:
         """The last tokens of a text, without encoding much more of a long text than is asked for.
@@ -143,6 +157,11 @@ class Tokenizer:
     def vocabulary(self) -> int:
         """V for a model: the largest number of a token plus one."""
         return max(self.get_vocab().values()) + 1
+
+    @cached_property
+    def is_bytes(self) -> bool:
+        """Whether this is the tokenizer "bytes", whose token ids are the UTF-8 bytes."""
+        return self.get_vocab_size() == 256 and self.to_str() == _bytes().to_str()
 
     def token_to_id(self, token: str) -> int | None:
         """The number of a token as it stands in the vocabulary; None if there is none."""
@@ -274,6 +293,11 @@ def _one_sentence(act: str, *texts: str) -> Iterator[None]:
     except BaseException as error:
         for text in texts:
             check_text(text)
+        if "unk" in str(error).lower():  # "Missing [UNK] token", "`unk_id` is missing", "Unk token `...` not found"
+            raise ValueError(
+                f"The tokenizer can't {act}: it has no token for a character in it, and none for unknown characters, so the character "
+                "would be lost. Use a tokenizer that takes any text (byte-level, or with byte fallback), or leave such characters out."
+            ) from None
         raise ValueError(f"The tokenizer can't {act} ({_line(error)}): it may be damaged; make or download it again.") from None
 
 
@@ -298,6 +322,19 @@ def _without_state(library: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     if getattr(model, "dropout", None):
         model.dropout = None
     return library
+
+
+def _refusing_unknown(library: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """A tokenizer that fails where this one would leave a character out: a BPE without a token for unknown characters does so silently.
+
+    Told to use a token that the vocabulary lacks, the library fails as soon as it needs it, and at no other time.
+    """
+    if not isinstance(library.model, models.BPE) or library.model.unk_token is not None:
+        return library
+    copy = tokenizers.Tokenizer.from_str(library.to_str())
+    model: Any = copy.model
+    model.unk_token = _NO_SUCH_TOKEN
+    return copy
 
 
 def _bytes() -> tokenizers.Tokenizer:

@@ -59,8 +59,9 @@ class Workers:
         return launch(jobs, self.launcher, self.parallel, self.address)
 
     def make(self, study: Study, jobs: Sequence[Job]) -> None:
-        """Make a study's pending jobs, and print a line for each that ends on standard error."""
+        """Make a study's pending jobs, and say on standard error how many there are, and what came out of each that ends."""
         progress = CountProgress("runs", len(jobs), study.remaining())
+        progress.begin(f"{self.parallel} at once" + (f"; {study.scale.takes}" if study.scale.takes else ""))
         for job, record in self.launch(jobs):
             ending = f"stopped before update {record.stopped_at_step}"
             if record.stopped_at_step is None:

@@ -19,6 +19,7 @@ class Scale:
 
     Attributes:
         name: what `--preset` calls it.
+        takes: how long its runs take, in words.
         base: the run that every row starts from.
         learning_rates: what every row alike is tried at with seed 0; the one with the best validation perplexity is used for all seeds.
         seeds: how many runs a reported figure is the mean of.
@@ -28,6 +29,7 @@ class Scale:
     """
 
     name: str
+    takes: str = ""
     base: RunConfig
     learning_rates: tuple[float, ...]
     seeds: int
@@ -93,6 +95,7 @@ PAPER_SCALES: dict[str, Scale] = {
         # Minutes a row on one core: 6 layers of 64, bytes as tokens. The demo has the same setting.
         Scale(
             name="micro",
+            takes="a run takes one to two minutes of a core",
             base=_MICRO,
             learning_rates=(2.5e-3, 5e-3, 1e-2),
             seeds=3,
@@ -102,6 +105,7 @@ PAPER_SCALES: dict[str, Scale] = {
         # About a night on 16 cores: 8 million parameters, a tokenizer of its own, 25 million tokens.
         Scale(
             name="small",
+            takes="a table takes about a night on 16 cores",
             base=_SMALL,
             learning_rates=(1e-3, 2e-3),
             seeds=3,
@@ -116,6 +120,7 @@ PAPER_SCALES: dict[str, Scale] = {
         # GPT-2 small on 2.1 billion tokens: for GPUs.
         Scale(
             name="paper",
+            takes="a run is meant for GPUs and takes days on a few cores",
             base=_PAPER,
             learning_rates=(1e-3,),
             seeds=1,

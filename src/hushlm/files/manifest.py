@@ -59,6 +59,8 @@ def verify_manifest(folder: Path) -> dict[str, Any]:
                 f"{folder} is a Hugging Face folder, not one of hushlm: take a GPT-2 or GPT-NeoX over with "
                 "hushlm.huggingface.save_hf_checkpoint (docs/huggingface.md), and use the checkpoint that it writes."
             )
+        if all((folder / part / MANIFEST).is_file() for part in ("server", "client")):
+            raise ValueError(f"{folder} holds the two halves of an export: name {folder / 'server'} or {folder / 'client'}.")
         raise ValueError(f"{folder} has no {MANIFEST}: it was not written by hushlm, or not to the end.")
     try:
         manifest = read_json(path)

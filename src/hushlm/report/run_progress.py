@@ -139,6 +139,15 @@ class CountProgress:
         self._done = 0
         self._begin = time.monotonic()
 
+    def begin(self, note: str) -> None:
+        """Say how many there are, for the first of them may take long.
+
+        Args:
+            note: how they are done.
+        """
+        later = f", {self._total - self._count} later" if self._total > self._count else ""
+        print(f"{self._count} {self._name} to be made now{later}, {note}.", file=sys.stderr, flush=True)
+
     def advance(self, note: str) -> None:
         """One more is done.
 

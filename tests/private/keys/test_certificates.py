@@ -423,3 +423,11 @@ def test_the_engine_s_link_takes_only_the_peer_of_its_session(export_folder: Pat
 def test_the_engine_s_link_refuses_an_expired_peer(export_folder: Path, tmp_path: Path) -> None:
     outcome = asyncio.run(probe_engine(export_folder, tmp_path, expired=True))
     assert set(outcome.values()) == {"refused"}, outcome
+
+
+def test_keys_are_not_written_among_other_files(tmp_path: Path) -> None:
+    """A checkpoint's or an export's manifest would not list them, and the folder would be refused from then on."""
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"holds other files \(manifest\.json\)"):
+        create_keys(tmp_path, ["localhost"])
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]

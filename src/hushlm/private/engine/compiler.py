@@ -35,9 +35,14 @@ class Executable:
 
 
 def compile_program(
-    function: Callable[..., Any], shapes: Sequence[tuple[int, ...]], outputs: int, name: str, public: Collection[int] = ()
+    function: Callable[..., Any],
+    shapes: Sequence[tuple[int, ...]],
+    outputs: int,
+    name: str,
+    public: Collection[int] = (),
+    kind: Any = np.float32,
 ) -> Executable:
-    """Compile a JAX function of float32 arrays.
+    """Compile a JAX function of float32 arrays, or of another kind.
 
     Args:
         function: takes one array for each shape and returns one array, or a tuple of `outputs` arrays.
@@ -45,6 +50,7 @@ def compile_program(
         outputs: how many arrays the function returns.
         name: the name that profiles show.
         public: the positions of the arguments that both parties know; the others are secret.
+        kind: the type of the numbers in the arguments, one for all or one for each.
     """
     _, libspu = load_engine()
     import jax
@@ -56,10 +62,11 @@ def compile_program(
     named.__name__ = name
     inputs = [f"in{i}" for i in range(len(shapes))]
     outs = [f"out{i}" for i in range(outputs)]
+    kinds = list(kind) if isinstance(kind, (list, tuple)) else [kind] * len(shapes)
     native, _ = frontend.compile(
         frontend.Kind.JAX,
         named,
-        [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes],
+        [jax.ShapeDtypeStruct(shape, each) for shape, each in zip(shapes, kinds, strict=True)],
         {},
         inputs,
         [libspu.Visibility.VIS_PUBLIC if i in public else libspu.Visibility.VIS_SECRET for i in range(len(shapes))],

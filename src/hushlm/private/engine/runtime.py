@@ -88,11 +88,23 @@ class Engine:
         """Forget a variable."""
         self._runtime.del_var(name)
 
+    def share(self, name: str) -> Any:
+        """This party's share of a variable, in the engine's own form (`hushlm.private.engine.shares` reads it)."""
+        return self._runtime.get_var(name)
+
+    def install(self, name: str, share: Any) -> None:
+        """Make a variable of this party's share; the other party installs its own. Nothing is sent."""
+        self._runtime.set_var(name, share)
+
     def run(self, executable: Executable) -> Traffic:
         """Run a program on the variables of its input names. Its results become variables of its output names."""
+        return self.execute(self._runtime, executable)
+
+    def execute(self, runtime: Any, executable: Executable) -> Traffic:
+        """Run a program on a runtime of this process, this engine's or another, and read from the log what moved."""
         offset = self._log.stat().st_size
         start = time.perf_counter()
-        self._runtime.run(executable.native)
+        runtime.run(executable.native)
         seconds = time.perf_counter() - start
         if self.settings.simulate:
             return Traffic(seconds=seconds)

@@ -86,13 +86,13 @@ def create_keys(folder: Path, hosts: Sequence[str], days: int = 365, now: dateti
     authority.key can let anybody in: keep it off both machines.
 
     Args:
-        folder: must not hold keys yet.
+        folder: missing, or empty but for hidden files.
         hosts: names and IP addresses under which clients will reach the server.
         days: how many days the certificates are valid.
         now: when that begins; the present by default.
 
     Raises:
-        ValueError: one sentence, for an unusable host, days out of range, or a folder with keys.
+        ValueError: one sentence, for an unusable host, days out of range, or a folder that holds keys or anything else.
     """
     names = [_general_name(host) for host in hosts]
     if not names:
@@ -100,6 +100,9 @@ def create_keys(folder: Path, hosts: Sequence[str], days: int = 365, now: dateti
     _check_days(days)
     if (folder / f"{AUTHORITY}.pem").exists() or (folder / f"{AUTHORITY}.key").exists():
         raise ValueError(f"{folder} holds keys already: choose another folder, or delete that one if no machine uses them any more.")
+    others = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
+    if others:
+        raise ValueError(f"{folder} holds other files ({others[0]}), and keys are kept in a folder of their own: choose another folder.")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     start = now or utc_now()
     key = ec.generate_private_key(ec.SECP256R1())
@@ -175,8 +178,12 @@ def load_keys(folder: Path, name: str) -> TlsFiles:
     files = TlsFiles(folder / f"{name}.pem", folder / f"{name}.key", folder / f"{AUTHORITY}.pem")
     for path in (files.certificate, files.private_key, files.authority):
         if not path.is_file():
+            others = sorted(key.stem for key in folder.glob("*.key") if key.stem != AUTHORITY)
+            if path == files.certificate and others:
+                raise ValueError(f"There is no {path}: {folder} holds the keys of {', '.join(others)}; give that name (--client NAME).")
             raise ValueError(
-                f"There is no {path}: make keys with `hushlm keys create FOLDER --host HOST` and copy this party's files here."
+                f"There is no {path}: whoever runs the server makes keys, with `hushlm keys create FOLDER --host HOST`; "
+                "copy this party's files here."
             )
     certificate, authority = read_certificate(files.certificate), read_certificate(files.authority)
     now = utc_now()

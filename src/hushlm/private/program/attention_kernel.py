@@ -16,7 +16,7 @@ import numpy as np
 from hushlm.plan import Kernel, row_lengths
 from hushlm.private.program.polynomials import square
 
-__all__ = ["MASKED_SCORE", "attention_kernel", "clip_bound", "exponential_reference"]
+__all__ = ["MASKED_SCORE", "attention_kernel", "clip_bound", "exponential_reference", "row_maxima"]
 
 Array = Any
 
@@ -65,7 +65,7 @@ def _pick(x_HN: Array, places: np.ndarray) -> Array:
     return x_HN if np.array_equal(places, np.arange(x_HN.shape[1])) else x_HN[:, places]
 
 
-def _row_maxima(xp: ModuleType, x_HN: Array, lengths: list[int]) -> Array:
+def row_maxima(xp: ModuleType, x_HN: Array, lengths: list[int]) -> Array:
     """The maxima (H, R) of R rows of the given lengths, which stand behind one another in (H, N).
 
     They are found by a tournament in which all rows play each round together, so that it has as many rounds as the longest row needs.
@@ -102,7 +102,7 @@ def attention_kernel(xp: ModuleType, operation: Kernel) -> Callable[[Array, Arra
     def kernel(s_HTS: Array, allowed_TS: Array) -> tuple[Array, Array]:
         mask_N = _pick(allowed_TS.reshape(1, -1), chosen)[0] > 0.5
         s_HN = xp.where(mask_N, _pick(s_HTS.reshape(heads, -1), chosen), MASKED_SCORE)
-        maxima_HT = _row_maxima(xp, s_HN, lengths)
+        maxima_HT = row_maxima(xp, s_HN, lengths)
         z_HN = xp.maximum(s_HN - maxima_HT[:, row_of], clip_bound(operation))
         e_HN = xp.where(mask_N, _exponential(xp, z_HN.reshape(-1), operation).reshape(heads, -1), 0.0)
         weights_HTS = _pick(xp.pad(e_HN, ((0, 0), (0, 1))), back).reshape(heads, rows, keys)

@@ -13,7 +13,17 @@ import numpy as np
 from numpy.polynomial import Polynomial
 from numpy.polynomial.chebyshev import Chebyshev
 
-__all__ = ["GELU_BOUND", "GELU_COEFFICIENTS", "gelu", "reciprocal", "smooth_relu", "square"]
+__all__ = [
+    "GELU_BOUND",
+    "GELU_COEFFICIENTS",
+    "gelu",
+    "halvings",
+    "quartic_terms",
+    "reciprocal",
+    "reciprocal_terms",
+    "smooth_relu",
+    "square",
+]
 
 Array = Any
 
@@ -39,16 +49,20 @@ def square(xp: ModuleType, x: Array, built_in: bool) -> Array:
     return xp.exp(less + less)
 
 
+def quartic_terms() -> tuple[float, float, float, float, float]:
+    """c4, p, q, r, s of `gelu`."""
+    c0, c1, c2, c3, c4 = GELU_COEFFICIENTS
+    p = c3 / (4 * c4)
+    q = c2 / (2 * c4) - 3 * p * p
+    return c4, p, q, c0 - c4 * (p * p + q) ** 2, c1 - 4 * p * (p * p + q) * c4
+
+
 def gelu(xp: ModuleType, x: Array, built_in_squares: bool) -> Array:
     """GELU as x/2 + g(|x|), with g from `GELU_COEFFICIENTS`. Each element takes a sign, a clip and two squares.
 
     The polynomial of degree 4 is written as two nested squares and a linear term, c4 ((v + p)^2 + q)^2 + s v + r.
     """
-    c0, c1, c2, c3, c4 = GELU_COEFFICIENTS
-    p = c3 / (4 * c4)
-    q = c2 / (2 * c4) - 3 * p * p
-    s = c1 - 4 * p * (p * p + q) * c4
-    r = c0 - c4 * (p * p + q) ** 2
+    c4, p, q, r, s = quartic_terms()
     size = xp.where(x < 0.0, -x, x)
     v = xp.minimum(size, GELU_BOUND)
     inner = square(xp, v + p, built_in_squares) + q
@@ -85,6 +99,17 @@ def _reciprocal_coefficients() -> np.ndarray:
 RECIPROCAL_COEFFICIENTS = _reciprocal_coefficients()
 
 
+def halvings(largest: int) -> int:
+    """With how many powers of two, 2, 4, ..., `reciprocal` compares its argument."""
+    return max(0, (largest - 1).bit_length() - 1)
+
+
+def reciprocal_terms() -> tuple[tuple[float, ...], float]:
+    """Coefficients b0 to b5 of the polynomial of `reciprocal` in its scaled argument, and the scale, which makes b6 equal to 1."""
+    scale = RECIPROCAL_COEFFICIENTS[-1] ** (1 / RECIPROCAL_DEGREE)
+    return tuple((RECIPROCAL_COEFFICIENTS / scale ** np.arange(RECIPROCAL_DEGREE + 1))[:RECIPROCAL_DEGREE]), scale
+
+
 def reciprocal(xp: ModuleType, x: Array, largest: int) -> Array:
     """1 / x for a flat vector of 1 <= x <= `largest`, with a relative error of 9e-6 in exact arithmetic.
 
@@ -92,7 +117,7 @@ def reciprocal(xp: ModuleType, x: Array, largest: int) -> Array:
     value is divided by the same 2^k. To divide by 2^k, values are multiplied by 2^(m - k), where 2^m is the largest divisor, and then
     truncated once by 2^m.
     """
-    steps = max(0, (largest - 1).bit_length() - 1)
+    steps = halvings(largest)
     limits = 2.0 ** np.arange(1, steps + 1, dtype=np.float32)
     below = x[None] < limits[:, None]
 
@@ -107,9 +132,7 @@ def reciprocal(xp: ModuleType, x: Array, largest: int) -> Array:
             dropped, whole = dropped + dropped + kept[j], whole + whole
         return whole - dropped
 
-    # The polynomial's argument is scaled so that its leading coefficient is 1.
-    scale = RECIPROCAL_COEFFICIENTS[-1] ** (1 / RECIPROCAL_DEGREE)
-    b0, b1, b2, b3, b4, b5, _ = RECIPROCAL_COEFFICIENTS / scale ** np.arange(RECIPROCAL_DEGREE + 1)
+    (b0, b1, b2, b3, b4, b5), scale = reciprocal_terms()
     v = (times_power(x) if steps else x) * (scale / 2.0**steps) - 1.5 * scale
     v2 = v * v
     v3 = v2 * v

@@ -217,7 +217,11 @@ def arithmetic(operation: Operation, xp: ModuleType) -> Arithmetic:
         Activate: (T, F) -> (T, F)
         Gate: (T, 2F) -> (T, F)
         Reveal: (1, V) -> (V,), or ids (1,), or ids (k,) and logits (k,)
+
+    A namespace that is not a module (of prepared answers) has forms of its own.
     """
+    if not isinstance(xp, ModuleType):
+        return xp.arithmetic(operation)
     match operation:
         case Embed():
             cut = operation.cut

@@ -1,0 +1,111 @@
+"""Prepared generation: material first, while nobody asks; then answers that use it up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from hushlm.plan import bucket_length
+from hushlm.private.engine import Traffic
+from hushlm.private.prepared.backend import PreparedBackend
+from hushlm.private.prepared.desk import Desk
+from hushlm.private.prepared.material import Material, MaterialError
+from hushlm.private.prepared.needs import ProjectNeed, answer_needs
+from hushlm.private.prepared.offline import Preparer
+from hushlm.private.prepared.range_check import check_range
+from hushlm.private.program.description import ProgramDescription, RevealPolicy
+from hushlm.private.program.generate import OnStep, PrivateGenerator
+from hushlm.private.program.token_answer import TokenAnswer
+
+__all__ = ["PreparedGenerator"]
+
+
+class PreparedGenerator:
+    """One party's end of prepared answers. Both parties make the same calls in the same order.
+
+    Args:
+        desk: of this party; several generators may share one, with its compiled programs, one after the other.
+        description: what is run; the same at both parties.
+        weights: the server's tensors; None at the client.
+
+    Raises:
+        ValueError: if the weights do not fit prepared forms, as far as a sample prompt tells.
+    """
+
+    def __init__(self, desk: Desk, description: ProgramDescription, weights: dict[str, np.ndarray] | None) -> None:
+        self._description = description
+        if weights is not None:
+            check_range(description, weights)
+        self._desk = desk
+        self._backend = PreparedBackend(self._desk)
+        self._generator = PrivateGenerator(self._backend, description, weights)
+
+    @property
+    def compilations(self) -> int:
+        return self._desk.compilations
+
+    def set_up(self) -> Traffic:
+        """One-time work of a session: keys, and stocks of oblivious transfers of both rings, so that an answer's bytes are its own."""
+        desk, rows = self._desk, 32 * self._description.engine.threads
+        words = np.zeros((rows, 64), np.uint64)
+        desk.take_traffic()
+        desk.program("set-up", lambda a, b: (a @ b) * a, [words, words[:64]])
+        (bits,) = desk.small("set-up", lambda x: x < 0, [words])
+        desk.where(bits, words)
+        desk.truncate(words)
+        return desk.take_traffic()
+
+    def prepare(self, prompt_tokens: int, new_tokens: int, count: int = 1) -> tuple[list[Material], Traffic]:
+        """Material for `count` answers of up to `new_tokens` tokens to prompts of up to `prompt_tokens` tokens, and what making it moved.
+
+        The length is rounded up to a bucket; any prompt of the same bucket can use the material.
+
+        Raises:
+            ValueError: if they do not fit the context.
+        """
+        bucket = bucket_length(prompt_tokens, self._description.shape.context)
+        needs = answer_needs(self._description, bucket, new_tokens)
+        names = {need.weight for each in needs for need in each if isinstance(need, ProjectNeed)}
+        weights = None if self._desk.is_client else {name: self._backend.tensors[name].whole() for name in names}
+        return Preparer(self._desk, weights, self._description.rewrites.encoded_bytes).prepare(needs, bucket, count)
+
+    def _compare(self, material: Material) -> None:
+        """Both parties say which material they are about to use; nothing of it is used before that."""
+        link = self._desk.link
+        mine = np.frombuffer(material.identity, np.uint64)
+        link.send(mine)
+        theirs = link.receive(mine.shape)
+        # A handshake, not a part of the answer's first step, which would be counted with it.
+        self._desk.take_traffic()
+        if (theirs != mine).any():
+            raise MaterialError("The two parties hold halves of different materials: nothing was used. Prepare again.")
+
+    def generate(
+        self,
+        material: Material,
+        prompt_tokens: Sequence[int] | None,
+        prompt_length: int,
+        new_tokens: int,
+        reveal: RevealPolicy | None = None,
+        on_step: OnStep | None = None,
+        choose: Callable[[TokenAnswer], int] | None = None,
+    ) -> Iterator[TokenAnswer]:
+        """Continue a prompt, as `PrivateGenerator.generate` does, using `material` up; what is left of it is overwritten at the end.
+
+        Raises:
+            ValueError: if the material was made for other lengths, and as `PrivateGenerator.generate`.
+            MaterialError: if the material was used before, or the other party's half belongs to another one.
+        """
+        bucket = bucket_length(prompt_length, self._description.shape.context)
+        if bucket != material.prompt_bucket or new_tokens > material.new_tokens:
+            raise ValueError(
+                f"This was prepared for prompts of {material.prompt_bucket} tokens (rounded up) and {material.new_tokens} new ones, "
+                f"not for {bucket} and {new_tokens}: prepare for these lengths."
+            )
+        self._compare(material)
+        self._backend.forms.begin(material)
+        try:
+            yield from self._generator.generate(prompt_tokens, prompt_length, new_tokens, reveal, on_step, choose)
+        finally:
+            self._backend.forms.end()

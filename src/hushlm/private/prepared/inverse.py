@@ -1,0 +1,53 @@
+"""Reciprocals of row sums online, as `hushlm.private.program.polynomials.reciprocal` has them: comparisons in the small ring, products
+from material."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from hushlm.private.engine.shares import Words, encode
+from hushlm.private.engine.small_ring import SmallWords
+from hushlm.private.prepared.desk import Desk
+from hushlm.private.program.polynomials import halvings, reciprocal_terms
+
+__all__ = ["reciprocals"]
+
+Square = Callable[[Words], Words]
+Multiply = Callable[[Words, Words], Words]
+
+
+def reciprocals(desk: Desk, x_N: Words, largest: int, square: Square, multiply: Multiply) -> Words:
+    """1 / x for 1 <= x <= `largest`.
+
+    Bits of x >= 2^j bring x to c = x / 2^k in [1, 2]; there a polynomial of degree 6 in v = scale (c - 1.5) is
+    v^3 (v^3 + b5 v^2 + b4 v + b3) + b2 v^2 + b1 v + b0, and its value is divided by the same 2^k.
+
+    Args:
+        square, multiply: take one item of material a call; there are one square and two products, in this order.
+    """
+    steps, bits = halvings(largest), desk.fraction_bits
+    (b0, b1, b2, b3, b4, b5), scale = reciprocal_terms()
+    at_least: SmallWords | None = None
+    if steps:
+        limits = 2 ** (np.arange(1, steps + 1) + bits)
+        (at_least,) = desk.small(("limits", steps, bits), lambda v: v[None] >= limits[:, None].astype(np.int32), [x_N])
+
+    def times_power(values: Words) -> Words:
+        """`values` 2^(steps - k): 2^steps less 2^(steps - j) for every limit 2^j that x reaches."""
+        if at_least is None:
+            return values
+        kept = desk.where(at_least, np.ascontiguousarray(np.broadcast_to(values, at_least.shape)))
+        weights = np.uint64(1) << np.arange(steps - 1, -1, -1, dtype=np.uint64)
+        return (values << np.uint64(steps)) - (kept * weights[:, None]).sum(0, dtype=np.uint64)
+
+    def factor(value: float) -> Words:
+        return encode(np.asarray(value), bits)
+
+    v = desk.truncate(times_power(x_N) * factor(scale / 2.0**steps)) - desk.constant(1.5 * scale)
+    v2 = square(v)
+    v3 = multiply(v2, v)
+    high, low = desk.truncate(np.stack([v * factor(b4) + v2 * factor(b5), v * factor(b1) + v2 * factor(b2)]))
+    y = multiply(v3, v3 + high + desk.constant(b3)) + low + desk.constant(b0)
+    return desk.divide(times_power(y), steps) if steps else y

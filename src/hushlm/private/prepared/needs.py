@@ -1,0 +1,275 @@
+"""What correlated randomness each operation of a plan uses up online, as data: derived from the plan alone, so both parties agree on it.
+
+A need says what was masked and multiplied beforehand. Values that two parties share are opened less a mask A that they share too,
+e = x - A; what remains to be known beforehand are shares of products of masks.
+
+    ProjectNeed     x W         client's mask R, shares of R W (of the client's share of x alone; the server has the rest itself)
+    ScaleNeed       x * s       client's mask R, server's mask B of its own factors s, shares of R * B
+    AttendNeed      x Y^T, x Y  masks A and B, shares of A B^T (keys) or A B (values), B being all of the cache so far
+    SquareNeed      x * x       mask A, shares of A * A
+    ScaleRowsNeed   b_r x_r     masks A of the rows and B of their factors, shares of B_r A_r
+    CentreNeed      |x_r|^2, b_r x_r   as ScaleRowsNeed, and shares of the row sums of A * A: one mask of the rows for both
+    MultiplyNeed    x * y       masks A and B, shares of A * B
+
+Legend: H heads, T rows of this pass, S keys, E head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping
+from dataclasses import dataclass
+from typing import Literal, assert_never
+
+from hushlm.plan import (
+    Activate,
+    Divide,
+    Embed,
+    Gate,
+    Kernel,
+    Mix,
+    Normalise,
+    Operation,
+    Plan,
+    Project,
+    Reveal,
+    Rotate,
+    ScaleRows,
+    Scores,
+    Step,
+    Value,
+    bucket_length,
+    decode_plan,
+    prefill_plan,
+    server_tensors,
+)
+from hushlm.private.program.description import ProgramDescription
+
+__all__ = [
+    "AttendNeed",
+    "CentreNeed",
+    "MultiplyNeed",
+    "Need",
+    "ProjectNeed",
+    "ScaleNeed",
+    "ScaleRowsNeed",
+    "SquareNeed",
+    "Where",
+    "answer_needs",
+    "covers",
+    "is_prepared",
+    "left_to_engine",
+    "operation_needs",
+    "pass_needs",
+]
+
+EMBEDDING_RING_BITS = 32
+
+
+@dataclass(frozen=True)
+class ProjectNeed:
+    """(rows, inner) times the server's tensor `weight` (inner, outer), modulo 2^ring_bits."""
+
+    weight: str
+    rows: int
+    inner: int
+    outer: int
+    ring_bits: int = 64
+
+
+@dataclass(frozen=True)
+class ScaleNeed:
+    """(heads, rows, width) times the server's numbers (heads, rows, 1)."""
+
+    heads: int
+    rows: int
+    width: int
+
+
+@dataclass(frozen=True)
+class AttendNeed:
+    """A product with a cache of keys or values.
+
+    Attributes:
+        cache: which.
+        side: "keys", (H, T, E) times (H, S, E) transposed; "values", (H, T, S) times (H, S, E).
+        heads, rows, width: H, T and E.
+        before: how many rows of the cache were opened by earlier products of this answer; their masks are kept.
+        new: how many rows of the cache this product opens.
+        triangle: row t of "values" weighs its first t + 1 keys alone, the others being zero.
+    """
+
+    cache: str
+    side: Literal["keys", "values"]
+    heads: int
+    rows: int
+    width: int
+    before: int
+    new: int
+    triangle: bool
+
+    @property
+    def opened(self) -> int:
+        """Rows of the cache in the product."""
+        return self.before + self.new
+
+    @property
+    def left_width(self) -> int:
+        return self.width if self.side == "keys" else self.opened
+
+
+@dataclass(frozen=True)
+class SquareNeed:
+    """So many squares."""
+
+    elements: int
+
+
+@dataclass(frozen=True)
+class ScaleRowsNeed:
+    """Each of (rows, width) times a shared number of its own."""
+
+    rows: int
+    width: int
+
+
+@dataclass(frozen=True)
+class CentreNeed:
+    """Squared lengths of (rows, width), and each row times a shared number of its own."""
+
+    rows: int
+    width: int
+
+
+@dataclass(frozen=True)
+class MultiplyNeed:
+    """So many products of two shared numbers."""
+
+    elements: int
+
+
+Need = ProjectNeed | ScaleNeed | AttendNeed | SquareNeed | ScaleRowsNeed | CentreNeed | MultiplyNeed
+
+
+@dataclass(frozen=True)
+class Where:
+    """What an operation's needs depend on besides its sizes.
+
+    Attributes:
+        weight: name of the server's tensor that it multiplies with; "" without one.
+        cache: name of its keys or values; "" without.
+        before: rows of that cache that were opened before.
+        heads: of the model.
+    """
+
+    weight: str = ""
+    cache: str = ""
+    before: int = 0
+    heads: int = 1
+
+
+def operation_needs(operation: Operation, where: Where) -> tuple[Need, ...]:
+    """Needs of one operation, in the order in which it uses them up."""
+    match operation:
+        case Embed(rows, vocabulary, width):
+            return (ProjectNeed(where.weight, rows, vocabulary, width, EMBEDDING_RING_BITS),)
+        case Normalise(rows, width, affine):
+            return () if affine else (CentreNeed(rows, width),)
+        case Project(rows, inner, outer):
+            return (ProjectNeed(where.weight, rows, inner, outer),)
+        case ScaleRows(rows, width):
+            return (ScaleNeed(where.heads, rows, width // where.heads),)
+        case Rotate() | Reveal():
+            return ()
+        case Scores(heads, rows, keys, head_width):
+            new = 1 if where.before else keys
+            return (AttendNeed(where.cache, "keys", heads, rows, head_width, where.before, new, rows == keys > 1),)
+        case Kernel():
+            return (SquareNeed(operation.elements),) * operation.squarings
+        case Mix(heads, rows, keys, head_width):
+            new = 1 if where.before else keys
+            return (AttendNeed(where.cache, "values", heads, rows, head_width, where.before, new, rows == keys > 1),)
+        case Divide(heads, rows, width, polynomial=polynomial):
+            sums = heads * rows
+            inverse = (SquareNeed(sums), MultiplyNeed(sums), MultiplyNeed(sums)) if polynomial else ()
+            return (*inverse, ScaleRowsNeed(sums, width))
+        case Activate(rows, width, kind):
+            squares = {"relu": 0, "squared-relu": 1, "polynomial": 1, "square": 1, "gelu-quartic": 2, "gelu-tanh": 0}
+            return (SquareNeed(rows * width),) * squares[kind]
+        case Gate(rows, width):
+            return (MultiplyNeed(rows * width),)
+        case _:
+            assert_never(operation)
+
+
+def _where(plan: Plan, step: Step, opened: MutableMapping[str, int]) -> Where:
+    """Names of tensors and caches, as the generator gives them to variables."""
+    match step.operation:
+        case Embed() | Project():
+            return Where(weight=server_tensors(plan, step)[0].name)
+        case Scores() | Mix():
+            part = Value.KEYS if isinstance(step.operation, Scores) else Value.VALUES
+            cache = f"{step.layer}.cache.{part}"
+            return Where(cache=cache, before=opened.get(cache, 0))
+        case _:
+            return Where(heads=plan.shape.heads)
+
+
+def pass_needs(plan: Plan, opened: MutableMapping[str, int]) -> Iterator[tuple[Step, tuple[Need, ...]]]:
+    """Needs of one pass, step by step.
+
+    Args:
+        opened: rows of each cache that earlier passes of the answer opened; brought up to date.
+    """
+    for step in plan.steps:
+        needs = operation_needs(step.operation, _where(plan, step, opened))
+        for need in needs:
+            if isinstance(need, AttendNeed):
+                opened[need.cache] = need.opened
+        yield step, needs
+
+
+def answer_needs(description: ProgramDescription, prompt_bucket: int, new_tokens: int) -> list[list[Need]]:
+    """Needs of an answer, one list a pass: good for every prompt whose length is rounded up to `prompt_bucket`.
+
+    Further tokens are taken as those of the longest such prompt, whose cache is the longest.
+
+    Raises:
+        ValueError: if there is no such prompt, or none that leaves room for the tokens.
+    """
+    architecture, shape, rewrites = description.parsed_architecture, description.shape, description.rewrites
+    if new_tokens < 1 or prompt_bucket != bucket_length(prompt_bucket, shape.context) or new_tokens >= shape.context:
+        raise ValueError(
+            f"Nothing can be prepared for prompts of {prompt_bucket} tokens and answers of {new_tokens}: the prompt's length must be "
+            f"a whole bucket, and both must fit the context of {shape.context}."
+        )
+    opened: dict[str, int] = {}
+    plans = [prefill_plan(architecture, shape, prompt_bucket, None, rewrites)]
+    for index in range(1, new_tokens):
+        keys = bucket_length(min(prompt_bucket + index, shape.context), shape.context)
+        plans.append(decode_plan(architecture, shape, keys, None, rewrites))
+    return [[need for _, needs in pass_needs(plan, opened) for need in needs] for plan in plans]
+
+
+def covers(prepared: Need, need: Need) -> bool:
+    """Whether what was prepared is what is needed. Of squares there may be more: a longer prompt would have needed them."""
+    if isinstance(prepared, SquareNeed) and isinstance(need, SquareNeed):
+        return need.elements <= prepared.elements
+    return prepared == need
+
+
+def left_to_engine(plan: Plan) -> list[str]:
+    """Names of the steps that have no prepared form: the engine computes them online as it does today."""
+    return [step.name for step in plan.steps if not is_prepared(step.operation)]
+
+
+def is_prepared(operation: Operation) -> bool:
+    """Whether an operation has a prepared form; the published forms of LayerNorm with gain and of GELU by tanh have none."""
+    match operation:
+        case Normalise(affine=affine):
+            return not affine
+        case Activate(kind=kind):
+            return kind != "gelu-tanh"
+        case Reveal(kind=kind):
+            return kind != "topk"
+        case _:
+            return True
