@@ -16,8 +16,9 @@ import yaml
 
 from hushlm.cli.entropy import _advice
 from hushlm.cli.main import main
-from hushlm.config import RunConfig
+from hushlm.config import DataConfig, RunConfig
 from hushlm.data import open_corpus
+from hushlm.data.corpus import Corpus
 from hushlm.entropy import summarise
 from hushlm.experiments.runs import Job, RunRecord
 from hushlm.experiments.scales import PAPER_SCALES
@@ -122,6 +123,11 @@ def test_reproduce_says_what_the_corpus_gave_and_how_much_there_is_to_do(
 def test_train_opens_its_corpus_once(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each opening reads and hashes all of its text."""
     opened = []
-    monkeypatch.setattr("hushlm.data.store.open_corpus", lambda config: opened.append(config) or open_corpus(config))
+
+    def counted(config: DataConfig) -> Corpus:
+        opened.append(config)
+        return open_corpus(config)
+
+    monkeypatch.setattr("hushlm.data.store.open_corpus", counted)
     assert main(["train", "--config", str(settings), "--progress", "none"]) == 0
     assert len(opened) == 1

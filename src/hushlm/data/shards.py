@@ -226,7 +226,7 @@ class _Draft:
 
     def __init__(self, task: _Task, tokenizer: Tokenizer, at: int, on_bytes: Callable[[int], None] | None) -> None:
         self._task, self._tokenizer, self._at, self._on_bytes = task, tokenizer, at, on_bytes
-        self._ids: dict[str, list[npt.NDArray[np.unsignedinteger]]] = {split: [] for split in SPLITS}
+        self._ids: dict[str, list[npt.NDArray[np.integer]]] = {split: [] for split in SPLITS}
         self._waiting: list[tuple[str, str, bool]] = []
         self._waiting_bytes = 0
         self._documents, self._bytes = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
