@@ -39,7 +39,7 @@ def test_the_wheel_holds_the_package_and_its_data_and_nothing_else(tmp_path: Pat
     assert found - {KERNEL} == expected
     assert {Path(name).suffix for name in expected} >= {".py", ".pyi", ".typed", ".json", ".csv", ".c", ".h"}
     information = {name.partition("/")[2] for name in names - found}
-    assert information == {"METADATA", "WHEEL", "RECORD", "entry_points.txt"}
+    assert information == {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
 
 
 def test_the_source_distribution_builds_the_wheel_and_holds_no_leftovers(tmp_path: Path) -> None:

@@ -258,7 +258,7 @@ def test_what_would_train_without_the_penalty_is_refused(tmp_path: Path) -> None
     with pytest.raises(ValueError, match="no model_init"):
         EntropyTrainer(model_init=lambda: tiny("llama"), args=arguments(tmp_path), train_dataset=dataset(), context=CONTEXT)
     endless = tiny("llama")
-    endless.config.max_position_embeddings = None
+    vars(endless.config)["max_position_embeddings"] = None  # past the check of types that some versions make
     with pytest.raises(ValueError, match="give EntropyTrainer a context"):
         EntropyTrainer(model=endless, args=arguments(tmp_path), train_dataset=dataset())
 

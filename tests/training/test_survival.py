@@ -138,7 +138,7 @@ def test_killed_before_each_of_the_first_operations(survivor: Survivor, tiny: Ti
         for number in range(1, 16):
             config = within(tiny, tmp_path / f"{begun}{number}", steps=4)
             if begun:
-                assert survivor.run(config, die_at=60)[0] == -signal.SIGKILL
+                assert survivor.run(config, die_at=80)[0] == -signal.SIGKILL
                 assert load_checkpoint(current_folder(config.output)).step == 2
             assert survivor.run(config, die_at=number)[0] == -signal.SIGKILL
             assert survivor.run(config)[0] == 0
@@ -219,7 +219,7 @@ def test_no_room_for_a_checkpoint(survivor: Survivor, tiny: Tiny, tmp_path: Path
     assert code == 2
     assert "step 2 could not be written" in report["sentence"]
     assert "there is none before it" in report["sentence"]
-    assert survivor.run(config, die_at=60)[0] == -signal.SIGKILL
+    assert survivor.run(config, die_at=80)[0] == -signal.SIGKILL
     before = load_checkpoint(current_folder(config.output)).step
     assert before > 0
     code, report = survivor.run(config, file_limit=10_000)  # on the way

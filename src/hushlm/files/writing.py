@@ -77,6 +77,7 @@ def what_to_do(error: OSError, *, lower: bool = False) -> str:
     """What helps against an error of the operating system: the beginning of a sentence, or of a part of one."""
     known = {
         errno.ENOSPC: "Make room",
+        errno.EFBIG: "Make room",
         errno.EDQUOT: "Make room within your quota",
         errno.EROFS: "Make the file system writable",
         errno.EACCES: "Make it writable",
