@@ -1,4 +1,3 @@
-from .checkpoint import save_hf_checkpoint as save_hf_checkpoint
 from .gpt2 import from_hf_gpt2 as from_hf_gpt2
 from .gpt2 import to_hf_gpt2 as to_hf_gpt2
 from .measure import HeadEntropies as HeadEntropies
@@ -10,4 +9,5 @@ from .patched_attention import ENTROPY_ATTENTION as ENTROPY_ATTENTION
 from .patched_attention import EntropyRecord as EntropyRecord
 from .patched_attention import record_entropies as record_entropies
 from .patched_attention import use_entropy_attention as use_entropy_attention
+from .saved_checkpoint import save_hf_checkpoint as save_hf_checkpoint
 from .trainer import EntropyTrainer as EntropyTrainer

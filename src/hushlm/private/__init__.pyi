@@ -1,7 +1,7 @@
 from .client.answer import PrivateAnswer as PrivateAnswer
 from .client.client import Client as Client
+from .client.client_settings import ClientSettings as ClientSettings
 from .client.progress import Progress as Progress
-from .client.settings import ClientSettings as ClientSettings
 from .keys.certificates import create_keys as create_keys
 from .program.description import RevealPolicy as RevealPolicy
 from .program.export_model import export_model as export_model

@@ -8,15 +8,15 @@ from __future__ import annotations
 from torch import Tensor
 
 from hushlm.entropy.kernels import analytic, native, reference, triton
-from hushlm.entropy.kernels.base import Kernel
+from hushlm.entropy.kernels.base import KernelImplementation
 
-__all__ = ["KERNELS", "Kernel", "choose"]
+__all__ = ["KERNELS", "KernelImplementation", "choose"]
 
-KERNELS: tuple[Kernel, ...] = (native.KERNEL, triton.KERNEL, analytic.KERNEL, reference.KERNEL)
+KERNELS: tuple[KernelImplementation, ...] = (native.KERNEL, triton.KERNEL, analytic.KERNEL, reference.KERNEL)
 """Fastest first."""
 
 
-def choose(q_BHTE: Tensor, *, order: int | None, name: str | None = None) -> Kernel:
+def choose(q_BHTE: Tensor, *, order: int | None, name: str | None = None) -> KernelImplementation:
     """The kernel called `name`, or the first in `KERNELS` that supports these queries and this order.
 
     Raises:

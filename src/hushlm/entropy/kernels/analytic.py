@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hushlm.entropy.kernels.base import Kernel, causal_bias
+from hushlm.entropy.kernels.base import KernelImplementation, causal_bias
 
 __all__ = ["KERNEL"]
 
@@ -126,4 +126,4 @@ def _run(q_BHTE: Tensor, k_BHSE: Tensor, v_BHSE: Tensor, scale_HT: Tensor, order
     return output_NTE.unflatten(0, batch_and_heads), entropy_NT.unflatten(0, batch_and_heads)
 
 
-KERNEL = Kernel(name="analytic", run=_run)
+KERNEL = KernelImplementation(name="analytic", run=_run)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["MASKED_SCORE", "Kernel", "causal_bias"]
+__all__ = ["MASKED_SCORE", "KernelImplementation", "causal_bias"]
 
 MASKED_SCORE = -1e30
 """Score of a key that must not be seen. Finite, so that a probability of 0 times it is 0 and not NaN."""
@@ -19,7 +19,7 @@ def _always(q_BHTE: Tensor, order: int | None) -> bool:
 
 
 @dataclass(frozen=True)
-class Kernel:
+class KernelImplementation:
     """One implementation.
 
     Attributes:

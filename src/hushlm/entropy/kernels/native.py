@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hushlm.entropy.kernels.base import Kernel
+from hushlm.entropy.kernels.base import KernelImplementation
 from hushlm.entropy.kernels.library import Problem, available, call, strided
 
 __all__ = ["KERNEL"]
@@ -140,4 +140,4 @@ def _supports(q_BHTE: Tensor, order: int | None) -> bool:
     return q_BHTE.device.type == "cpu" and q_BHTE.dtype is torch.float32 and (order is None or order < 16) and available()
 
 
-KERNEL = Kernel(name="native", run=_run, supports=_supports)
+KERNEL = KernelImplementation(name="native", run=_run, supports=_supports)

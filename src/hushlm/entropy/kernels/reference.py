@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hushlm.entropy.kernels.base import Kernel, causal_bias
+from hushlm.entropy.kernels.base import KernelImplementation, causal_bias
 
 __all__ = ["KERNEL"]
 
@@ -32,4 +32,4 @@ def _run(q_BHTE: Tensor, k_BHSE: Tensor, v_BHSE: Tensor, scale_HT: Tensor, order
     return p_BHTS @ v_BHSE, entropy_nats_BHT
 
 
-KERNEL = Kernel(name="reference", run=_run)
+KERNEL = KernelImplementation(name="reference", run=_run)

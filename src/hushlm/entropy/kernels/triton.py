@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hushlm.entropy.kernels.base import Kernel
+from hushlm.entropy.kernels.base import KernelImplementation
 
 __all__ = ["KERNEL"]
 
@@ -97,4 +97,4 @@ def _supports(q_BHTE: Tensor, order: int | None) -> bool:
     return q_BHTE.dtype is torch.float32 and q_BHTE.shape[3] <= WIDEST and (order is None or order < 16) and _available(q_BHTE.device.type)
 
 
-KERNEL = Kernel(name="triton", run=_run, supports=_supports)
+KERNEL = KernelImplementation(name="triton", run=_run, supports=_supports)

@@ -16,13 +16,13 @@ from pathlib import Path
 
 from hushlm.cost import LAN, Network
 from hushlm.private.client.answer import AnswerCollector, PrivateAnswer
+from hushlm.private.client.client_settings import ClientSettings
 from hushlm.private.client.control_channel import ControlChannel, UnavailableError
 from hushlm.private.client.coroutine_thread import CoroutineThread
 from hushlm.private.client.estimate import Estimate, estimate
 from hushlm.private.client.progress import OnProgress, Progress, ProgressTracker
 from hushlm.private.client.prompts import encode_prompt, load_tokenizer
 from hushlm.private.client.run_session import Question, SessionRunner
-from hushlm.private.client.settings import ClientSettings
 from hushlm.private.engine import engine_version
 from hushlm.private.keys.certificates import CLIENT
 from hushlm.private.program.description import RevealPolicy, load_description

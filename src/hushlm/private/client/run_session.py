@@ -11,8 +11,8 @@ from pathlib import Path
 
 import httpx
 
+from hushlm.private.client.client_settings import ClientSettings
 from hushlm.private.client.control_channel import ControlChannel, ServerEvents, last_words
-from hushlm.private.client.settings import ClientSettings
 from hushlm.private.program.description import PROTOCOL_VERSION, ProgramDescription, RevealPolicy
 from hushlm.private.program.sampling import Sampling
 from hushlm.private.session.handshake import check_accepted

@@ -5,9 +5,9 @@ Only this folder imports the library for multi-party computation (MPC), and only
 
 from hushlm.private.engine.channel import Channel
 from hushlm.private.engine.compiler import Executable, compile_program
-from hushlm.private.engine.library import engine_version, load_engine
+from hushlm.private.engine.engine_settings import EngineSettings, Party, TlsFiles
+from hushlm.private.engine.mpc_library import engine_version, load_engine
 from hushlm.private.engine.runtime import Engine
-from hushlm.private.engine.settings import EngineSettings, Party, TlsFiles
 from hushlm.private.engine.traffic import OperationTraffic, Traffic
 
 __all__ = [

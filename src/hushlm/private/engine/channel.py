@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hushlm.private.engine.library import load_engine
-from hushlm.private.engine.settings import Party, TlsFiles
+from hushlm.private.engine.engine_settings import Party, TlsFiles
+from hushlm.private.engine.mpc_library import load_engine
 
 __all__ = ["Channel"]
 

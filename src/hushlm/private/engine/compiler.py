@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hushlm.private.engine.library import load_engine
+from hushlm.private.engine.mpc_library import load_engine
 
 __all__ = ["Executable", "compile_program"]
 

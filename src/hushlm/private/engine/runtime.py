@@ -17,8 +17,8 @@ import numpy as np
 
 from hushlm.private.engine.channel import Channel
 from hushlm.private.engine.compiler import Executable
-from hushlm.private.engine.library import load_engine
-from hushlm.private.engine.settings import EngineSettings, Party
+from hushlm.private.engine.engine_settings import EngineSettings, Party
+from hushlm.private.engine.mpc_library import load_engine
 from hushlm.private.engine.traffic import Traffic, read_traffic
 
 __all__ = ["Engine"]

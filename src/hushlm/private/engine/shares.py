@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hushlm.private.engine.library import load_engine
+from hushlm.private.engine.engine_settings import Party
+from hushlm.private.engine.mpc_library import load_engine
 from hushlm.private.engine.runtime import Engine
-from hushlm.private.engine.settings import Party
 from hushlm.private.engine.traffic import Traffic
 
 __all__ = ["WordLink", "Words", "decode", "encode", "install_bits", "install_private", "install_words", "share_content", "words_of"]

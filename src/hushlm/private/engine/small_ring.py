@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hushlm.private.engine.compiler import Executable
-from hushlm.private.engine.library import load_engine
+from hushlm.private.engine.mpc_library import load_engine
 from hushlm.private.engine.runtime import Engine
 from hushlm.private.engine.shares import Words, make_share, share_content
 from hushlm.private.engine.traffic import Traffic

@@ -12,11 +12,11 @@ import numpy as np
 
 from hushlm.private.engine.shares import Words
 
-__all__ = ["LiveRows", "OpenedRows"]
+__all__ = ["LiveCacheRows", "OpenedRows"]
 
 
 @dataclass(frozen=True)
-class LiveRows:
+class LiveCacheRows:
     """Where opened rows stand.
 
     Attributes:
@@ -45,11 +45,11 @@ class OpenedRows:
     def count(self) -> int:
         return len(self._slots)
 
-    def live(self, new_slots: np.ndarray) -> LiveRows:
+    def live(self, new_slots: np.ndarray) -> LiveCacheRows:
         """All rows once rows at `new_slots` have come in addition."""
         slots = np.concatenate([self._slots, new_slots])
         last = {slot: place for place, slot in enumerate(slots.tolist())}
-        return LiveRows(slots, np.array([last[slot] == place for place, slot in enumerate(slots.tolist())]))
+        return LiveCacheRows(slots, np.array([last[slot] == place for place, slot in enumerate(slots.tolist())]))
 
     def append(self, slots: np.ndarray, differences: Words, masks: Words) -> None:
         """Keep newly opened rows."""

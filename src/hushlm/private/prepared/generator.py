@@ -8,11 +8,11 @@ import numpy as np
 
 from hushlm.plan import bucket_length
 from hushlm.private.engine import Traffic
-from hushlm.private.prepared.backend import PreparedBackend
 from hushlm.private.prepared.desk import Desk
 from hushlm.private.prepared.material import Material, MaterialError
 from hushlm.private.prepared.needs import ProjectNeed, answer_needs
 from hushlm.private.prepared.offline import Preparer
+from hushlm.private.prepared.prepared_backend import PreparedBackend
 from hushlm.private.prepared.range_check import check_range
 from hushlm.private.program.description import ProgramDescription, RevealPolicy
 from hushlm.private.program.generate import OnStep, PrivateGenerator
