@@ -48,9 +48,9 @@ def run_demo(settings: DemoSettings, say: Say, show: Callable[[Table], None]) ->
     # The tensors are small: further threads would only wait for each other, and for long on a busy machine.
     torch.set_num_threads(1)
     begin = time.monotonic()
-    require_engine()  # the demo ends with a private answer
     if settings.private_architecture not in (None, *ROWS):
         raise ValueError(f"{settings.private_architecture} is not a row of the demo: choose one of {', '.join(ROWS)}.")
+    require_engine()  # the demo ends with a private answer
 
     def stage(number: int, text: str) -> None:
         say(f"[{number}/{STAGES}, {_clock(time.monotonic() - begin)}] {text}")
