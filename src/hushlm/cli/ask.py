@@ -56,6 +56,7 @@ def ask(
         silent_seconds: how long the server's engine may be silent before the session is given up.
         json: print one JSON document.
     """
+    from hushlm.cli.interrupts import one_interrupt
     from hushlm.cli.text_input import checked_argument, read_standard_input
     from hushlm.extras import require_engine
     from hushlm.private.program.description import RevealPolicy
@@ -95,7 +96,7 @@ def ask(
             retries=Retries(retries),
             listen_host=listen_host,
         )
-        with QuestionProgress() as display:
+        with one_interrupt(), QuestionProgress() as display:
             answer = Client(model, server, keys, client, settings).ask(text, new_tokens, policy, truncate, display.update, sampling)
     if json:
         print_json(answer.to_dict())

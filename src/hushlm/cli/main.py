@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hushlm.cli.interrupts import forget_interrupt
 from hushlm.cli.sentences import sentence
 
 __all__ = ["COMMANDS", "main", "summaries"]
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
+        forget_interrupt()
         print("hushlm: interrupted.", file=sys.stderr)
         return 130
     except BrokenPipeError:
