@@ -50,7 +50,7 @@ class Row:
     tokens: tuple[int | None, ...] = ()
 
 
-def random_weights(description: ProgramDescription) -> dict[str, np.ndarray]:
+def weights_of_trained_size(description: ProgramDescription) -> dict[str, np.ndarray]:
     """Tensors of a program with the sizes that trained ones have: products keep the size of what they multiply."""
     architecture, shape = description.parsed_architecture, description.shape
     random, weights = np.random.default_rng(0), {}
@@ -78,7 +78,7 @@ def _phases(
 ) -> Iterator[Row]:
     """Rows of this party; messages and bytes are those it sent."""
     desk = Desk(engine)
-    client, weights = desk.is_client, None if desk.is_client else random_weights(description)
+    client, weights = desk.is_client, None if desk.is_client else weights_of_trained_size(description)
     mine = prompt if client else None
 
     def row(phase: str, start: tuple[float, float], sent: Traffic, count: int = 1, kept: int = 0, tokens: tuple = ()) -> Row:
@@ -131,7 +131,7 @@ def main() -> None:
     shape = ModelShape(layers=a.layers, heads=a.heads, width=a.width, context=whole_buckets(a.tokens + 1), vocabulary=a.vocabulary)
     description = describe(parse(a.architecture), shape)
     prompt = np.random.default_rng(1).integers(0, a.vocabulary, prompt_length).tolist()
-    reference = PrivateGenerator(ReferenceBackend(), description, random_weights(description))
+    reference = PrivateGenerator(ReferenceBackend(), description, weights_of_trained_size(description))
     wanted = [answer.token for answer in reference.generate(prompt, len(prompt), a.new_tokens, REVEAL)]
     print(f"{a.architecture}, {shape}, prompt of {prompt_length} tokens, {a.new_tokens} new ones; float64 answers {wanted}")
     print(f"{'phase':28s} {'MB':>10s} {'CPU s':>9s} {'messages':>9s} {'wall s':>8s} {'kept MB':>8s} {'load':>6s}  token")
