@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 __all__ = ["Session", "free_port"]
@@ -28,13 +29,23 @@ for line in sys.stdin:
 """
 
 
+PORT_SECONDS = 60
+
+
 def free_port(port: int) -> bool:
-    """Whether nobody listens at this port of this machine."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        with contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return True
+    """Whether nobody listens at this port of this machine, within `PORT_SECONDS`.
+
+    A killed server's sockets close when the kernel has taken its memory back: seconds after the kill, and nobody can wait for
+    a process that is not a child.
+    """
+    end = time.monotonic() + PORT_SECONDS
+    while time.monotonic() < end:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return True
+        time.sleep(0.1)
     return False
 
 
