@@ -12,6 +12,7 @@ from tests.private.prepared.answers import Exported, exported, prepared_answers
 from hushlm.architectures import REGISTRY, Architecture
 from hushlm.config import ModelShape
 from hushlm.cost.constants import load_constants
+from hushlm.cost.network import LAN, WAN, Network
 from hushlm.cost.primitives import Primitives
 from hushlm.plan import ProtocolSettings, Reveal, bucket_length, decode_plan, prefill_plan
 from hushlm.private.engine import Engine, Party
@@ -81,17 +82,18 @@ def distinct() -> list[Architecture]:
 
 
 @pytest.mark.timeout(1800)
-def test_online_bytes_of_every_architecture_are_those_of_the_formula() -> None:
+@pytest.mark.parametrize("network", [LAN, WAN], ids=["lan", "wan"])
+def test_online_bytes_and_messages_of_every_architecture_are_those_of_the_formula(network: Network) -> None:
     exports = [exported(str(architecture), shape_of(architecture))[1] for architecture in distinct()]
     prices = Primitives(load_constants().values, ProtocolSettings())
     reveal, refilled = Reveal(SMALL.vocabulary, "logits"), 0
-    for export, (client, _) in zip(exports, prepared_answers(exports, PROMPT, 2), strict=True):
+    for export, (client, _) in zip(exports, prepared_answers(exports, PROMPT, 2, network=network), strict=True):
         architecture, shape, rewrites = export.description.parsed_architecture, export.description.shape, export.description.rewrites
         opened: dict[str, int] = {}
         keys = bucket_length(len(PROMPT) + 1, shape.context)
         plans = [prefill_plan(architecture, shape, 32, reveal, rewrites), decode_plan(architecture, shape, keys, reveal, rewrites)]
         for plan, steps in zip(plans, client.steps, strict=True):
-            for (layer, name), wanted in online_bytes(plan, opened).items():
+            for (layer, name), wanted in online_bytes(plan, opened, network=network).items():
                 counted = steps[f"{layer}.{name}"]
                 roots = prices.reciprocal_square_root(wanted.inverse_roots).total_bytes if wanted.inverse_roots else 0.0
                 difference = counted.total_bytes - wanted.total - roots
@@ -101,6 +103,11 @@ def test_online_bytes_of_every_architecture_are_those_of_the_formula() -> None:
                 if wanted.inverse_roots:
                     assert abs(difference) < 0.05 * roots + 200, (str(architecture), name)
                 else:
+                    assert (counted.sent_messages, counted.received_messages) == (wanted.client_messages, wanted.server_messages), (
+                        str(architecture),
+                        layer,
+                        name,
+                    )
                     # Every message is rounded up to whole words; of many elements there is nothing to round.
                     messages = counted.sent_messages + counted.received_messages
                     assert 0 <= difference <= 8 * messages, (str(architecture), layer, name, counted.total_bytes, wanted)

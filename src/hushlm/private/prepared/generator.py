@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from hushlm.cost.network import Network
 from hushlm.plan import bucket_length
 from hushlm.private.engine import Traffic
 from hushlm.private.prepared.desk import Desk
@@ -46,8 +47,13 @@ class PreparedGenerator:
         return self._desk.compilations
 
     def set_up(self) -> Traffic:
-        """One-time work of a session: keys, and stocks of oblivious transfers of both rings, so that an answer's bytes are its own."""
+        """One-time work of a session: keys, and stocks of oblivious transfers of both rings, so that an answer's bytes are its own.
+
+        Raises:
+            ValueError: if the parties named different networks: they would run different forms.
+        """
         desk, rows = self._desk, 32 * self._description.engine.threads
+        self._agree_on_network()
         words = np.zeros((rows, 64), np.uint64)
         desk.take_traffic()
         desk.program("set-up", lambda a, b: (a @ b) * a, [words, words[:64]])
@@ -55,6 +61,15 @@ class PreparedGenerator:
         desk.where(bits, words)
         desk.truncate(words)
         return desk.take_traffic()
+
+    def _agree_on_network(self) -> None:
+        network, link = self._desk.network, self._desk.link
+        mine = np.array([network.round_trip_seconds, network.bits_per_second])
+        link.send(mine)
+        theirs = link.receive(mine.shape, np.float64)
+        if (theirs != mine).any():
+            other = Network("the other party's", *theirs.tolist())
+            raise ValueError(f"The parties take different networks to be between them, {network} and {other}: name the same one at both.")
 
     def prepare(self, prompt_tokens: int, new_tokens: int, count: int = 1) -> tuple[list[Material], Traffic]:
         """Material for `count` answers of up to `new_tokens` tokens to prompts of up to `prompt_tokens` tokens, and what making it moved.

@@ -32,15 +32,18 @@ from hushlm.plan import (
     Scores,
 )
 from hushlm.private.engine.shares import Words, encode
+from hushlm.private.engine.small_ring import SMALL_FRACTION_BITS
 from hushlm.private.prepared.activations import activate
 from hushlm.private.prepared.cache import OpenedRows
 from hushlm.private.prepared.desk import Desk
 from hushlm.private.prepared.inverse import reciprocals
+from hushlm.private.prepared.forms import kernel_tournament, reveal_tournament
 from hushlm.private.prepared.kernel import power_of_scores, score_places
 from hushlm.private.prepared.material import Material
 from hushlm.private.prepared.needs import Where, is_prepared, operation_needs
 from hushlm.private.prepared.products import centred_rows, multiply, project, scale_by_server, scale_rows, square
 from hushlm.private.prepared.ring import full_product
+from hushlm.private.prepared.tournament import row_winners
 from hushlm.private.prepared.values import ClientRows, ServerValue, SmallValue
 from hushlm.private.program.steps import NORM_EPSILON, Arithmetic, arithmetic
 
@@ -212,7 +215,8 @@ class OnlineForms:
         places = score_places(operation)
         allowed_N = allowed_TS.reshape(-1)[places] > 0.5
         s_HN = s_HTS.reshape(operation.heads, -1)[:, places]
-        power, squared = power_of_scores(self._desk, operation, s_HN, allowed_N), self._squares(operation)
+        form = kernel_tournament(operation, self._desk.network)
+        power, squared = power_of_scores(self._desk, operation, s_HN, allowed_N, form), self._squares(operation)
         flat = power.reshape(-1)
         for _ in range(operation.squarings):
             flat = squared(flat)
@@ -241,7 +245,13 @@ class OnlineForms:
 
         if operation.kind == "logits":
             return row_1V[-1]
-        (answer,) = self._desk.small(("reveal", operation), arithmetic(operation, jnp), [row_1V])
+        form = reveal_tournament(operation, self._desk.network)
+
+        def program(row_1V: Any) -> Any:
+            ids = jnp.asarray(np.arange(operation.vocabulary, dtype=np.int32) << SMALL_FRACTION_BITS)[None]
+            return row_winners(jnp, row_1V, ids, [operation.vocabulary], form)[1][0]
+
+        (answer,) = self._desk.small(("reveal", operation, form), program, [row_1V])
         return SmallValue(answer)
 
     def _by_engine(self, operation: Operation) -> Arithmetic:

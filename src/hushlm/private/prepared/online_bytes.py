@@ -9,6 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import assert_never
 
+import numpy as np
+
+from hushlm.cost.calls import CALLS, Call, call_bytes, call_messages, call_rounds
+from hushlm.cost.network import LAN, Network
+from hushlm.cost.tournament import tournament_calls
 from hushlm.plan import (
     Activate,
     Divide,
@@ -20,6 +25,7 @@ from hushlm.plan import (
     Operation,
     Plan,
     Project,
+    ProtocolSettings,
     Reveal,
     Rotate,
     ScaleRows,
@@ -27,6 +33,7 @@ from hushlm.plan import (
     row_lengths,
 )
 from hushlm.private.prepared.desk import SMALL_RING_BITS
+from hushlm.private.prepared.forms import kernel_tournament, reveal_tournament
 from hushlm.private.prepared.needs import (
     AttendNeed,
     CentreNeed,
@@ -40,12 +47,10 @@ from hushlm.private.prepared.needs import (
 )
 from hushlm.private.program.polynomials import halvings
 
-__all__ = ["OnlineBytes", "online_bytes", "opened_bytes"]
+__all__ = ["OnlineBytes", "online_bytes", "online_calls", "opened_bytes"]
 
-TRUNCATION = 3.125
-SMALL_COMPARISON = 40.5
-SMALL_SELECTION = 8.25
-SELECTION = 16.25
+SMALL_COMPARISON = CALLS["compare"].bytes
+SELECTION = CALLS["select-64"].bytes
 WORD = 8
 
 
@@ -56,12 +61,17 @@ class OnlineBytes:
     Attributes:
         opened: words that the parties send each other by the online forms, exact.
         engine: truncations, comparisons and selections.
-        inverse_roots: so many are left to the engine's own program, whose bytes are not in `engine`.
+        inverse_roots: so many are left to the engine's own program, whose bytes, messages and rounds are not in the others.
+        client_messages, server_messages: how often each sends, exact but for refills of stocks.
+        rounds: round trips waited for, about.
     """
 
     opened: int = 0
     engine: float = 0.0
     inverse_roots: int = 0
+    client_messages: int = 0
+    server_messages: int = 0
+    rounds: float = 0.0
 
     @property
     def total(self) -> float:
@@ -89,68 +99,90 @@ def opened_bytes(need: Need) -> tuple[int, int]:
     return WORD * words, WORD * words
 
 
-def engine_bytes(operation: Operation, fraction_bits: int) -> float:
-    """What the engine moves for an operation's online form, inverse roots not included."""
+def online_calls(operation: Operation, network: Network = LAN, fraction_bits: int = 18) -> list[Call]:
+    """The calls of an operation's online form, in order, inverse roots left out."""
 
-    def widened(elements: int, bits: int = 0) -> float:
-        return TRUNCATION * elements * -(-(SMALL_RING_BITS + bits) // fraction_bits)
+    def widened(elements: int, bits: int = 0) -> list[Call]:
+        return [Call("truncate", elements)] * -(-(SMALL_RING_BITS + bits) // fraction_bits)
+
+    def product(elements: int) -> list[Call]:
+        return [Call("open", 1), Call("truncate", elements)]
+
+    def projected(elements: int) -> list[Call]:
+        return [Call("client sends", 1), Call("truncate", elements)]
 
     match operation:
         case Embed(rows, _, width):
-            return widened(rows * width)
+            return [Call("client sends", 1), *widened(rows * width)]
         case Normalise(rows, width):
-            return TRUNCATION * (2 * rows + rows * width)
+            return [Call("truncate", rows), *product(rows), *product(rows * width)]
         case Project(rows, _, outer):
-            return TRUNCATION * rows * outer
+            return projected(rows * outer)
         case ScaleRows(rows, width):
-            return TRUNCATION * rows * width
+            return product(rows * width)
         case Rotate(heads, queries, rows, width):
-            return TRUNCATION * heads * (queries + rows) * width
+            return [Call("truncate", heads * (queries + rows) * width)]
         case Scores(heads, rows, keys):
-            return TRUNCATION * heads * (rows * (rows + 1) // 2 if rows == keys else rows * keys)
+            return product(heads * (rows * (rows + 1) // 2 if rows == keys else rows * keys))
         case Kernel(heads):
-            scores = operation.elements
-            maxima = scores - heads * len(row_lengths(operation))
-            comparisons = (SMALL_COMPARISON + SMALL_SELECTION) * (maxima + scores)
-            return comparisons + widened(scores, operation.squarings) + TRUNCATION * scores * operation.squarings
+            scores, form = operation.elements, kernel_tournament(operation, network)
+            maxima = tournament_calls(row_lengths(operation), heads, form, clip=True)
+            return [*maxima, *widened(scores, operation.squarings), *(product(scores) * operation.squarings)]
         case Mix(heads, rows, _, head_width):
-            return TRUNCATION * heads * rows * head_width
+            return product(heads * rows * head_width)
         case Divide(heads, rows, width, largest):
             sums, steps = heads * rows, halvings(largest)
-            powers = steps * (SMALL_COMPARISON + 2 * SELECTION) + (TRUNCATION if steps else 0)
-            # v, its square and cube, the last product, and the two linear combinations.
-            return sums * (powers + 6 * TRUNCATION) + TRUNCATION * sums * width
+            select, last = ([Call("select-64", steps * sums)], [Call("truncate", sums)]) if steps else ([], [])
+            powers = [Call("compare", steps * sums), *select] if steps else []
+            # v, its square and cube, two linear combinations, and the last product.
+            polynomial = [Call("truncate", sums), *(product(sums) * 2), Call("truncate", 2 * sums), *product(sums)]
+            return [*powers, *polynomial, *select, *last, *product(sums * width)]
         case Activate(rows, width, kind):
-            each = {
-                "relu": SMALL_COMPARISON + SELECTION,
-                "squared-relu": SMALL_COMPARISON + SELECTION + TRUNCATION,
-                "square": TRUNCATION,
-                "polynomial": 2 * (SMALL_COMPARISON + SELECTION) + 2 * TRUNCATION,
-                "gelu-quartic": 2 * (SMALL_COMPARISON + SELECTION) + SMALL_SELECTION + 3 * TRUNCATION,
-            }
-            return rows * width * each[kind]
+            n = rows * width
+            match kind:
+                case "relu":
+                    return [Call("compare", n), Call("select-64", n)]
+                case "squared-relu":
+                    return [Call("compare", n), Call("select-64", n), *product(n)]
+                case "square":
+                    return product(n)
+                case "polynomial":
+                    return [Call("compare", 2 * n), Call("select-64", 2 * n), *product(n), Call("truncate", n)]
+                case "gelu-quartic":
+                    signs = [Call("compare", n), Call("select", n), Call("compare", n)]
+                    return [*signs, Call("select-64", n), Call("select-64", n), *product(n), *product(n), Call("truncate", n)]
+                case _:
+                    raise AssertionError(f"{kind} has no prepared form")
         case Gate(rows, width):
-            return TRUNCATION * rows * width
-        case Reveal(kind=kind):
+            return product(rows * width)
+        case Reveal(vocabulary, kind):
             if kind == "logits":
-                return 0.0
-            raise ValueError("The bytes of a private arg max are counted, not given by a formula.")
+                return []
+            if kind == "token":
+                return tournament_calls([vocabulary], 1, reveal_tournament(operation, network), clip=False, carried=2)
+            raise ValueError("The bytes of a private top-k are counted, not given by a formula.")
         case _:
             assert_never(operation)
 
 
-def online_bytes(plan: Plan, opened: dict[str, int], fraction_bits: int = 18) -> dict[tuple[int | None, str], OnlineBytes]:
-    """Bytes of every step of a pass by layer and name.
+def online_bytes(
+    plan: Plan, opened: dict[str, int], fraction_bits: int = 18, network: Network = LAN, threads: int = ProtocolSettings.threads
+) -> dict[tuple[int | None, str], OnlineBytes]:
+    """Bytes and messages of every step of a pass by layer and name.
 
     Args:
         opened: rows of each cache that earlier passes opened, brought up to date; as `pass_needs` takes it.
+        network: by which forms are chosen.
+        threads: of each party's engine.
 
     Raises:
-        ValueError: for a plan whose answer is a private arg max or top-k.
+        ValueError: for a plan whose answer is a private top-k.
     """
     found: dict[tuple[int | None, str], OnlineBytes] = {}
     for step, needs in pass_needs(plan, opened):
         sent = sum(sum(opened_bytes(need)) for need in needs)
         roots = step.operation.rows if isinstance(step.operation, Normalise) else 0
-        found[step.layer, str(step.name)] = OnlineBytes(sent, engine_bytes(step.operation, fraction_bits), roots)
+        calls = online_calls(step.operation, network, fraction_bits)
+        client, server = np.sum([call_messages(call, threads, fraction_bits) for call in calls] or [(0, 0)], 0).tolist()
+        found[step.layer, str(step.name)] = OnlineBytes(sent, call_bytes(calls), roots, client, server, call_rounds(calls))
     return found
