@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from hushlm.cost.calls import Call, call_seconds
 from hushlm.cost.network import Network
@@ -109,7 +109,7 @@ def choose_tournament(lengths: tuple[int, ...], heads: int, network: Network, cl
     public sizes alone."""
     longest = max(lengths)
 
-    @lru_cache(maxsize=None)
+    @cache
     def best(divided: int) -> tuple[float, tuple[int, ...]]:
         """Of the levels after which rows are `divided` times as short: seconds without the last level's clip, and groups."""
         left = tuple(-(-length // divided) for length in lengths)
@@ -147,7 +147,7 @@ def _one_level(lengths: tuple[int, ...], heads: int, group: int, carried: int) -
 def _levels_to(longest: int, last: int, lengths: tuple[int, ...], heads: int, network: Network, carried: int) -> tuple[int, ...]:
     """Groups of the quickest levels after which no row has more than `last` numbers."""
 
-    @lru_cache(maxsize=None)
+    @cache
     def best(divided: int) -> tuple[float, tuple[int, ...]]:
         if -(-longest // divided) <= last:
             return 0.0, ()

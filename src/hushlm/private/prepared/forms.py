@@ -16,4 +16,4 @@ def kernel_tournament(operation: Kernel, network: Network) -> Tournament:
 
 def reveal_tournament(operation: Reveal, network: Network) -> Tournament:
     """How the largest logit is found, its id going along."""
-    return choose_tournament((operation.vocabulary,), 1, network, clip=False, carried=2)
+    return choose_tournament((operation.vocabulary,), operation.rows, network, clip=False, carried=2)

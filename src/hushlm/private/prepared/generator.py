@@ -16,6 +16,7 @@ from hushlm.private.prepared.offline import Preparer
 from hushlm.private.prepared.prepared_backend import PreparedBackend
 from hushlm.private.prepared.range_check import check_range
 from hushlm.private.program.description import ProgramDescription, RevealPolicy
+from hushlm.private.program.drafts import Draft, Guess, look_up
 from hushlm.private.program.generate import OnStep, PrivateGenerator
 from hushlm.private.program.token_answer import TokenAnswer
 
@@ -71,19 +72,30 @@ class PreparedGenerator:
             other = Network("the other party's", *theirs.tolist())
             raise ValueError(f"The parties take different networks to be between them, {network} and {other}: name the same one at both.")
 
-    def prepare(self, prompt_tokens: int, new_tokens: int, count: int = 1) -> tuple[list[Material], Traffic]:
+    def prepare(self, prompt_tokens: int, new_tokens: int, count: int = 1, draft: int = 0) -> tuple[list[Material], Traffic]:
         """Material for `count` answers of up to `new_tokens` tokens to prompts of up to `prompt_tokens` tokens, and what making it moved.
 
         The length is rounded up to a bucket; any prompt of the same bucket can use the material.
+
+        Args:
+            draft: how many tokens each pass after the first guesses beside its own; the material of a pass grows with its rows.
 
         Raises:
             ValueError: if they do not fit the context.
         """
         bucket = bucket_length(prompt_tokens, self._description.shape.context)
-        needs = answer_needs(self._description, bucket, new_tokens)
+        needs = answer_needs(self._description, bucket, new_tokens, draft)
         names = {need.weight for each in needs for need in each if isinstance(need, ProjectNeed)}
         weights = None if self._desk.is_client else {name: self._backend.tensors[name].whole() for name in names}
-        return Preparer(self._desk, weights, self._description.rewrites.encoded_bytes).prepare(needs, bucket, count)
+        return Preparer(self._desk, weights, self._description.rewrites.encoded_bytes).prepare(needs, bucket, count, draft)
+
+    def _tell_accepted(self, count: int | None) -> int:
+        """The client tells the server how many tokens a pass brought, because the next one's place depends on it."""
+        link = self._desk.link
+        if count is None:
+            return int(link.receive((1,), np.uint8)[0])
+        link.send(np.array([count], np.uint8))
+        return count
 
     def _compare(self, material: Material) -> None:
         """Both parties say which material they are about to use; nothing of it is used before that."""
@@ -105,8 +117,15 @@ class PreparedGenerator:
         reveal: RevealPolicy | None = None,
         on_step: OnStep | None = None,
         choose: Callable[[TokenAnswer], int] | None = None,
+        guess: Guess | None = None,
     ) -> Iterator[TokenAnswer]:
         """Continue a prompt, as `PrivateGenerator.generate` does, using `material` up; what is left of it is overwritten at the end.
+
+        Material prepared with a `draft` answers several tokens a pass where guesses are right: the same tokens as without, greedily
+        chosen, and the server learns after each pass how many guesses were right.
+
+        Args:
+            guess: at the client, where they come from; a look-up in prompt and answer by default.
 
         Raises:
             ValueError: if the material was made for other lengths, and as `PrivateGenerator.generate`.
@@ -118,9 +137,10 @@ class PreparedGenerator:
                 f"This was prepared for prompts of {material.prompt_bucket} tokens (rounded up) and {material.new_tokens} new ones, "
                 f"not for {bucket} and {new_tokens}: prepare for these lengths."
             )
+        draft = Draft(material.draft, self._tell_accepted, guess or look_up) if material.draft else None
         self._compare(material)
         self._backend.forms.begin(material)
         try:
-            yield from self._generator.generate(prompt_tokens, prompt_length, new_tokens, reveal, on_step, choose)
+            yield from self._generator.generate(prompt_tokens, prompt_length, new_tokens, reveal, on_step, choose, draft)
         finally:
             self._backend.forms.end()

@@ -181,13 +181,13 @@ def operation_needs(operation: Operation, where: Where) -> tuple[Need, ...]:
         case Rotate() | Reveal():
             return ()
         case Scores(heads, rows, keys, head_width):
-            new = 1 if where.before else keys
-            return (AttendNeed(where.cache, "keys", heads, rows, head_width, where.before, new, rows == keys > 1),)
+            new, triangle = (rows, False) if where.before else (keys, rows == keys > 1)
+            return (AttendNeed(where.cache, "keys", heads, rows, head_width, where.before, new, triangle),)
         case Kernel():
             return (SquareNeed(operation.elements),) * operation.squarings
         case Mix(heads, rows, keys, head_width):
-            new = 1 if where.before else keys
-            return (AttendNeed(where.cache, "values", heads, rows, head_width, where.before, new, rows == keys > 1),)
+            new, triangle = (rows, False) if where.before else (keys, rows == keys > 1)
+            return (AttendNeed(where.cache, "values", heads, rows, head_width, where.before, new, triangle),)
         case Divide(heads, rows, width, polynomial=polynomial):
             sums = heads * rows
             inverse = (SquareNeed(sums), MultiplyNeed(sums), MultiplyNeed(sums)) if polynomial else ()
@@ -228,10 +228,11 @@ def pass_needs(plan: Plan, opened: MutableMapping[str, int]) -> Iterator[tuple[S
         yield step, needs
 
 
-def answer_needs(description: ProgramDescription, prompt_bucket: int, new_tokens: int) -> list[list[Need]]:
+def answer_needs(description: ProgramDescription, prompt_bucket: int, new_tokens: int, draft: int = 0) -> list[list[Need]]:
     """Needs of an answer, one list a pass: good for every prompt whose length is rounded up to `prompt_bucket`.
 
-    Further tokens are taken as those of the longest such prompt, whose cache is the longest.
+    Further tokens are taken as those of the longest such prompt, whose cache is the longest. With `draft` tokens guessed in each further
+    pass there are as many passes as without, because every guess may be wrong, and each is as long as if all before had been right.
 
     Raises:
         ValueError: if there is no such prompt, or none that leaves room for the tokens.
@@ -245,8 +246,9 @@ def answer_needs(description: ProgramDescription, prompt_bucket: int, new_tokens
     opened: dict[str, int] = {}
     plans = [prefill_plan(architecture, shape, prompt_bucket, None, rewrites)]
     for index in range(1, new_tokens):
-        keys = bucket_length(min(prompt_bucket + index, shape.context), shape.context)
-        plans.append(decode_plan(architecture, shape, keys, None, rewrites))
+        known = 1 + min((index - 1) * (draft + 1), new_tokens - 2)
+        keys = bucket_length(min(prompt_bucket + known + draft, shape.context), shape.context)
+        plans.append(decode_plan(architecture, shape, keys, None, rewrites, draft + 1))
     return [[need for _, needs in pass_needs(plan, opened) for need in needs] for plan in plans]
 
 

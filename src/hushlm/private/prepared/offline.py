@@ -84,7 +84,7 @@ class Preparer:
         self._desk, self._weights, self._encoded_bytes = desk, weights, encoded_bytes
         self._masks = MaskSource()
 
-    def prepare(self, needs: Sequence[Sequence[Need]], prompt_bucket: int, count: int) -> tuple[list[Material], Traffic]:
+    def prepare(self, needs: Sequence[Sequence[Need]], prompt_bucket: int, count: int, draft: int = 0) -> tuple[list[Material], Traffic]:
         """Material for `count` answers, all with the same needs (one list a pass, as `answer_needs` gives them), and what moved."""
         self._desk.take_traffic()
         answers = [[self._draw(need) for each in needs for need in each] for _ in range(count)]
@@ -94,7 +94,9 @@ class Preparer:
         for answer in answers:
             self._multiply_caches([item for item in answer if isinstance(item.need, AttendNeed)])
         identities = self._identities(count)
-        materials = [Material(prompt_bucket, len(needs), each, answer) for each, answer in zip(identities, answers, strict=True)]
+        materials = [
+            Material(prompt_bucket, len(needs), each, answer, draft=draft) for each, answer in zip(identities, answers, strict=True)
+        ]
         return materials, self._desk.take_traffic()
 
     def _identities(self, count: int) -> list[bytes]:

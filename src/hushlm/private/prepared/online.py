@@ -36,8 +36,8 @@ from hushlm.private.engine.small_ring import SMALL_FRACTION_BITS
 from hushlm.private.prepared.activations import activate
 from hushlm.private.prepared.cache import OpenedRows
 from hushlm.private.prepared.desk import Desk
-from hushlm.private.prepared.inverse import reciprocals
 from hushlm.private.prepared.forms import kernel_tournament, reveal_tournament
+from hushlm.private.prepared.inverse import reciprocals
 from hushlm.private.prepared.kernel import power_of_scores, score_places
 from hushlm.private.prepared.material import Material
 from hushlm.private.prepared.needs import Where, is_prepared, operation_needs
@@ -182,7 +182,7 @@ class OnlineForms:
         desk, name = self._desk, self.inputs[1]
         cache = self._caches.setdefault(name, OpenedRows(y_HSE.shape[0], y_HSE.shape[2]))
         (need,) = self._needs(operation, cache=name, before=cache.count)
-        slots = np.argmax(self._public["slot"], keepdims=True) if need.before else np.arange(need.new)
+        slots = np.arange(need.new) + (np.argmax(self._public["slot"]) if need.before else 0)
         keys, triangle = need.side == "keys", np.tril(np.ones((need.rows, need.opened), bool)) if need.triangle else None
         with self._taking().take(need) as item:
             live = cache.live(slots)
@@ -244,14 +244,14 @@ class OnlineForms:
         import jax.numpy as jnp
 
         if operation.kind == "logits":
-            return row_1V[-1]
+            return row_1V[-1] if operation.rows == 1 else row_1V
         form = reveal_tournament(operation, self._desk.network)
 
         def program(row_1V: Any) -> Any:
-            ids = jnp.asarray(np.arange(operation.vocabulary, dtype=np.int32) << SMALL_FRACTION_BITS)[None]
-            return row_winners(jnp, row_1V, ids, [operation.vocabulary], form)[1][0]
+            ids = jnp.asarray(np.arange(operation.vocabulary, dtype=np.int32) << SMALL_FRACTION_BITS)
+            return row_winners(jnp, row_1V, jnp.broadcast_to(ids, row_1V.shape), [operation.vocabulary], form)[1][:, 0]
 
-        (answer,) = self._desk.small(("reveal", operation, form), program, [row_1V])
+        (answer,) = self._desk.small(("reveal", operation, operation.rows, form), program, [row_1V[-operation.rows :]])
         return SmallValue(answer)
 
     def _by_engine(self, operation: Operation) -> Arithmetic:

@@ -1,4 +1,4 @@
-"""What the online forms move, as a formula: the words that are opened, exactly, and so many bytes an element of what the engine does.
+"""What the online forms move, as a formula: the words that are opened, and the calls of the engine's primitives, both exactly.
 
 The engine's prices are facts of Cheetah (SPU 0.9.5), counted between two processes with stocks of oblivious transfers in hand; refills of
 stocks (about 1.06 MB for each 1.0 to 1.3 million transfers) come on top. Bytes are both directions, payload alone.
@@ -9,9 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import assert_never
 
-import numpy as np
-
-from hushlm.cost.calls import CALLS, Call, call_bytes, call_messages, call_rounds
+from hushlm.cost.calls import CALLS, Call, Sent, call_rounds, call_sent
 from hushlm.cost.network import LAN, Network
 from hushlm.cost.tournament import tournament_calls
 from hushlm.plan import (
@@ -60,21 +58,21 @@ class OnlineBytes:
 
     Attributes:
         opened: words that the parties send each other by the online forms, exact.
-        engine: truncations, comparisons and selections.
+        engine: truncations, comparisons and selections, exact but for refills of stocks.
         inverse_roots: so many are left to the engine's own program, whose bytes, messages and rounds are not in the others.
         client_messages, server_messages: how often each sends, exact but for refills of stocks.
         rounds: round trips waited for, about.
     """
 
     opened: int = 0
-    engine: float = 0.0
+    engine: int = 0
     inverse_roots: int = 0
     client_messages: int = 0
     server_messages: int = 0
     rounds: float = 0.0
 
     @property
-    def total(self) -> float:
+    def total(self) -> int:
         return self.opened + self.engine
 
 
@@ -155,11 +153,11 @@ def online_calls(operation: Operation, network: Network = LAN, fraction_bits: in
                     raise AssertionError(f"{kind} has no prepared form")
         case Gate(rows, width):
             return product(rows * width)
-        case Reveal(vocabulary, kind):
+        case Reveal(vocabulary, kind, rows=rows):
             if kind == "logits":
                 return []
             if kind == "token":
-                return tournament_calls([vocabulary], 1, reveal_tournament(operation, network), clip=False, carried=2)
+                return tournament_calls([vocabulary], rows, reveal_tournament(operation, network), clip=False, carried=2)
             raise ValueError("The bytes of a private top-k are counted, not given by a formula.")
         case _:
             assert_never(operation)
@@ -183,6 +181,13 @@ def online_bytes(
         sent = sum(sum(opened_bytes(need)) for need in needs)
         roots = step.operation.rows if isinstance(step.operation, Normalise) else 0
         calls = online_calls(step.operation, network, fraction_bits)
-        client, server = np.sum([call_messages(call, threads, fraction_bits) for call in calls] or [(0, 0)], 0).tolist()
-        found[step.layer, str(step.name)] = OnlineBytes(sent, call_bytes(calls), roots, client, server, call_rounds(calls))
+        by_engine = sum((call_sent(call, threads, fraction_bits) for call in calls), Sent())
+        found[step.layer, str(step.name)] = OnlineBytes(
+            opened=sent,
+            engine=by_engine.client_bytes + by_engine.server_bytes,
+            inverse_roots=roots,
+            client_messages=by_engine.client_messages,
+            server_messages=by_engine.server_messages,
+            rounds=call_rounds(calls),
+        )
     return found
