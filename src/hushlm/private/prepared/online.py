@@ -41,7 +41,7 @@ from hushlm.private.prepared.inverse import reciprocals
 from hushlm.private.prepared.kernel import power_of_scores, score_places
 from hushlm.private.prepared.material import Material
 from hushlm.private.prepared.needs import Where, is_prepared, operation_needs
-from hushlm.private.prepared.products import centred_rows, multiply, project, scale_by_server, scale_rows, square
+from hushlm.private.prepared.products import centred_rows, multiply, project, scale_by_server, scale_rows, square, whole_product
 from hushlm.private.prepared.ring import full_product
 from hushlm.private.prepared.tournament import row_winners
 from hushlm.private.prepared.values import ClientRows, ServerValue, SmallValue
@@ -233,7 +233,7 @@ class OnlineForms:
                 sums_N,
                 operation.largest,
                 lambda x: square(desk, material, next(left), x),
-                lambda x, y: multiply(desk, material, next(left), x, y),
+                lambda x, y: whole_product(desk, material, next(left), x, y),
             )
         else:
             (inverse,) = desk.program("1/x", lambda sums: 1.0 / sums, [sums_N])

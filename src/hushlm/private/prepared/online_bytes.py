@@ -132,8 +132,8 @@ def online_calls(operation: Operation, network: Network = LAN, fraction_bits: in
             sums, steps = heads * rows, halvings(largest)
             select, last = ([Call("select-64", steps * sums)], [Call("truncate", sums)]) if steps else ([], [])
             powers = [Call("compare", steps * sums), *select] if steps else []
-            # v, its square and cube, two linear combinations, and the last product.
-            polynomial = [Call("truncate", sums), *(product(sums) * 2), Call("truncate", 2 * sums), *product(sums)]
+            # v; its square; its cube, with a linear combination; the last product.
+            polynomial = [Call("truncate", sums), *product(sums), *product(2 * sums), *product(sums)]
             return [*powers, *polynomial, *select, *last, *product(sums * width)]
         case Activate(rows, width, kind):
             n = rows * width
