@@ -36,9 +36,9 @@ def answer(
     return [each.token for each in found], passes
 
 
-def told(count: int | None) -> int:
+def told(count: int | None) -> tuple[int, Traffic]:
     assert count is not None
-    return count
+    return count, Traffic()
 
 
 def from_the_answer(prompt: list[int], tokens: Sequence[int | None], wrong_from: int, vocabulary: int) -> Guess:
@@ -79,7 +79,7 @@ def test_what_cannot_be_checked_is_refused() -> None:
     with pytest.raises(ValueError, match="outside 0 to"):
         answer(export, [1, 2, 3], Draft(2, told, lambda tokens, count: [SHAPE.vocabulary] * count))
     with pytest.raises(ConnectionError, match="brought 4 tokens"):
-        answer(export, [1, 2, 3], Draft(2, lambda count: 4, look_up))
+        answer(export, [1, 2, 3], Draft(2, lambda count: (4, Traffic()), look_up))
 
 
 def test_the_look_up_takes_what_came_after_the_longest_latest_match() -> None:

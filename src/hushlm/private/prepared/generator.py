@@ -89,13 +89,14 @@ class PreparedGenerator:
         weights = None if self._desk.is_client else {name: self._backend.tensors[name].whole() for name in names}
         return Preparer(self._desk, weights, self._description.rewrites.encoded_bytes).prepare(needs, bucket, count, draft)
 
-    def _tell_accepted(self, count: int | None) -> int:
+    def _tell_accepted(self, count: int | None) -> tuple[int, Traffic]:
         """The client tells the server how many tokens a pass brought, because the next one's place depends on it."""
         link = self._desk.link
         if count is None:
-            return int(link.receive((1,), np.uint8)[0])
-        link.send(np.array([count], np.uint8))
-        return count
+            count = int(link.receive((1,), np.uint8)[0])
+        else:
+            link.send(np.array([count], np.uint8))
+        return count, self._desk.take_traffic()
 
     def _compare(self, material: Material) -> None:
         """Both parties say which material they are about to use; nothing of it is used before that."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from hushlm.private.engine.traffic import Traffic
+
 __all__ = ["MOST_GUESSED", "Draft", "Guess", "accepted", "look_up", "padded_guesses"]
 
 Guess = Callable[[Sequence[int], int], Sequence[int]]
@@ -27,7 +29,7 @@ class Draft:
 
     Attributes:
         guesses: of each pass, the same at both parties.
-        tell: with how many tokens a pass brought at the client and None at the server, returns it at both.
+        tell: with how many tokens a pass brought at the client and None at the server, returns it at both, and what that moved.
         guess: at the client.
 
     Raises:
@@ -35,7 +37,7 @@ class Draft:
     """
 
     guesses: int
-    tell: Callable[[int | None], int]
+    tell: Callable[[int | None], tuple[int, Traffic]]
     guess: Guess
 
     def __post_init__(self) -> None:

@@ -167,7 +167,8 @@ class PrivateGenerator:
                 right = None
                 if known is not None:
                     right = len(accepted(guesses, [each.token for each in answers if each.token is not None], new_tokens - done))
-                count = draft.tell(right)
+                count, moved = draft.tell(right)
+                answers[0] = replace(answers[0], traffic=answers[0].traffic + moved)
                 if not 1 <= count <= min(rows, new_tokens - done):
                     raise ConnectionError(f"The client says that a pass of {rows} rows brought {count} tokens.")
             for answer in answers[:count]:
