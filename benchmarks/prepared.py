@@ -1,11 +1,13 @@
 """Prepared answers beside today's pass, whole, in one run: bytes, CPU seconds of both parties, messages and wall seconds.
 
     python benchmarks/prepared.py [--architecture SM2+R] [--layers 2 --heads 4 --width 64 --vocabulary 256] [--tokens 32] [--new_tokens 2]
-        [--answers 1] [--without_today] [--json FILE]
+        [--answers 1] [--guesses 0] [--network lan] [--without_today] [--json FILE]
     nice python benchmarks/prepared.py --layers 12 --heads 12 --width 768 --vocabulary 50257 --tokens 128        # GPT-2 small's shape
 
 Two processes over loopback, random weights scaled like trained ones. "offline" makes the material of --answers answers in one go, and its
 figures are divided by their number; "online" is the mean of the answers. "today" is the pass as it is served now, after its own set-up.
+With --guesses, further tokens are guessed by a look-up and several checked in one pass: a row is then a pass, and says how many tokens it
+brought. --network chooses forms by their bytes and rounds there; it emulates nothing.
 Wall seconds are a loopback's on a machine that may be busy; the load is printed. Answers are compared with the reference in float64.
 """
 
@@ -25,6 +27,7 @@ import numpy as np
 from hushlm.architectures import parse
 from hushlm.calibration.both_parties import stream_both
 from hushlm.config import ModelShape
+from hushlm.cost.network import LAN, Network, parse_network
 from hushlm.files import write_atomic
 from hushlm.plan import Tensor, decode_plan, prefill_plan, server_tensors, whole_buckets
 from hushlm.private.engine import Engine, Traffic
@@ -74,10 +77,17 @@ def _cpu_seconds() -> float:
 
 
 def _phases(
-    engine: Engine, description: ProgramDescription, prompt: list[int], new_tokens: int, answers: int, today: bool
+    engine: Engine,
+    description: ProgramDescription,
+    prompt: list[int],
+    new_tokens: int,
+    answers: int,
+    today: bool,
+    guesses: int,
+    network: Network,
 ) -> Iterator[Row]:
     """Rows of this party; messages and bytes are those it sent."""
-    desk = Desk(engine)
+    desk = Desk(engine, network)
     client, weights = desk.is_client, None if desk.is_client else weights_of_trained_size(description)
     mine = prompt if client else None
 
@@ -92,12 +102,14 @@ def _phases(
     start = now()
     yield row("set-up", start, generator.set_up())
     start = now()
-    materials, sent = generator.prepare(len(prompt), new_tokens, answers)
+    materials, sent = generator.prepare(len(prompt), new_tokens, answers, guesses)
     yield row("offline, an answer", start, sent, answers, materials[0].size_bytes)
     # A first answer compiles; its programs are kept.
     for number, material in enumerate(materials):
         start = now()
         for index, answer in enumerate(generator.generate(material, mine, len(prompt), new_tokens, REVEAL)):
+            if not answer.steps:
+                continue  # a token that an earlier pass brought along
             yield row(f"online, answer {number + 1}, token {index + 1}", start, answer.traffic, tokens=(answer.token,))
             start = now()
     if today:
@@ -122,13 +134,17 @@ def main() -> None:
         ("tokens", 32),
         ("new_tokens", 2),
         ("answers", 1),
+        ("guesses", 0),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--network", type=parse_network, default=LAN, help="lan, wan or RTTms,Mbps")
     parser.add_argument("--without_today", action="store_true", help="leave out the pass as it is served now")
     parser.add_argument("--json", type=Path)
     a = parser.parse_args()
     prompt_length = a.tokens - a.new_tokens + 1
-    shape = ModelShape(layers=a.layers, heads=a.heads, width=a.width, context=whole_buckets(a.tokens + 1), vocabulary=a.vocabulary)
+    shape = ModelShape(
+        layers=a.layers, heads=a.heads, width=a.width, context=whole_buckets(a.tokens + 1 + a.guesses), vocabulary=a.vocabulary
+    )
     description = describe(parse(a.architecture), shape)
     prompt = np.random.default_rng(1).integers(0, a.vocabulary, prompt_length).tolist()
     reference = PrivateGenerator(ReferenceBackend(), description, weights_of_trained_size(description))
@@ -136,7 +152,7 @@ def main() -> None:
     print(f"{a.architecture}, {shape}, prompt of {prompt_length} tokens, {a.new_tokens} new ones; float64 answers {wanted}")
     print(f"{'phase':28s} {'MB':>10s} {'CPU s':>9s} {'messages':>9s} {'wall s':>8s} {'kept MB':>8s} {'load':>6s}  token")
     rows: list[dict] = []
-    work = (description, prompt, a.new_tokens, a.answers, not a.without_today)
+    work = (description, prompt, a.new_tokens, a.answers, not a.without_today, a.guesses, a.network)
     for client, server in stream_both(_phases, work, description.engine):
         both = replace(
             client,

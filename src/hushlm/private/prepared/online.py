@@ -36,14 +36,13 @@ from hushlm.private.engine.small_ring import SMALL_FRACTION_BITS
 from hushlm.private.prepared.activations import activate
 from hushlm.private.prepared.cache import OpenedRows
 from hushlm.private.prepared.desk import Desk
-from hushlm.private.prepared.forms import kernel_tournament, reveal_tournament
 from hushlm.private.prepared.inverse import reciprocals
 from hushlm.private.prepared.kernel import power_of_scores, score_places
 from hushlm.private.prepared.material import Material
 from hushlm.private.prepared.needs import Where, is_prepared, operation_needs
 from hushlm.private.prepared.products import centred_rows, multiply, project, scale_by_server, scale_rows, square, whole_product
 from hushlm.private.prepared.ring import full_product
-from hushlm.private.prepared.tournament import row_winners
+from hushlm.private.prepared.tournament import kernel_tournament, reveal_tournament, row_winners
 from hushlm.private.prepared.values import ClientRows, ServerValue, SmallValue
 from hushlm.private.program.steps import NORM_EPSILON, Arithmetic, arithmetic
 

@@ -31,7 +31,6 @@ from hushlm.plan import (
     row_lengths,
 )
 from hushlm.private.prepared.desk import SMALL_RING_BITS
-from hushlm.private.prepared.forms import kernel_tournament, reveal_tournament
 from hushlm.private.prepared.needs import (
     AttendNeed,
     CentreNeed,
@@ -43,6 +42,7 @@ from hushlm.private.prepared.needs import (
     SquareNeed,
     pass_needs,
 )
+from hushlm.private.prepared.tournament import kernel_tournament, reveal_tournament
 from hushlm.private.program.polynomials import halvings
 
 __all__ = ["OnlineBytes", "online_bytes", "online_calls", "opened_bytes"]
