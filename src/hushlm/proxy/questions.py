@@ -76,8 +76,8 @@ def chat_questions_of(
     except ValueError as error:
         raise ApiError(400, str(error), parameter="messages") from None
     room = context - len(tokens)
-    if not tokens or max(tokens) >= description.shape.vocabulary:
-        raise ApiError(400, "The chat template makes no prompt for this model: start the proxy with another.", parameter="messages")
+    if not tokens:
+        raise ApiError(400, "The conversation becomes an empty prompt: give a message with some text.", parameter="messages")
     if room < (request.new_tokens or 1):
         answer = f"an answer of {request.new_tokens or 1}"
         raise ApiError(

@@ -50,10 +50,10 @@ class Proxy:
             if settings.api_key is None:
                 raise ValueError("A proxy that other machines can reach needs a key: add --api-key-file FILE.")
             settings = replace(settings, hosts=None)
-        self._listener = listen(host, port, "--listen")
-        self.address = listener_address(self._listener)
         self._pool = session_pool(settings)
         self._application = application(models, settings, self._pool)
+        self._listener = listen(host, port, "--listen")
+        self.address = listener_address(self._listener)
 
     def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
         """Answer until SIGTERM or SIGINT comes; private sessions that are under way then are given up at both ends."""

@@ -122,9 +122,9 @@ def test_openai_whole_and_as_a_stream_at_once(proxy: Serving, served_checkpoint:
             with pytest.raises(openai.NotFoundError, match="There is no model 'gpt-5' here: there are hush, turns") as error:
                 client.chat.completions.create(model="gpt-5", messages=TURNS)
             assert error.value.code == "model_not_found"
+            image: Any = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}
             with pytest.raises(openai.BadRequestError, match="reads text only"):
-                image = {"type": "image_url", "image_url": {"url": "data:,"}}
-                client.chat.completions.create(model="hush", messages=[{"role": "user", "content": [image]}])  # type: ignore[list-item]
+                client.chat.completions.create(model="hush", messages=[image])
             return client.chat.completions.create(
                 model="hush",
                 messages=[{"role": "user", "content": [{"type": "text", "text": "1 "}, {"type": "text", "text": "alpha"}]}],
