@@ -157,7 +157,9 @@ def test_values_that_ask_for_nothing_are_accepted(client: Client) -> None:
     more = {"stop": None, "user": "me", "logprobs": False, "frequency_penalty": 0, "max_tokens": 2, "logit_bias": {}, "seed": 3}
     messages = [say("s", "developer"), say([{"type": "text", "text": "a"}]), say("b", "assistant", refusal=None, tool_calls=[]), say("c")]
     refused(post(client, ProxySettings(), body(messages=messages[:1], **neutral, **more)), 503, "No server can be reached")
-    refused(post(client, ProxySettings(), body(stream=True, messages=messages[1:3], max_completion_tokens=1)), 503, "No server can be reached")
+    refused(
+        post(client, ProxySettings(), body(stream=True, messages=messages[1:3], max_completion_tokens=1)), 503, "No server can be reached"
+    )
 
 
 def test_chat_that_is_switched_off_says_so(client: Client) -> None:
