@@ -99,8 +99,8 @@ class Stopwatch:
         cpu_seconds, wall_seconds = _cpu_seconds() - self._cpu_seconds, time.perf_counter() - self._wall_seconds
         self._cpu_seconds, self._wall_seconds = _cpu_seconds(), time.perf_counter()
         peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        figures = (each / count for each in (sent.sent_bytes, cpu_seconds, sent.sent_messages, wall_seconds))
-        return Row(phase, *figures, peak_bytes=peak_bytes, **more)
+        moved, messages = sent.sent_bytes / count, sent.sent_messages / count
+        return Row(phase, moved, cpu_seconds / count, messages, wall_seconds / count, peak_bytes=peak_bytes, **more)
 
 
 def _phases(
@@ -199,11 +199,10 @@ def keep(model: str, tokens: int, settings: dict[str, Any], rows: list[dict[str,
         whole["load"] |= {network: load}
     document = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"rows": []}
     others = [row for row in document["rows"] if (row["model"], row["tokens"]) != (model, tokens)]
-    document = {"command": "python benchmarks/prepared.py --model MODEL --networks loopback,lan,wan --write"} | {
-        "rows": [*others, *kept.values()]
-    }
-    write_atomic(RESULTS, json.dumps(document, indent=1) + "\n")
-    write_section(DOCUMENT, "prepared", table(document["rows"]))
+    rows = [*others, *kept.values()]
+    command = "python benchmarks/prepared.py --model MODEL --networks loopback,lan,wan --write"
+    write_atomic(RESULTS, json.dumps({"command": command, "rows": rows}, indent=1) + "\n")
+    write_section(DOCUMENT, "prepared", table(rows))
 
 
 def table(rows: list[dict[str, Any]]) -> str:
