@@ -25,12 +25,7 @@ from typing import Any
 import numpy as np
 
 from hushlm.plan.cuts import product_cut
-from hushlm.private.engine import Party, Traffic
-from hushlm.private.engine.shares import Words, install_private, install_words
-from hushlm.private.prepared.desk import Desk
-from hushlm.private.prepared.masks import MaskSource
-from hushlm.private.prepared.material import IDENTITY_BYTES, Item, Material
-from hushlm.private.prepared.needs import (
+from hushlm.plan.needs import (
     AttendNeed,
     CentreNeed,
     MultiplyNeed,
@@ -40,6 +35,11 @@ from hushlm.private.prepared.needs import (
     ScaleRowsNeed,
     SquareNeed,
 )
+from hushlm.private.engine import Party, Traffic
+from hushlm.private.engine.shares import Words, install_private, install_words
+from hushlm.private.prepared.desk import Desk
+from hushlm.private.prepared.masks import MaskSource
+from hushlm.private.prepared.material import IDENTITY_BYTES, Item, Material
 
 __all__ = ["Cross", "Preparer"]
 
