@@ -45,6 +45,8 @@ from hushlm.plan.step_names import Value
 from hushlm.plan.wiring import server_tensors
 
 __all__ = [
+    "IDENTITY_BYTES",
+    "MOST_ELEMENTS",
     "AttendNeed",
     "CentreNeed",
     "MultiplyNeed",
@@ -62,6 +64,12 @@ __all__ = [
     "operation_needs",
     "pass_needs",
 ]
+
+IDENTITY_BYTES = 16
+"""What both halves of an answer's material have in common, and no other material."""
+
+MOST_ELEMENTS = 1 << 20
+"""Single numbers that one call of the engine multiplies offline: about 1 GB of its memory."""
 
 
 @dataclass(frozen=True)
