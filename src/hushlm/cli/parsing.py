@@ -72,6 +72,7 @@ def build_parser(name: str, function: Callable[..., Any]) -> ArgumentParser:
         description="\n\n".join(filter(None, (described.short_description, described.long_description))),
         formatter_class=_Formatter,
         exit_on_error=False,
+        allow_abbrev=False,  # a mistyped option is told, and never taken as another one
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
     types = get_type_hints(function)
