@@ -154,7 +154,8 @@ def main() -> None:
             flush=True,
         )
     if a.json:
-        write_atomic(a.json, json.dumps({"architecture": a.architecture, "shape": asdict(shape), "wanted": wanted, "rows": rows}, indent=1))
+        document = {"architecture": a.architecture, "shape": shape.to_dict(), "wanted": wanted, "rows": rows}
+        write_atomic(a.json, json.dumps(document, indent=1))
 
 
 if __name__ == "__main__":
