@@ -39,7 +39,7 @@ ERRORS = {
     "NeoX(SM2+LNf+ScFuFFN)": 0.02,
     "EReg(NeoX(SM(t)+ScFuFFN))": 3e-3,
     "NeoX(SM+LN+R)": 0.02,
-    "Llama(SM+RMS+Swi)": 0.1,
+    "Llama(SM+RMS+Swi)": 0.2,
     "Llama(SM2(th)+RMS+SwiQ)": 0.02,
 }
 GROUPED = replace(SMALL, heads=4, key_value_heads=2, explicit_ffn_width=27, rotary_share=1.0, prefix=1)
