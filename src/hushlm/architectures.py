@@ -30,6 +30,7 @@ from enum import Enum
 __all__ = [
     "GATE_BOUND",
     "GATE_QUADRATIC",
+    "POWER_FLOOR",
     "REGISTRY",
     "Architecture",
     "Blocks",
@@ -45,6 +46,9 @@ STATIC_NORM_LAYERS = ("QK", "FFN", "QK+FFN", "QKV+FFN", "QKVO+FFN")
 
 KERNEL_ORDERS = (1, 2, 3)
 """The orders n that an attention kernel SMn can have."""
+
+POWER_FLOOR = 2.0**-10
+"""Added to every weight of a power kernel PSn, so that its row sums are bounded from below: no weight is 0, and no sum is small."""
 
 
 class Temperature(Enum):

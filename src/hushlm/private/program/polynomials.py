@@ -14,6 +14,7 @@ from numpy.polynomial import Polynomial
 from numpy.polynomial.chebyshev import Chebyshev
 
 from hushlm.architectures import GATE_BOUND, GATE_QUADRATIC
+from hushlm.plan import halvings
 
 __all__ = [
     "GELU_BOUND",
@@ -22,7 +23,6 @@ __all__ = [
     "SILU_COEFFICIENTS",
     "SILU_SCALE",
     "gelu",
-    "halvings",
     "quadratic_gate",
     "quartic_terms",
     "reciprocal",
@@ -127,11 +127,6 @@ def _reciprocal_coefficients() -> np.ndarray:
 
 
 RECIPROCAL_COEFFICIENTS = _reciprocal_coefficients()
-
-
-def halvings(largest: int) -> int:
-    """With how many powers of two, 2, 4, ..., `reciprocal` compares its argument."""
-    return max(0, (largest - 1).bit_length() - 1)
 
 
 def reciprocal_terms() -> tuple[tuple[float, ...], float]:
