@@ -25,12 +25,9 @@ from typing import Any
 import numpy as np
 
 from hushlm.plan.cuts import product_cut
-from hushlm.private.engine import Party, Traffic
-from hushlm.private.engine.shares import Words, install_private, install_words
-from hushlm.private.prepared.desk import Desk
-from hushlm.private.prepared.masks import MaskSource
-from hushlm.private.prepared.material import IDENTITY_BYTES, Item, Material
-from hushlm.private.prepared.needs import (
+from hushlm.plan.needs import (
+    IDENTITY_BYTES,
+    MOST_ELEMENTS,
     AttendNeed,
     CentreNeed,
     MultiplyNeed,
@@ -40,11 +37,13 @@ from hushlm.private.prepared.needs import (
     ScaleRowsNeed,
     SquareNeed,
 )
+from hushlm.private.engine import Party, Traffic
+from hushlm.private.engine.shares import Words, install_private, install_words
+from hushlm.private.prepared.desk import Desk
+from hushlm.private.prepared.masks import MaskSource
+from hushlm.private.prepared.material import Item, Material
 
 __all__ = ["Cross", "Preparer"]
-
-MOST_ELEMENTS = 1 << 20
-"""Elementwise products in one call of the engine: about 1 GB of its memory."""
 
 
 @dataclass
