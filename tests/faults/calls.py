@@ -122,6 +122,7 @@ def sound_calls(places: Places) -> list[Call]:
         Call("ask", {"prompt": "alpha"}, client | {"server": "127.0.0.1:1", "connect_seconds": "1", "new_tokens": "1"}),
         Call("proxy", options=client | {"listen": "127.0.0.1:0", "api_key_file": str(scratch / "api-key")}),
         Call("reproduce", {"what": "fig2"}, drawn | {"pages": str(scratch / "pages")}),
+        Call("report", {"runs": str(places.checkpoint)}, {"output": str(scratch / "report.html")}),
         Call("demo", options={"output": str(scratch / "demo"), "quick": None}),
     ]
     missing = COMMANDS.keys() - {call.command for call in calls}
