@@ -89,8 +89,9 @@ class Primitives:
         return sum(ceil_div(piece * each, LONGEST_SEND_BYTES) for piece in self._pieces(n))
 
     def _opened(self, n: int, *bits: int) -> float:
-        """The bytes in each direction of several openings of n elements, each opening of so many `bits` of them."""
-        return self.constants.opened_word * sum(ceil_div(piece * width, 64) for piece in self._pieces(n) for width in bits)
+        """The bytes in each direction of several openings of n elements, each opening of so many `bits` of them, in words of the ring."""
+        words = sum(ceil_div(piece * width, self.ring_bits) for piece in self._pieces(n) for width in bits)
+        return self.constants.opened_word * self.ring_bits / 64 * words
 
     def _choices(self, n: int, bits: int = 1) -> float:
         """The bytes of n x `bits` choices of the receiver of transfers. Eight go into a byte; each of those left over takes a byte."""
