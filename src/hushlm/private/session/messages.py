@@ -12,7 +12,6 @@ after as many seconds as a `retry-after` header names. After any other refusal i
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -69,8 +68,8 @@ Shape = Annotated[
 
 
 def shape_of(shape: ModelShape) -> dict[str, float]:
-    """Every size, with nothing left to defaults; yes is 1."""
-    return {name: float(size) for name, size in asdict(shape).items()}
+    """The sizes as both parties' folders hold them; yes is 1."""
+    return {name: float(size) for name, size in shape.to_dict().items()}
 
 
 class Limits(_Message):
