@@ -41,7 +41,7 @@ class Case:
         return f"{self.command.replace(' ', '-')}{self.call}-{self.option}-{self.kind.replace(' ', '_')}"
 
 
-NOWHERE = Places(*[Path("/nowhere")] * 6)
+NOWHERE = Places(*[Path("/nowhere")] * 7)
 """For looking at calls that are not made."""
 
 
