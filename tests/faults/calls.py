@@ -25,6 +25,7 @@ class Places:
         checkpoint: of a model trained for a step.
         export: the folder of its private program.
         keys: for a server and a client.
+        vendor: a model as Hugging Face's tools save it.
         scratch: an empty folder for what the calls write.
     """
 
@@ -33,6 +34,7 @@ class Places:
     checkpoint: Path
     export: Path
     keys: Path
+    vendor: Path
     scratch: Path
 
 
@@ -113,6 +115,7 @@ def sound_calls(places: Places) -> list[Call]:
             | {"checkpoints": str(places.checkpoint), "results": str(ROOT / "results/kernels-micro.json")},
         ),
         Call("frontier run", options=drawn | {"pages": str(scratch / "frontier")}),
+        Call("import", {"model": str(places.vendor), "output": str(scratch / "imported")}, {"text": str(places.text)}),
         Call("export", {"checkpoint": str(places.checkpoint), "output": str(scratch / "program")}),
         Call("keys", {"action": "show", "folder": str(places.keys)}),
         Call("keys", {"action": "create", "folder": str(scratch / "keys")}, {"host": "127.0.0.1"}),
