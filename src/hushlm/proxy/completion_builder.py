@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hushlm.data.tokenizer import Tokenizer
+from hushlm.private.client.progress import Progress
 from hushlm.private.client.run_session import Question
 from hushlm.private.program.token_answer import TokenAnswer
 from hushlm.proxy.assembly import TextAssembler
@@ -46,6 +47,10 @@ class CompletionBuilder:
             "choices": [{"index": index, "text": text, "logprobs": logprobs, "finish_reason": choice.finish_reason if ended else None}],
         }
 
+    def note_progress(self, index: int, progress: Progress) -> None:
+        """Take a report on how far a choice's session is."""
+        self._choices[index].prepared = progress.prepared
+
     def ended(self, index: int) -> bool:
         """Whether a choice's text has ended: by a stop string, or with its last token."""
         return self._choices[index].stopped or self._choices[index].complete
@@ -77,10 +82,12 @@ class CompletionBuilder:
         }
 
     def _usage(self) -> dict[str, int]:
-        """A prompt with several answers is counted once, as OpenAI counts."""
+        """A prompt with several answers is counted once, as OpenAI counts; choices that used a prepared answer, where some did."""
         prompt = sum(len(question.prompt_tokens) for question in self._questions[:: self._request.n or 1])
         completion = sum(choice.count for choice in self._choices)
-        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+        usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+        prepared = sum(choice.prepared for choice in self._choices)
+        return usage | ({"prepared": prepared} if prepared else {})
 
 
 class _Choice:
@@ -88,7 +95,7 @@ class _Choice:
 
     def __init__(self, request: CompletionRequest, question: Question, tokenizer: Tokenizer) -> None:
         self.echo = tokenizer.decode(list(question.prompt_tokens)) if request.echo else ""
-        self.count = 0
+        self.count, self.prepared = 0, False
         self._length, self._named, self._tokenizer = question.new_tokens, request.logprobs, tokenizer
         self._assembler = TextAssembler(tokenizer, request.stops)
         self._entries: list[tuple[str, float, dict[str, float], int]] = []

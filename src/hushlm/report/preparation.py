@@ -47,7 +47,7 @@ class PreparationDisplay:
         self._progress.stop()
 
     def update(self, progress: PreparationProgress) -> None:
-        """Show a further report. Without a terminal each new phase and each further answer gets a line, and a long time a line now and then."""
+        """Show a further report. Without a terminal each new phase and each further answer gets a line, and a long time some more."""
         text = describe_preparation(progress)
         total = 1.0 if progress.phase == "preparing" else None
         self._progress.update(self._task, description=text, completed=progress.done_share, total=total)

@@ -20,9 +20,16 @@ from hushlm.private.client.client_settings import ClientSettings
 from hushlm.private.client.control_channel import ControlChannel, UnavailableError
 from hushlm.private.client.coroutine_thread import iterate
 from hushlm.private.client.estimate import Estimate, estimate
-from hushlm.private.client.prepared_estimate import PreparedEstimate, prepared_estimate
+from hushlm.private.client.prepared_estimate import prepared_estimate
 from hushlm.private.client.prepared_shelf import ClientShelf, prepared_folder
-from hushlm.private.client.preparing import OnPreparation, PreparationProgress, PreparationReport, prepare_answers, usual_prompt_tokens
+from hushlm.private.client.preparing import (
+    OnPreparation,
+    PreparationProgress,
+    PreparationReport,
+    check_lengths,
+    prepare_answers,
+    usual_prompt_tokens,
+)
 from hushlm.private.client.progress import OnProgress, Progress, ProgressTracker
 from hushlm.private.client.prompts import encode_prompt, load_tokenizer
 from hushlm.private.client.run_session import Question, SessionRunner
@@ -31,7 +38,7 @@ from hushlm.private.keys.certificates import CLIENT
 from hushlm.private.program.description import RevealPolicy, load_description
 from hushlm.private.program.sampling import Sampling
 from hushlm.private.program.token_answer import TokenAnswer
-from hushlm.private.session.messages import MOST_BUNDLES, BundleError, BundleProblem, Queued, SessionError
+from hushlm.private.session.messages import BundleError, BundleProblem, Queued, SessionError
 
 __all__ = ["Client", "ClientSettings", "PrivateAnswer", "Progress"]
 
@@ -163,15 +170,7 @@ class Client:
         Raises:
             ValueError: if the lengths do not fit the context.
         """
-        context = self.description.shape.context
-        if answers < 1 or tokens_each < 1 or prompt_tokens < 1:
-            raise ValueError("At least one answer of at least one token, to prompts of at least one, can be prepared.")
-        if answers > MOST_BUNDLES:
-            raise ValueError(f"At most {MOST_BUNDLES} prepared answers are kept, not {answers}.")
-        if prompt_tokens + tokens_each > context:
-            raise ValueError(
-                f"Prompts of {prompt_tokens} tokens and answers of {tokens_each} exceed the context of {context} tokens: prepare for fewer."
-            )
+        check_lengths(self.description.shape.context, answers, tokens_each, prompt_tokens)
         return prepare_answers(self._runner, self.shelf, self.settings, (prompt_tokens, tokens_each), answers, report, stop)
 
     def _encode(self, prompt: str, new_tokens: int, truncate: bool) -> list[int]:
@@ -200,7 +199,7 @@ class Client:
                 if bundle is None and choice != "never" and server_keeps:
                     missing = self._missing(question)
                     if choice == "only":
-                        raise SessionError(f"{missing}, or leave `--prepared only` out.")
+                        raise UnavailableError(f"{missing}, or leave `--prepared only` out.")
                     yield tracker.told(f"{missing}; without, everything is computed now.")
                 try:
                     async with contextlib.aclosing(
@@ -220,11 +219,11 @@ class Client:
                             raise
 
     def _tracker(self, question: Question, start: float, prepared: bool) -> ProgressTracker:
-        description, (length, new_tokens) = self.description, (question.prompt_length, question.new_tokens)
-        expected: Estimate | PreparedEstimate = self.estimate(length, new_tokens, question.reveal)
+        description, length, new_tokens = self.description, question.prompt_length, question.new_tokens
+        layers, today = description.shape.layers, self.estimate(length, new_tokens, question.reveal)
         if prepared:
-            expected = prepared_estimate(description, length, new_tokens, question.reveal, expected)
-        return ProgressTracker(description.shape.layers, expected, start, prepared)
+            return ProgressTracker(layers, prepared_estimate(description, length, new_tokens, question.reveal, today), start, True)
+        return ProgressTracker(layers, today, start)
 
     def _missing(self, question: Question) -> str:
         """The beginning of a sentence on what is not prepared, and how to prepare it."""

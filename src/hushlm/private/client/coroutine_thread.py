@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any, TypeVar
 
 __all__ = ["CoroutineThread", "iterate"]
@@ -14,7 +14,7 @@ __all__ = ["CoroutineThread", "iterate"]
 Item = TypeVar("Item")
 
 
-def iterate(make: Callable[[], AsyncGenerator[Item, None]]) -> Iterator[Item]:
+def iterate(make: Callable[[], AsyncGenerator[Item, None]]) -> Generator[Item, None, None]:
     """What an asynchronous generator yields, one by one. Closing the iterator closes the generator, and waits until it has cleaned up.
 
     Args:

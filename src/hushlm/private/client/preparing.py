@@ -17,10 +17,10 @@ from hushlm.private.client.control_channel import UnavailableError
 from hushlm.private.client.prepared_shelf import ClientShelf
 from hushlm.private.client.run_session import Preparation, SessionRunner
 from hushlm.private.engine.traffic import Traffic
-from hushlm.private.session.messages import Queued, SessionError
+from hushlm.private.session.messages import MOST_BUNDLES, Queued, SessionError
 from hushlm.private.session.process import WorkerEvent
 
-__all__ = ["OnPreparation", "PreparationProgress", "PreparationReport", "prepare_answers", "usual_prompt_tokens"]
+__all__ = ["OnPreparation", "PreparationProgress", "PreparationReport", "check_lengths", "prepare_answers", "usual_prompt_tokens"]
 
 SHORTEST_BUCKET = bucket_length(1, 1 << 20)
 
@@ -89,6 +89,18 @@ class PreparationReport:
 def usual_prompt_tokens(context: int, tokens_each: int) -> int:
     """Length of prompts for which answers are prepared where nobody names one: the shortest bucket, less what the context does not hold."""
     return max(1, min(SHORTEST_BUCKET, context - tokens_each))
+
+
+def check_lengths(context: int, answers: int, tokens_each: int, prompt_tokens: int) -> None:
+    """Raises: ValueError, in one sentence, if so many prepared answers of these lengths cannot be kept."""
+    if min(answers, tokens_each, prompt_tokens) < 1:
+        raise ValueError("At least one answer of at least one token, to prompts of at least one, can be prepared.")
+    if answers > MOST_BUNDLES:
+        raise ValueError(f"At most {MOST_BUNDLES} prepared answers are kept, not {answers}.")
+    if prompt_tokens + tokens_each > context:
+        raise ValueError(
+            f"Prompts of {prompt_tokens} tokens and answers of {tokens_each} exceed the context of {context} tokens: prepare for fewer."
+        )
 
 
 async def prepare_answers(
