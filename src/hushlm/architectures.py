@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 __all__ = [
+    "POWER_FLOOR",
     "REGISTRY",
     "Architecture",
     "Blocks",
@@ -41,6 +42,9 @@ STATIC_NORM_LAYERS = ("QK", "FFN", "QK+FFN", "QKV+FFN", "QKVO+FFN")
 
 KERNEL_ORDERS = (1, 2, 3)
 """The orders n that an attention kernel SMn can have."""
+
+POWER_FLOOR = 2.0**-10
+"""Added to every weight of a power kernel PSn, so that its row sums are bounded from below: no weight is 0, and no sum is small."""
 
 
 class Temperature(Enum):

@@ -17,6 +17,7 @@ ENGINE_PACKAGES = ("spu", "jax", "jaxlib")
 EXTRAS: dict[str, tuple[str, ...]] = {
     "private": (*ENGINE_PACKAGES, "cryptography", "starlette", "uvicorn", "httpx", "prometheus_client", "structlog"),
     "hf": ("transformers", "datasets", "pyarrow", "accelerate", "gguf"),
+    "report": ("plotly", "jinja2"),
     "tracking": ("tensorboard",),
     "cluster": ("ray",),
     "frontier": ("optuna",),

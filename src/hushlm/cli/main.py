@@ -41,6 +41,7 @@ COMMANDS = {
     "ask": "hushlm.cli.ask:ask",
     "proxy": "hushlm.cli.proxy:proxy",
     "reproduce": "hushlm.cli.reproduce:reproduce",
+    "report": "hushlm.cli.report:report",
     "demo": "hushlm.cli.demo:demo",
     "doctor": "hushlm.cli.doctor:doctor",
 }

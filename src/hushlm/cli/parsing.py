@@ -1,7 +1,7 @@
 """Options of a command from its function's signature and docstring, with jsonargparse.
 
-A parameter without a default is positional; so is one with a default before a `*`, and may be left out; a `bool` that is False by
-default is a flag; a dataclass gives dotted options.
+A parameter without a default is positional, and may be repeated if its type is a list; so is one with a default before a `*`, and may be
+left out; a `bool` that is False by default is a flag; a dataclass gives dotted options.
 `--config x.yaml` sets any of them, later options override it. Dashes and underscores in names mean the same.
 """
 
@@ -15,7 +15,7 @@ import re
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 from docstring_parser import parse as parse_docstring
@@ -78,7 +78,12 @@ def build_parser(name: str, function: Callable[..., Any]) -> ArgumentParser:
     for parameter in omissible:
         kind, described_as = types[parameter.name], helps.get(parameter.name)
         parser.add_argument(parameter.name, nargs="?", type=kind, default=parameter.default, help=described_as)
-    skipped: set[str | int] = {*flags, *(parameter.name for parameter in omissible)}
+    required = [parameter.name for parameter in parameters if parameter.default is inspect.Parameter.empty]
+    several = [required_name for required_name in required if get_origin(types[required_name]) is list]
+    for parameter_name in several:
+        (kind,) = get_args(types[parameter_name])
+        parser.add_argument(parameter_name, nargs="+", type=kind, help=helps.get(parameter_name))
+    skipped: set[str | int] = {*flags, *several, *(parameter.name for parameter in omissible)}
     parser.add_function_arguments(function, as_group=False, as_positional=True, skip=skipped)
     for parameter in parameters:
         if parameter.name in flags:
@@ -113,8 +118,10 @@ def parse_options(name: str, function: Callable[..., Any], words: Sequence[str])
     except RecursionError:
         raise ValueError("A configuration file is nested too deeply to be read.") from None
     for action in parser._actions:
-        if is_path_option(action) and isinstance(value := values.get(action.dest), str | Path):
-            _check_path(_option(action.dest, parser), str(value))
+        value = values.get(action.dest) if is_path_option(action) else None
+        for path in value if isinstance(value, list) else [value]:
+            if isinstance(path, str | Path):
+                _check_path(_option(action.dest, parser), str(path))
     # By name, not by iteration: the namespace stores names like `keys`, which are its own methods' too, under others.
     return {parameter: values[parameter] for parameter in inspect.signature(function).parameters}
 

@@ -28,6 +28,7 @@ from hushlm.plan import (
     ScaleRows,
     Scores,
     Step,
+    halvings,
     row_lengths,
 )
 from hushlm.plan.cuts import Cut
@@ -182,7 +183,7 @@ def _squared_lengths(p: Primitives, rows: int, width: int, block: int) -> Exchan
 
 def _reciprocal(p: Primitives, n: int, largest: int) -> Exchange:
     """1/x: comparisons with powers of two, a selection by them of x and another of the result, and a polynomial of three products."""
-    limits = max(0, (largest - 1).bit_length() - 1)
+    limits = halvings(largest)
     products = _product(p, n).times(3) + p.truncate(n).times(3)
     if not limits:
         return products

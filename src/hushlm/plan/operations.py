@@ -27,6 +27,7 @@ __all__ = [
     "ScaleRows",
     "Scores",
     "Step",
+    "halvings",
     "needed_squarings",
     "parse_reveal",
     "row_lengths",
@@ -239,6 +240,11 @@ class Step:
 def row_lengths(kernel: Kernel) -> list[int]:
     """How many scores of each row go through a kernel."""
     return list(range(1, kernel.rows + 1)) if kernel.triangle else [kernel.keys] * kernel.rows
+
+
+def halvings(largest: int) -> int:
+    """With how many powers of two, 2, 4, ..., the reciprocal of a number from 1 to `largest` compares it to bring it to [1, 2]."""
+    return max(0, (largest - 1).bit_length() - 1)
 
 
 def needed_squarings(operation: Operation) -> int | None:

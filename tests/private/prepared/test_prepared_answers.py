@@ -12,10 +12,10 @@ from tests.private.prepared.answers import Exported, exported, prepared_answers
 from hushlm.architectures import REGISTRY, Architecture
 from hushlm.config import ModelShape
 from hushlm.cost.constants import load_constants
+from hushlm.cost.prepared.online_bytes import online_bytes
 from hushlm.cost.primitives import Primitives
 from hushlm.plan import ProtocolSettings, Reveal, bucket_length, decode_plan, prefill_plan
 from hushlm.private.engine import Engine, Party
-from hushlm.private.prepared.online_bytes import online_bytes
 from hushlm.private.program.backend import EngineBackend
 from hushlm.private.program.description import RevealPolicy, describe
 from hushlm.private.program.generate import PrivateGenerator

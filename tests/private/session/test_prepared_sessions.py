@@ -19,13 +19,13 @@ pytest.importorskip("spu")
 from tests.private.by_hand import hand_made
 from tests.private.service import PROMPTS, Serving, ask_command, assert_one_sentence, run, serving, wait_for
 
+from hushlm.cost.prepared.online_bytes import online_bytes
 from hushlm.plan import Reveal, bucket_length, decode_plan, prefill_plan
 from hushlm.private.bundles import BundleStore
 from hushlm.private.client.client import Client, ClientSettings
 from hushlm.private.client.preparing import PreparationReport
 from hushlm.private.engine import Party
 from hushlm.private.keys.certificates import add_client, create_keys
-from hushlm.private.prepared.online_bytes import online_bytes
 from hushlm.private.program.description import RevealPolicy, load_description
 from hushlm.private.session.messages import SessionError
 from hushlm.training import Checkpoint

@@ -38,7 +38,7 @@ from hushlm.private.keys.certificates import CLIENT
 from hushlm.private.program.description import RevealPolicy, load_description
 from hushlm.private.program.sampling import Sampling
 from hushlm.private.program.token_answer import TokenAnswer
-from hushlm.private.session.messages import BundleError, BundleProblem, Queued, SessionError
+from hushlm.private.session.messages import BundleRefusedError, BundleProblem, Queued
 
 __all__ = ["Client", "ClientSettings", "PrivateAnswer", "Progress"]
 
@@ -208,7 +208,7 @@ class Client:
                         async for event in events:
                             yield event
                     return
-                except BundleError as error:
+                except BundleRefusedError as error:
                     assert bundle is not None
                     yield tracker.told(str(error))
                     if error.problem is BundleProblem.GONE:

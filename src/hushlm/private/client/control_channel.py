@@ -15,7 +15,7 @@ from hushlm.private.session.addresses import format_address, local_host, parse_a
 from hushlm.private.session.messages import (
     MAXIMUM_BODY_BYTES,
     Accepted,
-    BundleError,
+    BundleRefusedError,
     BundleProblem,
     Failed,
     Finished,
@@ -98,7 +98,7 @@ class ControlChannel:
             if response.status_code in NO_PLACE:
                 raise UnavailableError(sentence, _seconds(response.headers.get("retry-after", "")))
             if response.status_code in set(BundleProblem):
-                raise BundleError(sentence, BundleProblem(response.status_code))
+                raise BundleRefusedError(sentence, BundleProblem(response.status_code))
             raise SessionError(sentence)
         return server
 
@@ -193,7 +193,7 @@ def session_failure(event: Failed | Finished) -> SessionError:
     if isinstance(event, Finished):
         return SessionError("The server finished before the answer was complete.")
     sentence = printable(event.error, 500)
-    return BundleError(sentence, BundleProblem.GONE) if event.bundle_gone else SessionError(sentence)
+    return BundleRefusedError(sentence, BundleProblem.GONE) if event.bundle_gone else SessionError(sentence)
 
 
 def _seconds(text: str) -> float | None:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from hushlm.cost.constants import load_constants
+from hushlm.cost.prepared.online_bytes import SMALL_COMPARISON, SMALL_SELECTION, engine_bytes, opened_bytes
 from hushlm.cost.primitives import Primitives
 from hushlm.plan import Normalise, Plan, Reveal
+from hushlm.plan.needs import is_prepared, pass_needs
 from hushlm.private.client.estimate import Estimate, question_plans
-from hushlm.private.prepared.needs import is_prepared, pass_needs
-from hushlm.private.prepared.online_bytes import SMALL_COMPARISON, SMALL_SELECTION, engine_bytes, opened_bytes
 from hushlm.private.program.description import ProgramDescription, RevealPolicy
 
 __all__ = ["PreparedEstimate", "prepared_estimate"]

@@ -18,7 +18,7 @@ from hushlm.private.program.description import PROTOCOL_VERSION, ProgramDescript
 from hushlm.private.program.sampling import Sampling
 from hushlm.private.session.handshake import check_accepted
 from hushlm.private.session.messages import (
-    BundleError,
+    BundleRefusedError,
     BundleProblem,
     Failed,
     Finished,
@@ -104,7 +104,7 @@ class SessionRunner:
             bundle: identity of the one that a question uses up; None computes everything now.
 
         Raises:
-            BundleError: if that one cannot be used; nothing of the prompt was sent.
+            BundleRefusedError: if that one cannot be used; nothing of the prompt was sent.
             UnavailableError: if there is no server, or it has no place; nothing has begun.
             SessionError: if the session could not be opened, or broke.
         """
@@ -233,7 +233,7 @@ async def _follow(worker: WorkerProcess, server: ServerEvents) -> AsyncGenerator
 def _raise_failure(event: WorkerEvent) -> WorkerEvent:
     if event.event == "failed":
         sentence = event.error or "The session failed."
-        raise BundleError(sentence, BundleProblem.GONE) if event.kind == "bundle" else SessionError(sentence)
+        raise BundleRefusedError(sentence, BundleProblem.GONE) if event.kind == "bundle" else SessionError(sentence)
     return event
 
 

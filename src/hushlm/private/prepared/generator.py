@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from hushlm.plan import bucket_length
+from hushlm.plan.needs import ProjectNeed, answer_needs
 from hushlm.private.engine import Traffic
 from hushlm.private.prepared.desk import Desk
 from hushlm.private.prepared.material import Material, MaterialError
-from hushlm.private.prepared.needs import ProjectNeed, answer_needs
 from hushlm.private.prepared.offline import OnWork, Preparer
 from hushlm.private.prepared.prepared_backend import PreparedBackend
 from hushlm.private.prepared.range_check import check_range
@@ -64,11 +64,12 @@ class PreparedGenerator:
         Raises:
             ValueError: if they do not fit the context.
         """
-        bucket = bucket_length(prompt_tokens, self._description.shape.context)
-        needs = answer_needs(self._description, bucket, new_tokens)
+        described = self._description
+        bucket = bucket_length(prompt_tokens, described.shape.context)
+        needs = answer_needs(described.parsed_architecture, described.shape, bucket, new_tokens, described.rewrites)
         names = {need.weight for each in needs for need in each if isinstance(need, ProjectNeed)}
         weights = None if self._desk.is_client else {name: self._backend.tensors[name].whole() for name in names}
-        return Preparer(self._desk, weights, self._description.rewrites.encoded_bytes).prepare(needs, bucket, count, on_work)
+        return Preparer(self._desk, weights, described.rewrites.encoded_bytes).prepare(needs, bucket, count, on_work)
 
     def _compare(self, material: Material) -> None:
         """Both parties say which material they are about to use; nothing of it is used before that."""

@@ -6,13 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from hushlm.plan.needs import IDENTITY_BYTES, Need, SquareNeed, covers
 from hushlm.private.engine.shares import Words
-from hushlm.private.prepared.needs import Need, SquareNeed, covers
 
 __all__ = ["IDENTITY_BYTES", "Item", "Material", "MaterialError"]
-
-
-IDENTITY_BYTES = 16
 
 
 class MaterialError(RuntimeError):

@@ -25,13 +25,9 @@ from typing import Any
 import numpy as np
 
 from hushlm.plan.cuts import product_cut
-from hushlm.private.engine import Party, Traffic
-from hushlm.private.engine.shares import Words, install_private, install_words
-from hushlm.private.prepared.desk import Desk
-from hushlm.private.prepared.masks import MaskSource
-from hushlm.private.prepared.material import IDENTITY_BYTES, Item, Material
-from hushlm.private.prepared.material_size import ATTEND_WORK, DOUBLE_WORK, ELEMENT_WORK, material_work
-from hushlm.private.prepared.needs import (
+from hushlm.plan.needs import (
+    IDENTITY_BYTES,
+    MOST_ELEMENTS,
     AttendNeed,
     CentreNeed,
     MultiplyNeed,
@@ -41,14 +37,17 @@ from hushlm.private.prepared.needs import (
     ScaleRowsNeed,
     SquareNeed,
 )
+from hushlm.private.engine import Party, Traffic
+from hushlm.private.engine.shares import Words, install_private, install_words
+from hushlm.private.prepared.desk import Desk
+from hushlm.private.prepared.masks import MaskSource
+from hushlm.private.prepared.material import Item, Material
+from hushlm.private.prepared.material_work import ATTEND_WORK, DOUBLE_WORK, ELEMENT_WORK, material_work
 
 __all__ = ["Cross", "OnWork", "Preparer"]
 
 OnWork = Callable[[float], None]
 """Is told the share of a preparation's work that is done, 0 to 1."""
-
-MOST_ELEMENTS = 1 << 20
-"""Elementwise products in one call of the engine: about 1 GB of its memory."""
 
 
 @dataclass

@@ -31,6 +31,7 @@ from hushlm.plan import (
     ScaleRows,
     Scores,
 )
+from hushlm.plan.needs import Where, is_prepared, operation_needs
 from hushlm.private.engine.shares import Words, encode
 from hushlm.private.prepared.activations import activate
 from hushlm.private.prepared.cache import OpenedRows
@@ -38,7 +39,6 @@ from hushlm.private.prepared.desk import Desk
 from hushlm.private.prepared.inverse import reciprocals
 from hushlm.private.prepared.kernel import power_of_scores, score_places
 from hushlm.private.prepared.material import Material
-from hushlm.private.prepared.needs import Where, is_prepared, operation_needs
 from hushlm.private.prepared.products import centred_rows, multiply, project, scale_by_server, scale_rows, square
 from hushlm.private.prepared.ring import full_product
 from hushlm.private.prepared.values import ClientRows, ServerValue, SmallValue

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.polynomial import Polynomial
 from numpy.polynomial.chebyshev import Chebyshev
 
+from hushlm.plan import halvings
+
 __all__ = [
     "GELU_BOUND",
     "GELU_COEFFICIENTS",
     "gelu",
-    "halvings",
     "quartic_terms",
     "reciprocal",
     "reciprocal_terms",
@@ -97,11 +98,6 @@ def _reciprocal_coefficients() -> np.ndarray:
 
 
 RECIPROCAL_COEFFICIENTS = _reciprocal_coefficients()
-
-
-def halvings(largest: int) -> int:
-    """With how many powers of two, 2, 4, ..., `reciprocal` compares its argument."""
-    return max(0, (largest - 1).bit_length() - 1)
 
 
 def reciprocal_terms() -> tuple[tuple[float, ...], float]:

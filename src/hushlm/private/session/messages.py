@@ -29,7 +29,7 @@ __all__ = [
     "MOST_BUNDLES",
     "Accepted",
     "Alive",
-    "BundleError",
+    "BundleRefusedError",
     "BundleProblem",
     "Failed",
     "Finished",
@@ -72,7 +72,7 @@ class BundleProblem(enum.IntEnum):
     """This server keeps no prepared answers: the client keeps its own for another day."""
 
 
-class BundleError(SessionError):
+class BundleRefusedError(SessionError):
     """The session could not use the prepared answer that it named, and nothing of the prompt was sent: another one may be taken."""
 
     def __init__(self, sentence: str, problem: BundleProblem) -> None:

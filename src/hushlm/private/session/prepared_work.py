@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from hushlm.cost.prepared.offline import kept_bytes
 from hushlm.plan import bucket_length
+from hushlm.plan.needs import answer_needs
 from hushlm.private.bundles import BundleStore
 from hushlm.private.engine import Engine, Party
 from hushlm.private.engine.traffic import Traffic
 from hushlm.private.prepared.generator import PreparedGenerator
 from hushlm.private.prepared.material import Material, MaterialError
-from hushlm.private.prepared.material_size import material_bytes
-from hushlm.private.prepared.needs import answer_needs
 from hushlm.private.program.description import ProgramDescription
 from hushlm.private.session.process import Order, WorkerTraffic
 
@@ -69,8 +69,10 @@ def bundle_bytes(description: ProgramDescription, prompt_length: int, new_tokens
     Raises:
         ValueError: if the lengths do not fit the context.
     """
-    needs = answer_needs(description, bucket_length(prompt_length, description.shape.context), new_tokens)
-    return material_bytes((need for each in needs for need in each), client)
+    architecture, shape = description.parsed_architecture, description.shape
+    needs = answer_needs(architecture, shape, bucket_length(prompt_length, shape.context), new_tokens, description.rewrites)
+    at_client, at_server = kept_bytes(needs)
+    return at_client if client else at_server
 
 
 def batch_answers(description: ProgramDescription, prompt_length: int, new_tokens: int) -> int:

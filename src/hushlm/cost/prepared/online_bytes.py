@@ -24,10 +24,10 @@ from hushlm.plan import (
     Rotate,
     ScaleRows,
     Scores,
+    halvings,
     row_lengths,
 )
-from hushlm.private.prepared.desk import SMALL_RING_BITS
-from hushlm.private.prepared.needs import (
+from hushlm.plan.needs import (
     AttendNeed,
     CentreNeed,
     MultiplyNeed,
@@ -38,7 +38,7 @@ from hushlm.private.prepared.needs import (
     SquareNeed,
     pass_needs,
 )
-from hushlm.private.program.polynomials import halvings
+from hushlm.plan.protocol_settings import SMALL_RING_BITS
 
 __all__ = ["OnlineBytes", "online_bytes", "opened_bytes"]
 

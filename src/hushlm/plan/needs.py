@@ -20,7 +20,9 @@ from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import Literal, assert_never
 
-from hushlm.plan import (
+from hushlm.architectures import Architecture
+from hushlm.config import ModelShape
+from hushlm.plan.operations import (
     Activate,
     Divide,
     Embed,
@@ -29,22 +31,22 @@ from hushlm.plan import (
     Mix,
     Normalise,
     Operation,
-    Plan,
     Project,
     Reveal,
     Rotate,
     ScaleRows,
     Scores,
     Step,
-    Value,
-    bucket_length,
-    decode_plan,
-    prefill_plan,
-    server_tensors,
 )
-from hushlm.private.program.description import ProgramDescription
+from hushlm.plan.passes import Plan, bucket_length, decode_plan, prefill_plan
+from hushlm.plan.protocol_settings import SMALL_RING_BITS
+from hushlm.plan.rewrites import HUSH, Rewrites
+from hushlm.plan.step_names import Value
+from hushlm.plan.wiring import server_tensors
 
 __all__ = [
+    "IDENTITY_BYTES",
+    "MOST_ELEMENTS",
     "AttendNeed",
     "CentreNeed",
     "MultiplyNeed",
@@ -55,6 +57,7 @@ __all__ = [
     "SquareNeed",
     "Where",
     "answer_needs",
+    "answer_plans",
     "covers",
     "is_prepared",
     "left_to_engine",
@@ -62,7 +65,11 @@ __all__ = [
     "pass_needs",
 ]
 
-EMBEDDING_RING_BITS = 32
+IDENTITY_BYTES = 16
+"""What both halves of an answer's material have in common, and no other material."""
+
+MOST_ELEMENTS = 1 << 20
+"""Single numbers that one call of the engine multiplies offline: about 1 GB of its memory."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +178,7 @@ def operation_needs(operation: Operation, where: Where) -> tuple[Need, ...]:
     """Needs of one operation, in the order in which it uses them up."""
     match operation:
         case Embed(rows, vocabulary, width):
-            return (ProjectNeed(where.weight, rows, vocabulary, width, EMBEDDING_RING_BITS),)
+            return (ProjectNeed(where.weight, rows, vocabulary, width, SMALL_RING_BITS),)
         case Normalise(rows, width, affine):
             return () if affine else (CentreNeed(rows, width),)
         case Project(rows, inner, outer):
@@ -228,25 +235,39 @@ def pass_needs(plan: Plan, opened: MutableMapping[str, int]) -> Iterator[tuple[S
         yield step, needs
 
 
-def answer_needs(description: ProgramDescription, prompt_bucket: int, new_tokens: int) -> list[list[Need]]:
-    """Needs of an answer, one list a pass: good for every prompt whose length is rounded up to `prompt_bucket`.
+def answer_plans(
+    architecture: Architecture,
+    shape: ModelShape,
+    prompt_bucket: int,
+    new_tokens: int,
+    reveal: Reveal | None = None,
+    rewrites: Rewrites = HUSH,
+) -> list[Plan]:
+    """The passes of an answer, good for every prompt whose length is rounded up to `prompt_bucket`.
 
     Further tokens are taken as those of the longest such prompt, whose cache is the longest.
 
     Raises:
         ValueError: if there is no such prompt, or none that leaves room for the tokens.
     """
-    architecture, shape, rewrites = description.parsed_architecture, description.shape, description.rewrites
     if new_tokens < 1 or prompt_bucket != bucket_length(prompt_bucket, shape.context) or new_tokens >= shape.context:
         raise ValueError(
             f"Nothing can be prepared for prompts of {prompt_bucket} tokens and answers of {new_tokens}: the prompt's length must be "
             f"a whole bucket, and both must fit the context of {shape.context}."
         )
-    opened: dict[str, int] = {}
-    plans = [prefill_plan(architecture, shape, prompt_bucket, None, rewrites)]
+    plans = [prefill_plan(architecture, shape, prompt_bucket, reveal, rewrites)]
     for index in range(1, new_tokens):
         keys = bucket_length(min(prompt_bucket + index, shape.context), shape.context)
-        plans.append(decode_plan(architecture, shape, keys, None, rewrites))
+        plans.append(decode_plan(architecture, shape, keys, reveal, rewrites))
+    return plans
+
+
+def answer_needs(
+    architecture: Architecture, shape: ModelShape, prompt_bucket: int, new_tokens: int, rewrites: Rewrites = HUSH
+) -> list[list[Need]]:
+    """Needs of an answer, one list a pass of `answer_plans`, which also says what is refused."""
+    opened: dict[str, int] = {}
+    plans = answer_plans(architecture, shape, prompt_bucket, new_tokens, None, rewrites)
     return [[need for _, needs in pass_needs(plan, opened) for need in needs] for plan in plans]
 
 
