@@ -80,6 +80,23 @@ class Shelves:
         return {info.identity for info in BundleStore(self.server_folder, Party.SERVER, name).list(self.fingerprint)}
 
 
+class Snapshot:
+    """What a file system's snapshot keeps of a folder: contents and inodes, so that nothing of a file tells that it was brought back."""
+
+    def __init__(self, folder: Path) -> None:
+        self._content: dict[Path, tuple[Path, bytes]] = {}
+        for path in [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]:
+            kept = folder.parent / f"snapshot-{len(self._content)}"
+            os.link(path, kept)
+            self._content[path] = kept, path.read_bytes()
+
+    def restore(self) -> None:
+        for path, (kept, content) in self._content.items():
+            kept.write_bytes(content)
+            path.unlink(missing_ok=True)
+            os.link(kept, path)
+
+
 @pytest.fixture
 def shelves(export_folder: Path, keys: Path, tmp_path: Path, scratch: Path) -> Shelves:
     return Shelves(export_folder, keys, tmp_path, scratch)
@@ -158,20 +175,23 @@ def test_a_server_knows_its_clients_apart_and_both_drop_what_one_lost(shelves: S
     with shelves.serving() as server:
         shelves.client().prepare(3, tokens_each=1)
         first, second, third = sorted(shelves.at_client())
-        # A copy of the store at another client, and one of a day ago at this one.
+        # A copy of the store at another client, and a snapshot of this one.
         shutil.copytree(shelves.client_folder / "client", shelves.client_folder / "alice")
-        shutil.copytree(shelves.client_folder / "client", shelves.folder / "backup")
+        snapshot = Snapshot(shelves.client_folder / "client")
         fitting = [info.identity for info in shelves.client().shelf.fitting(len(PROMPTS[0]), 1)]
         with pytest.raises(SessionError, match="No answer is prepared"):
             shelves.client("alice", prepared="only").ask(PROMPTS[0], 1)
         assert shelves.at_client("alice") == set()
         assert shelves.at_server() == shelves.at_client() == {first, second, third}
         assert shelves.at_server("alice") == set()
+        with hand_made(server.address, shelves.export, shelves.keys, shelves.folder, "alice") as by_hand:
+            refusal = by_hand.refused(bundle=first, held=[first])
+            assert refusal.status_code == 410
+            assert "no longer has this prepared answer" in refusal.json()["error"]
 
         assert shelves.client(prepared="only").ask(PROMPTS[0], 1).prepared
         used = fitting[0]
-        shutil.rmtree(shelves.client_folder / "client")
-        shutil.copytree(shelves.folder / "backup", shelves.client_folder / "client")
+        snapshot.restore()
         assert used in shelves.at_client()
         told: list[str] = []
         answer = shelves.client(prepared="only").ask(PROMPTS[0], 1, on_progress=lambda progress: told.append(progress.note))
@@ -180,8 +200,7 @@ def test_a_server_knows_its_clients_apart_and_both_drop_what_one_lost(shelves: S
         assert shelves.at_client() == shelves.at_server() == {fitting[2]}
 
         # What the client lost, the server drops when it hears of it; what is in use by another session stays.
-        scratch = shelves.folder
-        with hand_made(server.address, shelves.export, shelves.keys, scratch) as by_hand:
+        with hand_made(server.address, shelves.export, shelves.keys, shelves.folder) as by_hand:
             own = {"bundle": fitting[2], "held": [fitting[2]]}
             with by_hand.session(**own) as events:
                 assert next(events)["event"] == "accepted"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from hushlm.cost import LAN, Network
 from hushlm.plan import bucket_length
+from hushlm.private.bundles import BundleInfo, BundleStoreError
 from hushlm.private.client.answer import AnswerCollector, PrivateAnswer
 from hushlm.private.client.client_settings import ClientSettings
 from hushlm.private.client.control_channel import ControlChannel, UnavailableError
@@ -38,7 +39,7 @@ from hushlm.private.keys.certificates import CLIENT
 from hushlm.private.program.description import RevealPolicy, load_description
 from hushlm.private.program.sampling import Sampling
 from hushlm.private.program.token_answer import TokenAnswer
-from hushlm.private.session.messages import BundleRefusedError, BundleProblem, Queued
+from hushlm.private.session.messages import BundleProblem, BundleRefusedError, Queued, SessionError
 
 __all__ = ["Client", "ClientSettings", "PrivateAnswer", "Progress"]
 
@@ -192,7 +193,7 @@ class Client:
         start, choice, server_keeps = time.perf_counter(), self.settings.prepared, True
         with contextlib.ExitStack() as given_back:
             while True:
-                bundle = self.shelf.take(question.prompt_length, new_tokens) if choice != "never" and server_keeps else None
+                bundle = self._take(question) if choice != "never" and server_keeps else None
                 if bundle is not None:
                     given_back.callback(self.shelf.give_back, bundle)
                 tracker = self._tracker(question, start, bundle is not None)
@@ -224,6 +225,13 @@ class Client:
         if prepared:
             return ProgressTracker(layers, prepared_estimate(description, length, new_tokens, question.reveal, today), start, True)
         return ProgressTracker(layers, today, start)
+
+    def _take(self, question: Question) -> BundleInfo | None:
+        """Raises: SessionError, if this side's store cannot be used; nothing has begun."""
+        try:
+            return self.shelf.take(question.prompt_length, question.new_tokens)
+        except BundleStoreError as error:
+            raise SessionError(f"{error} `--prepared never` asks without them.") from error
 
     def _missing(self, question: Question) -> str:
         """The beginning of a sentence on what is not prepared, and how to prepare it."""

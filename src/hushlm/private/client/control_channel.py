@@ -15,8 +15,8 @@ from hushlm.private.session.addresses import format_address, local_host, parse_a
 from hushlm.private.session.messages import (
     MAXIMUM_BODY_BYTES,
     Accepted,
-    BundleRefusedError,
     BundleProblem,
+    BundleRefusedError,
     Failed,
     Finished,
     Queued,

@@ -18,8 +18,8 @@ from hushlm.private.program.description import PROTOCOL_VERSION, ProgramDescript
 from hushlm.private.program.sampling import Sampling
 from hushlm.private.session.handshake import check_accepted
 from hushlm.private.session.messages import (
-    BundleRefusedError,
     BundleProblem,
+    BundleRefusedError,
     Failed,
     Finished,
     Queued,

@@ -56,7 +56,7 @@ class ServerMetrics:
             for word in words:
                 counter.labels(word)
 
-    def show_prepared(self, count: Callable[[], int], size_bytes: Callable[[], int]) -> None:
+    def show_prepared(self, count: Callable[[], float], size_bytes: Callable[[], float]) -> None:
         """Show how many prepared answers are kept, and their size, whenever the metrics are read."""
         Gauge("hushlm_prepared_held", "Prepared answers that are kept.", registry=self.registry).set_function(count)
         Gauge("hushlm_prepared_bytes", "Bytes of prepared answers on disk.", registry=self.registry).set_function(size_bytes)

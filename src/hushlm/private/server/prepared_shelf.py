@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hushlm.private.bundles import BundleInfo, BundleStore, peers_of
+from hushlm.private.bundles import BundleInfo, BundleStore, BundleStoreError, peers_of
 from hushlm.private.engine import Party
 from hushlm.private.program.description import ProgramDescription
 from hushlm.private.server.admission import RefusedError
+from hushlm.private.server.logs import log
 from hushlm.private.server.metrics import ServerMetrics
 from hushlm.private.session.messages import MOST_BUNDLES, BundleProblem, SessionRequest
 from hushlm.private.session.prepared_work import bundle_bytes
@@ -55,7 +58,7 @@ class PreparedShelf:
         self.settings, self._description, self._metrics = settings, description, metrics
         self._busy: set[tuple[str, str]] = set()
         self._preparing: set[str] = set()
-        metrics.show_prepared(lambda: self._total()[0], lambda: self._total()[1])
+        metrics.show_prepared(lambda: self._shown()[0], lambda: self._shown()[1])
 
     def admit(self, client: str, wanted: SessionRequest) -> None:
         """Look whether a session can have what it wants, and drop what the client no longer has.
@@ -65,6 +68,10 @@ class PreparedShelf:
         """
         if wanted.kind == "ask" and wanted.bundle is None:
             return
+        with _usable():
+            self._admit(client, wanted)
+
+    def _admit(self, client: str, wanted: SessionRequest) -> None:
         if self.settings.folder is None:
             raise RefusedError(
                 "This server keeps no prepared answers: its operator may start it with --prepare-folder.",
@@ -106,12 +113,21 @@ class PreparedShelf:
         return [] if self.settings.folder is None else self._store(client).list(self._description.fingerprint)
 
     def both_hold(self, client: str, theirs: Sequence[str]) -> tuple[str, ...]:
-        """Those of the client's that are here too."""
-        mine = {info.identity for info in self.held(client)}
+        """Those of the client's that are here too.
+
+        Raises:
+            RefusedError: if that cannot be known.
+        """
+        with _usable():
+            mine = {info.identity for info in self.held(client)}
         return tuple(name for name in theirs if name in mine)
 
     def check_room(self, client: str, wanted: SessionRequest) -> None:
         """Raises: RefusedError, if what is to be made would exceed a limit."""
+        with _usable():
+            self._check_room(client, wanted)
+
+    def _check_room(self, client: str, wanted: SessionRequest) -> None:
         settings, size = self.settings, bundle_bytes(self._description, wanted.prompt_length, wanted.new_tokens, client=False)
         own, own_bytes = self._of(client)
         count, whole_bytes = self._total()
@@ -140,11 +156,28 @@ class PreparedShelf:
         kept = self._store(client).list()
         return len(kept), sum(info.size_bytes for info in kept)
 
+    def _shown(self) -> tuple[float, float]:
+        """For the metrics, which stay readable whatever has become of the folder."""
+        try:
+            return self._total()
+        except BundleStoreError:
+            return math.nan, math.nan
+
     def _total(self) -> tuple[int, int]:
         if self.settings.folder is None:
             return 0, 0
         each = [self._of(client) for client in peers_of(self.settings.folder, Party.SERVER)]
         return sum(count for count, _ in each), sum(size for _, size in each)
+
+
+@contextlib.contextmanager
+def _usable() -> Iterator[None]:
+    """Refuse where the folder cannot be read or written; the log says why."""
+    try:
+        yield
+    except BundleStoreError as error:
+        log.error("prepared answers cannot be kept", error=str(error))
+        raise RefusedError("This server cannot use its folder of prepared answers now: its log says why.", "prepared", 500) from error
 
 
 def _full(sizes: str, room: int) -> RefusedError:

@@ -26,7 +26,7 @@ from hushlm.private.session.process import Order, PeerOrder, WorkerDiedError, Wo
 
 __all__ = ["ServedModel", "ServerSession", "error_response"]
 
-SHOWN_KINDS = ("link", "peer", "unfit", "store")
+SHOWN_KINDS = ("link", "peer", "unfit")
 """Kinds of failures whose sentences name nothing of this machine: the client sees them."""
 
 
@@ -252,6 +252,8 @@ class ServerSession(Response):
                 case "failed":
                     self._log.warning("the worker failed", kind=event.kind, error=event.error)
                     # The client may know the state of the link, but not the names of this machine's files.
+                    if event.kind == "store":
+                        raise _FailedError("failed: prepared answers cannot be stored there, see the server's log")
                     shown = (event.error or "").rstrip(".") if event.kind in SHOWN_KINDS else "see the server's log"
                     raise _FailedError(f"failed: {shown}")
                 case "finished":
@@ -261,6 +263,7 @@ class ServerSession(Response):
         assert event.address is not None
         assert event.certificate is not None
         model, wanted = self._model, self._wanted
+        held = None if wanted.held is None else self._shelf.both_hold(self._peer.name, wanted.held)
         return Accepted(
             session=self._name,
             protocol_version=PROTOCOL_VERSION,
@@ -277,7 +280,7 @@ class ServerSession(Response):
             kind=wanted.kind,
             answers=wanted.answers,
             bundle=wanted.bundle,
-            held=None if wanted.held is None else self._shelf.both_hold(self._peer.name, wanted.held),
+            held=held,
         )
 
     async def _end(self, send: Send, event: Finished | Failed) -> None:

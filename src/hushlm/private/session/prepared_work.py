@@ -14,7 +14,7 @@ from typing import Any
 from hushlm.cost.prepared.offline import kept_bytes
 from hushlm.plan import bucket_length
 from hushlm.plan.needs import answer_needs
-from hushlm.private.bundles import BundleStore
+from hushlm.private.bundles import BundleError, BundleStore, BundleStoreError
 from hushlm.private.engine import Engine, Party
 from hushlm.private.engine.traffic import Traffic
 from hushlm.private.prepared.generator import PreparedGenerator
@@ -33,7 +33,7 @@ BATCH_ANSWERS = 8
 WORK_SECONDS = 0.5
 """Least time between two reports on how far the work is."""
 
-HELD, GONE, BURNT, STORED, GO_ON, STOP = b"held", b"gone", b"burnt", b"stored", b"go on", b"stop"
+HELD, GONE, BURNT, STORED, FAILED, GO_ON, STOP = b"held", b"gone", b"burnt", b"stored", b"failed", b"go on", b"stop"
 
 
 class BundleGoneError(Exception):
@@ -133,9 +133,9 @@ def _store_together(party: Party, link: _Link, store: BundleStore, material: Mat
         raise StoreError("The server could not store a prepared answer: those before it are kept.")
     try:
         info = store.add(material, fingerprint)
-    except OSError as error:
-        link.tell(GONE)
-        raise StoreError(f"A prepared answer cannot be stored ({error.strerror or error}): make room, or choose another folder.") from error
+    except BundleError as error:
+        link.tell(FAILED)
+        raise StoreError(str(error)) from error
     finally:
         material.drop()
     link.tell(STORED)
@@ -159,29 +159,38 @@ def burn_together(order: Order, engine: Engine) -> Material:
     mine = HELD if any(info.identity == name for info in store.list(order.fingerprint)) else GONE
     theirs = link.exchange(mine)
     if mine != HELD or theirs != HELD:
-        _drop(store, name, mine)
+        if mine == HELD:
+            store.drop(name)
         raise BundleGoneError(_gone(engine.party, mine == HELD))
-    if engine.party is Party.SERVER and link.hear() != BURNT:
-        _drop(store, name, mine)
-        raise BundleGoneError(_gone(engine.party, True))
+    if engine.party is Party.SERVER:
+        _expect_burnt(engine.party, link, store, name)
     try:
         material = store.burn(name)
-    except OSError as error:
+    except BundleStoreError as error:
+        link.tell(FAILED)
+        raise StoreError(str(error)) from error
+    except BundleError as error:  # damaged, or used by another session a moment ago
         link.tell(GONE)
-        raise StoreError(f"A prepared answer cannot be noted as used ({error.strerror or error}), so it is not used.") from error
-    except (ValueError, KeyError, RuntimeError) as error:
-        link.tell(GONE)
+        store.drop(name)
         raise BundleGoneError(_gone(engine.party, False)) from error
     link.tell(BURNT)
-    if engine.party is Party.CLIENT and link.hear() != BURNT:
-        material.drop()
-        raise BundleGoneError(_gone(engine.party, True))
+    if engine.party is Party.CLIENT:
+        try:
+            _expect_burnt(engine.party, link, store, name)
+        except BaseException:
+            material.drop()
+            raise
     return material
 
 
-def _drop(store: BundleStore, name: str, mine: bytes) -> None:
-    if mine == HELD:
+def _expect_burnt(party: Party, link: _Link, store: BundleStore, name: str) -> None:
+    """Hear that the other side has burnt its half; otherwise this side's is of no use any more."""
+    word = link.hear()
+    if word != BURNT:
         store.drop(name)
+        if word == FAILED:
+            raise StoreError(f"The {party.other.name.lower()} cannot record that a prepared answer is used, so it is not used.")
+        raise BundleGoneError(_gone(party, True))
 
 
 def _gone(party: Party, held_here: bool) -> str:
