@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from hushlm.cli.main import main
+from hushlm.data.chat_files import ChatFiles, read_chat_files
+from hushlm.files import verify_manifest
 from hushlm.huggingface import from_hf_gpt2, from_hf_gpt_neox, save_hf_checkpoint
 from hushlm.private.program.export_model import export_model
 from hushlm.training.checkpoint import load_checkpoint, load_training_state
@@ -151,6 +153,25 @@ def test_a_vendors_model_becomes_a_checkpoint_and_a_private_program(
     assert f'"tokens": {expected}' in " ".join(capsys.readouterr().out.split()).replace("[ ", "[").replace(" ]", "]")
     with pytest.raises(ValueError, match="no training state"):
         load_training_state(checkpoint)
+
+
+def test_a_chat_template_and_the_ends_of_answers_come_along(tmp_path: Path) -> None:
+    """From the vendor's objects to the client's folder; nothing else that the vendor's files say, such as where they lay."""
+    vendor = tmp_path / "vendor"
+    model = gpt2(vocab_size=VOCABULARY + 1)
+    save_with_tokenizer(model, vendor, separator=True)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(vendor)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+    tokenizer.eos_token = "<|endoftext|>"
+    model.generation_config.eos_token_id = [3, 5]
+    checkpoint = save_hf_checkpoint(model, tokenizer, tmp_path / "ours")
+    files = read_chat_files(checkpoint.folder)
+    assert (files.template, files.tokens["eos_token"], files.end_ids) == (tokenizer.chat_template, "<|endoftext|>", (3, 5))
+    export_model(checkpoint, tmp_path / "program")
+    assert read_chat_files(tmp_path / "program/client") == files
+    assert read_chat_files(tmp_path / "program/server") == ChatFiles()
+    assert "vendor" not in (tmp_path / "program/client/tokenizer_config.json").read_text()
+    verify_manifest(tmp_path / "program/client")
 
 
 def test_what_is_no_checkpoint_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,8 @@
 """Options of a command from its function's signature and docstring, with jsonargparse.
 
 A parameter without a default is positional, and may be repeated if its type is a list; so is one with a default before a `*`, and may be
-left out; a `bool` that is False by default is a flag; a dataclass gives dotted options.
+left out; a `bool` that is False by default is a flag; a dataclass gives dotted options; an option that may be a list may be given several
+times.
 `--config x.yaml` sets any of them, later options override it. Dashes and underscores in names mean the same.
 """
 
@@ -11,6 +12,7 @@ import argparse
 import difflib
 import errno
 import inspect
+import json
 import re
 import stat
 from collections.abc import Callable, Sequence
@@ -70,6 +72,7 @@ def build_parser(name: str, function: Callable[..., Any]) -> ArgumentParser:
         description="\n\n".join(filter(None, (described.short_description, described.long_description))),
         formatter_class=_Formatter,
         exit_on_error=False,
+        allow_abbrev=False,  # a mistyped option is told, and never taken as another one
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
     types = get_type_hints(function)
@@ -112,7 +115,7 @@ def parse_options(name: str, function: Callable[..., Any], words: Sequence[str])
     _check_named_paths(parser, underscored)
     _check_nesting(underscored)
     try:
-        values = parser.instantiate(parser.parse_args(underscored))
+        values = parser.instantiate(parser.parse_args(_gathered(parser, underscored)))
     except argparse.ArgumentError as error:
         raise ValueError(_sentence(str(error), parser)) from error
     except RecursionError:
@@ -200,6 +203,31 @@ def _underscored(words: Sequence[str]) -> list[str]:
     """`--new-tokens=1` as `--new_tokens=1`; values, and what follows `--`, are left alone."""
     end = words.index("--") if "--" in words else len(words)
     return [_option_underscored(word) if word.startswith("--") else word for word in words[:end]] + list(words[end:])
+
+
+def _gathered(parser: ArgumentParser, words: Sequence[str]) -> list[str]:
+    """An option that may be a list, and is given several times, as one list in the place of its first."""
+    lists = {option for action in parser._actions if "list[" in str(getattr(action, "_typehint", "")) for option in action.option_strings}
+    values: dict[str, list[str]] = {}
+    left: list[str] = []
+    position, end = 0, list(words).index("--") if "--" in words else len(words)
+    while position < end:
+        option, equals, value = words[position].partition("=")
+        if option not in lists or not (equals or position + 1 < end):
+            left.append(words[position])
+        else:
+            if not equals:
+                position += 1
+                value = words[position]
+            if option not in values:
+                left.append(option)
+            values.setdefault(option, []).append(value)
+        position += 1
+    gathered: list[str] = []
+    for word in left:
+        given = values.get(word)
+        gathered += [word] if given is None else [word, given[0] if len(given) == 1 else json.dumps(given)]
+    return gathered + list(words[end:])
 
 
 def _option_underscored(word: str) -> str:

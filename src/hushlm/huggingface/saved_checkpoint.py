@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import tokenizers
 
 from hushlm.config import DataConfig, RunConfig
+from hushlm.data.chat_files import ChatFiles
 from hushlm.data.tokenizer import Tokenizer
 from hushlm.huggingface.gpt2 import from_hf_gpt2
 from hushlm.huggingface.neox import from_hf_gpt_neox
@@ -33,7 +34,8 @@ def save_hf_checkpoint(
     Args:
         hf_model: for `from_hf_gpt2` or `from_hf_gpt_neox`; its weights are written as float32.
         tokenizer: the model's own, a fast one of transformers, or one of the tokenizers library. What it carries of its program's state
-            (truncation, padding) is left out.
+            (truncation, padding) is left out. Its chat template, its special tokens and the model's tokens for the end of an answer
+            are kept, and `hushlm export` passes them on.
         folder: where; an earlier checkpoint there is replaced.
 
     Returns:
@@ -71,8 +73,16 @@ def save_hf_checkpoint(
         corpus=f"unknown (a {family} of Hugging Face)",
         corpus_fingerprint="",
         state=None,
+        beside=_chat_files(hf_model, tokenizer).contents(),
     )
     return load_checkpoint(folder)
+
+
+def _chat_files(hf_model: Any, tokenizer: Any) -> ChatFiles:
+    """The chat template and the special tokens of a tokenizer of transformers, and the tokens that end the model's answers."""
+    tokens = {name: str(token) for name, token in getattr(tokenizer, "special_tokens_map", {}).items() if not isinstance(token, list)}
+    ends = getattr(getattr(hf_model, "generation_config", None), "eos_token_id", None)
+    return ChatFiles.of(getattr(tokenizer, "chat_template", None), tokens, ends, "The model's tokenizer")
 
 
 def _our_tokenizer(tokenizer: Any) -> Tokenizer:

@@ -114,6 +114,7 @@ def save_checkpoint(
     corpus: str,
     corpus_fingerprint: str,
     state: TrainingState | None,
+    beside: Mapping[str, str] = {},
 ) -> None:
     """Write a checkpoint in one step: a kill at any moment leaves the folder's old checkpoint or this one, whole.
 
@@ -130,6 +131,7 @@ def save_checkpoint(
         corpus: its name.
         corpus_fingerprint: `TokenStore.fingerprint`.
         state: what a resumed run needs; None for a model that was not trained here, which cannot be resumed.
+        beside: further files by name, such as a chat template.
 
     Raises:
         ValueError: if `folder` holds files that are not ours.
@@ -151,6 +153,8 @@ def save_checkpoint(
         write_atomic(temporary / "model.safetensors", tensor_bytes(weights))
         write_atomic(temporary / "tokenizer.json", tokenizer.to_str())
         write_atomic(temporary / "metrics.jsonl", rows)
+        for name, content in beside.items():
+            write_atomic(temporary / name, content)
         if state is not None:
             write_atomic(temporary / "state/optimiser.safetensors", tensor_bytes({**state.optimiser, "random_state": state.random_state}))
             progress = {"step": step, "sampler": state.sampler, "metrics_bytes": len(rows.encode())}

@@ -19,6 +19,8 @@ import numpy as np
 
 from hushlm.architectures import Architecture
 from hushlm.config import ModelShape
+from hushlm.data.chat_files import ChatFiles, read_chat_files
+from hushlm.data.tokenizer import Tokenizer
 from hushlm.files import MANIFEST, new_folder, verify_manifest, write_atomic
 from hushlm.plan import HUSH, Rewrites
 from hushlm.private.program.backend import ReferenceBackend
@@ -139,7 +141,7 @@ def export_model(
 
     Raises:
         ValueError: if `checkpoint` is none or its folder is gone, if `output` holds other files, or if the numbers are too large for fixed
-            point.
+            point; or if a file with the model's chat template cannot be read.
     """
     from safetensors.numpy import save
 
@@ -175,6 +177,7 @@ def export_model(
         checkpoint=hashlib.sha256((checkpoint.folder / MANIFEST).read_bytes()).hexdigest(),
         tokenizer=hashlib.sha256(tokenizer).hexdigest(),
     )
+    chat = _chat_files(checkpoint)
     public = description.model_dump_json(indent=2)
     tensors = save({name: np.ascontiguousarray(value, dtype=np.float32) for name, value in weights.items()})
     with new_folder(output / "server", replace=True) as folder:
@@ -182,6 +185,8 @@ def export_model(
         write_atomic(folder / DESCRIPTION_FILE, public)
     with new_folder(output / "client", replace=True) as folder:
         write_atomic(folder / "tokenizer.json", tokenizer)
+        for name, content in chat.contents().items():
+            write_atomic(folder / name, content)
         write_atomic(folder / DESCRIPTION_FILE, public)
     absorbable = architecture.feed_forward.is_linear and not architecture.has_layer_norm
     layers = [layer for layer in range(shape.layers) if architecture.has_ffn(layer, shape.layers)] if absorbable else []
@@ -195,3 +200,17 @@ def export_model(
         rounding_error=error,
         server_bytes=len(tensors),
     )
+
+
+def _chat_files(checkpoint: Checkpoint) -> ChatFiles:
+    """What is known of conversations: from the checkpoint's own files, or from those beside the tokenizer that it was trained with.
+
+    Raises:
+        ValueError: one sentence, if such a file cannot be read.
+    """
+    found = read_chat_files(checkpoint.folder)
+    beside = Path(checkpoint.config.data.tokenizer).expanduser()
+    if found != ChatFiles() or beside.suffix != ".json" or not beside.is_file():
+        return found
+    # The file may have been replaced since the training.
+    return read_chat_files(beside.parent) if Tokenizer.from_file(beside).to_str() == checkpoint.tokenizer.to_str() else found
