@@ -20,10 +20,10 @@ from tests.private.bundles.stores import PEER, PROGRAM, content, file_of, identi
 
 import hushlm.private.bundles.bundle_file as bundle_file
 import hushlm.private.bundles.store as store_module
+from hushlm.plan.needs import Need, SquareNeed
 from hushlm.private.bundles import BundleError, BundleStore, BundleStoreError, peers_of
 from hushlm.private.engine import Party
 from hushlm.private.prepared.material import IDENTITY_BYTES, Item, Material, MaterialError
-from hushlm.private.prepared.needs import Need, SquareNeed
 
 WORDS = st.sampled_from([np.uint64, np.uint32]).flatmap(
     lambda kind: arrays(kind, array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=4))
