@@ -48,6 +48,9 @@ def prepared(
         raise ValueError("prepared needs either --keys (or --prepared-folder), at a client, or --server-folder, at a server.")
     if identity and (len(identity) < SHOWN_DIGITS or not set(identity) <= set("0123456789abcdef")):
         raise ValueError(f"--identity needs at least {SHOWN_DIGITS} digits of the identity, as `hushlm prepared list` shows them.")
+    for named in (keys, prepared_folder, server_folder):
+        if named is not None and not named.is_dir():
+            raise ValueError(f"There is no folder {named}.")
     if action == "drop" and not (peer or identity or everything):
         raise ValueError("drop needs to know which: --identity, --peer, or --everything.")
     require_engine()
