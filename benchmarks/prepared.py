@@ -184,7 +184,7 @@ def main() -> None:
                 f"{row['phase']} through {row['network']} is {row['token']}, but the reference says {wanted}: nothing written."
             )
     if a.write:
-        settings = {"architecture": str(architecture), "shape": asdict(description.shape), "answers": len(networks) + 1}
+        settings = {"architecture": str(architecture), "shape": description.shape.to_dict(), "answers": len(networks) + 1}
         keep(name, tokens, settings, rows)
 
 

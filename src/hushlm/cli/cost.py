@@ -121,7 +121,7 @@ def _document(
         "architecture": str(named),
         "folder": None if model.folder is None else str(model.folder),
         "engine": _engine(),
-        "shape": asdict(shape),
+        "shape": shape.to_dict(),
         "prompt": prompt,
         "prompt_run_at": length,
         "new_tokens": len(answer.passes),

@@ -301,6 +301,6 @@ def _resident(plan: Plan) -> tuple[int, int]:
     """The bytes of the server's encoded weights, and of each party's shares of the key-value cache and of the largest values."""
     weights = sum(math.prod(tensor.shape) for step in plan.steps for tensor in server_tensors(plan, step))
     shape = plan.shape
-    kept = 2 * shape.layers * plan.keys * shape.width
+    kept = 2 * shape.layers * plan.keys * shape.key_width
     largest = max(shape.heads * plan.rows * plan.keys, plan.rows * shape.ffn_width, plan.rows * shape.vocabulary)
     return weights * SHARE_BYTES, (kept + 3 * largest) * SHARE_BYTES

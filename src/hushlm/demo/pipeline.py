@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -178,7 +178,7 @@ def _summary(
             "bytes": store.bytes,
             "fingerprint": store.fingerprint,
         },
-        "shape": asdict(shape),
+        "shape": shape.to_dict(),
         "steps": settings.training.steps,
         "architectures": [{**row.to_dict(), "checkpoint": str(outcomes[row.name].config.output)} for row in rows],
         "collapse": {

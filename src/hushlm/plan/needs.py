@@ -24,6 +24,7 @@ from hushlm.architectures import Architecture
 from hushlm.config import ModelShape
 from hushlm.plan.operations import (
     Activate,
+    ActivatedGate,
     Divide,
     Embed,
     Gate,
@@ -31,8 +32,10 @@ from hushlm.plan.operations import (
     Mix,
     Normalise,
     Operation,
+    Prepend,
     Project,
     Reveal,
+    RmsNormalise,
     Rotate,
     ScaleRows,
     Scores,
@@ -179,22 +182,22 @@ def operation_needs(operation: Operation, where: Where) -> tuple[Need, ...]:
     match operation:
         case Embed(rows, vocabulary, width):
             return (ProjectNeed(where.weight, rows, vocabulary, width, SMALL_RING_BITS),)
-        case Normalise(rows, width, affine):
+        case Normalise(rows, width, affine) | RmsNormalise(rows, width, affine):
             return () if affine else (CentreNeed(rows, width),)
         case Project(rows, inner, outer):
             return (ProjectNeed(where.weight, rows, inner, outer),)
         case ScaleRows(rows, width):
             return (ScaleNeed(where.heads, rows, width // where.heads),)
-        case Rotate() | Reveal():
+        case Rotate() | Prepend() | Reveal():
             return ()
         case Scores(heads, rows, keys, head_width):
             new = 1 if where.before else keys
-            return (AttendNeed(where.cache, "keys", heads, rows, head_width, where.before, new, rows == keys > 1),)
+            return (AttendNeed(where.cache, "keys", heads, rows, head_width, where.before, new, operation.is_triangle and keys > 1),)
         case Kernel():
             return (SquareNeed(operation.elements),) * operation.squarings
         case Mix(heads, rows, keys, head_width):
             new = 1 if where.before else keys
-            return (AttendNeed(where.cache, "values", heads, rows, head_width, where.before, new, rows == keys > 1),)
+            return (AttendNeed(where.cache, "values", heads, rows, head_width, where.before, new, operation.is_triangle and keys > 1),)
         case Divide(heads, rows, width, polynomial=polynomial):
             sums = heads * rows
             inverse = (SquareNeed(sums), MultiplyNeed(sums), MultiplyNeed(sums)) if polynomial else ()
@@ -204,6 +207,9 @@ def operation_needs(operation: Operation, where: Where) -> tuple[Need, ...]:
             return (SquareNeed(rows * width),) * squares[kind]
         case Gate(rows, width):
             return (MultiplyNeed(rows * width),)
+        case ActivatedGate(rows, width, kind):
+            count = {"silu-quadratic": 1, "silu-quartic": 2, "silu-tanh": 0}[kind]
+            return (*(SquareNeed(rows * width),) * count, MultiplyNeed(rows * width))
         case _:
             assert_never(operation)
 
@@ -286,8 +292,10 @@ def left_to_engine(plan: Plan) -> list[str]:
 def is_prepared(operation: Operation) -> bool:
     """Whether an operation has a prepared form; the published forms of LayerNorm with gain and of GELU by tanh have none."""
     match operation:
-        case Normalise(affine=affine):
+        case Normalise(affine=affine) | RmsNormalise(affine=affine):
             return not affine
+        case ActivatedGate(kind=kind):
+            return kind != "silu-tanh"
         case Activate(kind=kind):
             return kind != "gelu-tanh"
         case Reveal(kind=kind):

@@ -112,7 +112,7 @@ def choose_rewrites(
         The rewrites, and their `rounded_error`, which is at most `ERROR_TOLERANCE` or else the least that was found.
     """
     best, least = rewrites, rounded_error(state, architecture, shape, rewrites, fraction_bits)
-    if architecture.has_layer_norm or not architecture.feed_forward.is_linear:
+    if architecture.has_block_norm or not architecture.feed_forward.is_linear:
         return best, least
     with_ffn = shape.layers - architecture.removed_ffns
     runs = 2
@@ -188,7 +188,7 @@ def export_model(
         for name, content in chat.contents().items():
             write_atomic(folder / name, content)
         write_atomic(folder / DESCRIPTION_FILE, public)
-    absorbable = architecture.feed_forward.is_linear and not architecture.has_layer_norm
+    absorbable = architecture.feed_forward.is_linear and not architecture.has_block_norm
     layers = [layer for layer in range(shape.layers) if architecture.has_ffn(layer, shape.layers)] if absorbable else []
     bases = moving_bases(state, architecture, shape, chosen)
     return ExportReport(

@@ -14,7 +14,6 @@ any other refusal it would be refused again.
 from __future__ import annotations
 
 import enum
-from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -102,8 +101,8 @@ Shape = Annotated[
 
 
 def shape_of(shape: ModelShape) -> dict[str, float]:
-    """Every size, with nothing left to defaults; yes is 1."""
-    return {name: float(size) for name, size in asdict(shape).items()}
+    """The sizes as both parties' folders hold them; yes is 1."""
+    return {name: float(size) for name, size in shape.to_dict().items()}
 
 
 SessionKind = Literal["ask", "prepare"]
