@@ -16,8 +16,9 @@ from functools import cache, lru_cache
 
 from hushlm.cost.calls import Call, call_seconds
 from hushlm.cost.network import Network
+from hushlm.plan import Kernel, Reveal, row_lengths
 
-__all__ = ["BINARY", "Tournament", "choose_tournament", "group_sizes", "tournament_calls"]
+__all__ = ["BINARY", "Tournament", "choose_tournament", "group_sizes", "kernel_tournament", "reveal_tournament", "tournament_calls"]
 
 GROUPS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32, 48, 64, 96, 128)
 """Sizes of groups that are tried."""
@@ -161,3 +162,17 @@ def _levels_to(longest: int, last: int, lengths: tuple[int, ...], heads: int, ne
         return min(found)
 
     return best(1)[1]
+
+
+def kernel_tournament(operation: Kernel, network: Network | None) -> Tournament:
+    """How a kernel finds its row maxima; in pairs where no network is named."""
+    if network is None:
+        return BINARY
+    return choose_tournament(tuple(row_lengths(operation)), operation.heads, network, clip=True)
+
+
+def reveal_tournament(operation: Reveal, network: Network | None) -> Tournament:
+    """How the largest logit is found, its id going along."""
+    if network is None:
+        return BINARY
+    return choose_tournament((operation.vocabulary,), operation.rows, network, clip=False, carried=2)

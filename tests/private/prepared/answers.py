@@ -11,7 +11,7 @@ import numpy as np
 from hushlm.architectures import parse
 from hushlm.calibration.both_parties import stream_both
 from hushlm.config import ModelShape
-from hushlm.cost.network import LAN, Network
+from hushlm.cost.network import Network
 from hushlm.private.engine import Engine, EngineSettings, Traffic
 from hushlm.private.prepared.desk import Desk
 from hushlm.private.prepared.generator import PreparedGenerator
@@ -65,7 +65,7 @@ def exported(name: str, shape: ModelShape | None = None, seed: int = 1) -> tuple
 
 
 def _answers(
-    engine: Engine, exports: Sequence[Exported], prompt: list[int], new_tokens: int, reveal: str, network: Network
+    engine: Engine, exports: Sequence[Exported], prompt: list[int], new_tokens: int, reveal: str, network: Network | None
 ) -> Iterator[Seen]:
     desk = Desk(engine, network)
     for number, export in enumerate(exports):
@@ -85,7 +85,7 @@ def _answers(
 
 
 def prepared_answers(
-    exports: Sequence[Exported], prompt: list[int], new_tokens: int, reveal: str = "logits", network: Network = LAN
+    exports: Sequence[Exported], prompt: list[int], new_tokens: int, reveal: str = "logits", network: Network | None = None
 ) -> Iterator[tuple[Seen, Seen]]:
     """An answer of each program, one after the other on one pair of processes: what client and server saw."""
     return stream_both(_answers, (exports, prompt, new_tokens, reveal, network), EngineSettings())

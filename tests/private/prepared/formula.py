@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from hushlm.cost.constants import load_constants
 from hushlm.cost.network import Network
+from hushlm.cost.prepared.online_bytes import online_bytes
 from hushlm.cost.primitives import Primitives
 from hushlm.plan import Plan, ProtocolSettings
 from hushlm.private.engine import Traffic
-from hushlm.private.prepared.online_bytes import online_bytes
 
 REFILL_BYTES = 900_000
 """A stock of oblivious transfers that runs out is filled up in the middle of a step."""
 
 
-def equals_formula(plan: Plan, opened: dict[str, int], steps: dict[str, Traffic], network: Network) -> int:
+def equals_formula(plan: Plan, opened: dict[str, int], steps: dict[str, Traffic], network: Network | None) -> int:
     """Assert that the client's traffic of each step, by "LAYER.STEP", is what the formula says; how many steps refilled a stock."""
     prices, refilled = Primitives(load_constants().values, ProtocolSettings()), 0
     for (layer, name), wanted in online_bytes(plan, opened, network=network).items():

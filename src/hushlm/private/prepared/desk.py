@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from hushlm.cost.network import LAN, Network
+from hushlm.cost.network import Network
+from hushlm.plan.protocol_settings import SMALL_RING_BITS
 from hushlm.private.engine import Engine, Executable, Party, Traffic, compile_program
 from hushlm.private.engine.shares import WordLink, Words, encode, install_bits, install_words, words_of
 from hushlm.private.engine.small_ring import SmallRing, SmallWords
 
 __all__ = ["Desk"]
-
-SMALL_RING_BITS = 32
 
 
 class Desk:
@@ -25,7 +24,8 @@ class Desk:
 
     Args:
         engine: of this party; the other one must make its desk at the same moment.
-        network: between the parties, by which forms are chosen: fewer bytes or fewer rounds. Both parties name the same one.
+        network: between the parties, by which forms are chosen: fewer bytes or fewer rounds. Both parties name the same one; without
+            one the forms are those with the fewest bytes.
 
     Attributes:
         engine, party, network: this party's.
@@ -34,7 +34,7 @@ class Desk:
         compilations: how many programs were compiled; they are kept by what they compute and by shapes.
     """
 
-    def __init__(self, engine: Engine, network: Network = LAN) -> None:
+    def __init__(self, engine: Engine, network: Network | None = None) -> None:
         self.network = network
         self.engine, self.party, self.fraction_bits = engine, engine.party, engine.settings.fraction_bits
         self.is_client = engine.party is Party.CLIENT

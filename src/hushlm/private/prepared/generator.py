@@ -8,11 +8,11 @@ import numpy as np
 
 from hushlm.cost.network import Network
 from hushlm.plan import bucket_length
+from hushlm.plan.needs import ProjectNeed, answer_needs
 from hushlm.private.engine import Traffic
 from hushlm.private.prepared.desk import Desk
 from hushlm.private.prepared.material import Material, MaterialError
-from hushlm.private.prepared.needs import ProjectNeed, answer_needs
-from hushlm.private.prepared.offline import Preparer
+from hushlm.private.prepared.offline import OnWork, Preparer
 from hushlm.private.prepared.prepared_backend import PreparedBackend
 from hushlm.private.prepared.range_check import check_range
 from hushlm.private.program.description import ProgramDescription, RevealPolicy
@@ -65,17 +65,19 @@ class PreparedGenerator:
 
     def _agree_on_network(self) -> None:
         network, link = self._desk.network, self._desk.link
-        mine = np.array([network.round_trip_seconds, network.bits_per_second])
+        mine = np.array([0.0, 0.0] if network is None else [network.round_trip_seconds, network.bits_per_second])
         link.send(mine)
         theirs = link.receive(mine.shape, np.float64)
         if (theirs != mine).any():
-            other = Network("the other party's", *theirs.tolist())
+            other = Network("the other party's", *theirs.tolist()) if theirs.any() else None
             raise ValueError(f"The parties take different networks to be between them, {network} and {other}: name the same one at both.")
 
-    def prepare(self, prompt_tokens: int, new_tokens: int, count: int = 1, draft: int = 0) -> tuple[list[Material], Traffic]:
+    def prepare(
+        self, prompt_tokens: int, new_tokens: int, count: int = 1, on_work: OnWork | None = None, draft: int = 0
+    ) -> tuple[list[Material], Traffic]:
         """Material for `count` answers of up to `new_tokens` tokens to prompts of up to `prompt_tokens` tokens, and what making it moved.
 
-        The length is rounded up to a bucket; any prompt of the same bucket can use the material.
+        The length is rounded up to a bucket; any prompt of the same bucket can use the material. `on_work` is told how far the work is.
 
         Args:
             draft: how many tokens each pass after the first guesses beside its own; the material of a pass grows with its rows.
@@ -83,11 +85,12 @@ class PreparedGenerator:
         Raises:
             ValueError: if they do not fit the context.
         """
-        bucket = bucket_length(prompt_tokens, self._description.shape.context)
-        needs = answer_needs(self._description, bucket, new_tokens, draft)
+        described = self._description
+        bucket = bucket_length(prompt_tokens, described.shape.context)
+        needs = answer_needs(described.parsed_architecture, described.shape, bucket, new_tokens, described.rewrites, draft)
         names = {need.weight for each in needs for need in each if isinstance(need, ProjectNeed)}
         weights = None if self._desk.is_client else {name: self._backend.tensors[name].whole() for name in names}
-        return Preparer(self._desk, weights, self._description.rewrites.encoded_bytes).prepare(needs, bucket, count, draft)
+        return Preparer(self._desk, weights, described.rewrites.encoded_bytes).prepare(needs, bucket, count, on_work, draft)
 
     def _tell_accepted(self, count: int | None) -> tuple[int, Traffic]:
         """The client tells the server how many tokens a pass brought, because the next one's place depends on it."""

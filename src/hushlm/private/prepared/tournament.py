@@ -14,23 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from hushlm.cost.network import Network
-from hushlm.cost.tournament import Tournament, choose_tournament, group_sizes
-from hushlm.plan import Kernel, Reveal, row_lengths
+from hushlm.cost.tournament import Tournament, group_sizes
 
-__all__ = ["kept_above", "kernel_tournament", "reveal_tournament", "row_winners"]
+__all__ = ["kept_above", "row_winners"]
 
 Array = Any
-
-
-def kernel_tournament(operation: Kernel, network: Network) -> Tournament:
-    """How a kernel finds its row maxima."""
-    return choose_tournament(tuple(row_lengths(operation)), operation.heads, network, clip=True)
-
-
-def reveal_tournament(operation: Reveal, network: Network) -> Tournament:
-    """How the largest logit is found, its id going along."""
-    return choose_tournament((operation.vocabulary,), operation.rows, network, clip=False, carried=2)
 
 
 @dataclass(frozen=True)

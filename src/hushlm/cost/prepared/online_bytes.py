@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from hushlm.cost.calls import CALLS, Call, Sent, call_rounds, call_sent
-from hushlm.cost.network import LAN, Network
-from hushlm.cost.tournament import tournament_calls
+from hushlm.cost.network import Network
+from hushlm.cost.tournament import kernel_tournament, reveal_tournament, tournament_calls
 from hushlm.plan import (
     Activate,
+    ActivatedGate,
     Divide,
     Embed,
     Gate,
@@ -22,16 +23,18 @@ from hushlm.plan import (
     Normalise,
     Operation,
     Plan,
+    Prepend,
     Project,
     ProtocolSettings,
     Reveal,
+    RmsNormalise,
     Rotate,
     ScaleRows,
     Scores,
+    halvings,
     row_lengths,
 )
-from hushlm.private.prepared.desk import SMALL_RING_BITS
-from hushlm.private.prepared.needs import (
+from hushlm.plan.needs import (
     AttendNeed,
     CentreNeed,
     MultiplyNeed,
@@ -42,12 +45,12 @@ from hushlm.private.prepared.needs import (
     SquareNeed,
     pass_needs,
 )
-from hushlm.private.prepared.tournament import kernel_tournament, reveal_tournament
-from hushlm.private.program.polynomials import halvings
+from hushlm.plan.protocol_settings import SMALL_RING_BITS
 
-__all__ = ["OnlineBytes", "online_bytes", "online_calls", "opened_bytes"]
+__all__ = ["OnlineBytes", "engine_bytes", "online_bytes", "online_calls", "opened_bytes"]
 
 SMALL_COMPARISON = CALLS["compare"].bytes
+SMALL_SELECTION = CALLS["select"].bytes
 SELECTION = CALLS["select-64"].bytes
 WORD = 8
 
@@ -97,7 +100,7 @@ def opened_bytes(need: Need) -> tuple[int, int]:
     return WORD * words, WORD * words
 
 
-def online_calls(operation: Operation, network: Network = LAN, fraction_bits: int = 18) -> list[Call]:
+def online_calls(operation: Operation, network: Network | None = None, fraction_bits: int = 18) -> list[Call]:
     """The calls of an operation's online form, in order, inverse roots left out."""
 
     def widened(elements: int, bits: int = 0) -> list[Call]:
@@ -109,19 +112,27 @@ def online_calls(operation: Operation, network: Network = LAN, fraction_bits: in
     def projected(elements: int) -> list[Call]:
         return [Call("client sends", 1), Call("truncate", elements)]
 
+    def clipped(elements: int) -> list[Call]:
+        signs = [Call("compare", elements), Call("select", elements), Call("compare", elements)]
+        return [*signs, *([Call("select-64", elements)] * 2)]
+
     match operation:
         case Embed(rows, _, width):
             return [Call("client sends", 1), *widened(rows * width)]
         case Normalise(rows, width):
             return [Call("truncate", rows), *product(rows), *product(rows * width)]
+        case RmsNormalise(rows, width):
+            return [*product(rows), *product(rows * width)]
         case Project(rows, _, outer):
             return projected(rows * outer)
         case ScaleRows(rows, width):
             return product(rows * width)
-        case Rotate(heads, queries, rows, width):
-            return [Call("truncate", heads * (queries + rows) * width)]
+        case Rotate():
+            return [Call("truncate", operation.entries)]
+        case Prepend():
+            return []
         case Scores(heads, rows, keys):
-            return product(heads * (rows * (rows + 1) // 2 if rows == keys else rows * keys))
+            return product(heads * (rows * (rows + 1) // 2 if operation.is_triangle else rows * keys))
         case Kernel(heads):
             scores, form = operation.elements, kernel_tournament(operation, network)
             maxima = tournament_calls(row_lengths(operation), heads, form, clip=True)
@@ -147,24 +158,35 @@ def online_calls(operation: Operation, network: Network = LAN, fraction_bits: in
                 case "polynomial":
                     return [Call("compare", 2 * n), Call("select-64", 2 * n), *product(n), Call("truncate", n)]
                 case "gelu-quartic":
-                    signs = [Call("compare", n), Call("select", n), Call("compare", n)]
-                    return [*signs, Call("select-64", n), Call("select-64", n), *product(n), *product(n), Call("truncate", n)]
+                    return [*clipped(n), *product(n), *product(n), Call("truncate", n)]
                 case _:
                     raise AssertionError(f"{kind} has no prepared form")
         case Gate(rows, width):
             return product(rows * width)
+        case ActivatedGate(rows, width, kind):
+            n = rows * width
+            squares = {"silu-quadratic": 1, "silu-quartic": 2}[kind]
+            return [*clipped(n), *(product(n) * squares), Call("truncate", n), *product(n)]
         case Reveal(vocabulary, kind, rows=rows):
             if kind == "logits":
                 return []
-            if kind == "token":
+            if kind == "token" and (network is not None or rows > 1):
                 return tournament_calls([vocabulary], rows, reveal_tournament(operation, network), clip=False, carried=2)
-            raise ValueError("The bytes of a private top-k are counted, not given by a formula.")
+            raise ValueError("The bytes of a private top-k, or of an arg max without a network, are counted, not given by a formula.")
         case _:
             assert_never(operation)
 
 
+def engine_bytes(operation: Operation, fraction_bits: int, threads: int = ProtocolSettings.threads) -> int:
+    """What the engine moves for an operation's online form, in pairs, inverse roots not included."""
+    return sum(
+        sent.client_bytes + sent.server_bytes
+        for sent in (call_sent(call, threads, fraction_bits) for call in online_calls(operation, None, fraction_bits))
+    )
+
+
 def online_bytes(
-    plan: Plan, opened: dict[str, int], fraction_bits: int = 18, network: Network = LAN, threads: int = ProtocolSettings.threads
+    plan: Plan, opened: dict[str, int], fraction_bits: int = 18, network: Network | None = None, threads: int = ProtocolSettings.threads
 ) -> dict[tuple[int | None, str], OnlineBytes]:
     """Bytes and messages of every step of a pass by layer and name.
 
@@ -179,7 +201,7 @@ def online_bytes(
     found: dict[tuple[int | None, str], OnlineBytes] = {}
     for step, needs in pass_needs(plan, opened):
         sent = sum(sum(opened_bytes(need)) for need in needs)
-        roots = step.operation.rows if isinstance(step.operation, Normalise) else 0
+        roots = step.operation.rows if isinstance(step.operation, Normalise | RmsNormalise) else 0
         calls = online_calls(step.operation, network, fraction_bits)
         by_engine = sum((call_sent(call, threads, fraction_bits) for call in calls), Sent())
         found[step.layer, str(step.name)] = OnlineBytes(
