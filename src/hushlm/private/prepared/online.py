@@ -275,7 +275,9 @@ class OnlineForms:
 
         def program(row_1V: Any) -> Any:
             ids = jnp.asarray(np.arange(operation.vocabulary, dtype=np.int32) << SMALL_FRACTION_BITS)
-            return row_winners(jnp, row_1V, jnp.broadcast_to(ids, row_1V.shape), [operation.vocabulary], form)[1][:, 0]
+            _, found = row_winners(jnp, row_1V, jnp.broadcast_to(ids, row_1V.shape), [operation.vocabulary], form)
+            assert found is not None
+            return found[:, 0]
 
         (answer,) = self._desk.small(("reveal", operation, operation.rows, form), program, [row_1V[-operation.rows :]])
         return SmallValue(answer)
