@@ -69,7 +69,10 @@ def call_seconds(calls: Iterable[Call], network: Network) -> float:
 
 @dataclass(frozen=True)
 class Sent:
-    """What each party sends in some calls, exact where no stock of oblivious transfers is refilled (about 1 MB in two messages each)."""
+    """What each party sends in some calls, exact where no stock of oblivious transfers is refilled (about 1 MB in two messages each).
+
+    Bytes of calls on less than some dozens of elements may be a few words too many.
+    """
 
     client_bytes: int = 0
     server_bytes: int = 0
