@@ -8,10 +8,10 @@ from typing import Any
 from hushlm.cost.network import LAN, WAN
 from hushlm.cost.prepared.price import PreparedCost
 from hushlm.cost.pricing import Amount, GenerationCost
-from hushlm.report.cost_tables import megabytes
+from hushlm.report.cost_tables import gigabytes, megabytes
 from hushlm.report.table import Column, Table
 
-__all__ = ["phase_rows", "phases_table"]
+__all__ = ["phase_rows", "phases_table", "records_table"]
 
 
 def phase_rows(today: GenerationCost, prepared: PreparedCost) -> list[dict[str, Any]]:
@@ -55,3 +55,25 @@ def phases_table(rows: Sequence[Mapping[str, Any]], prepared: PreparedCost) -> T
         f"Online seconds were fitted on {prepared.measured}."
     )
     return Table("Prepared answers beside today's pass", columns, rows, note)
+
+
+def records_table(rows: Sequence[Mapping[str, Any]], note: str = "") -> Table:
+    """The table of `hushlm.cost.records` as dictionaries."""
+
+    def said(count: float | None) -> str:
+        return "" if count is None else gigabytes(count)
+
+    columns = (
+        Column("system", "system"),
+        Column("trust", "trusted"),
+        Column("model", "model"),
+        Column("tokens", "T", lambda count: "" if count is None else str(count), "right"),
+        Column("seconds", "s", ",.1f", "right"),
+        Column("bytes", "GB", said, "right"),
+        Column("prepared_bytes", "GB before", said, "right"),
+        Column("hardware", "hardware"),
+        Column("network", "network"),
+        Column("remark", "remark"),
+        Column("source", "source"),
+    )
+    return Table("Records of private inference: one token", columns, rows, note)

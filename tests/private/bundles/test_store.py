@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+from hushlm.private.prepared.needs import Need, SquareNeed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -23,7 +24,6 @@ import hushlm.private.bundles.store as store_module
 from hushlm.private.bundles import BundleError, BundleStore, BundleStoreError, peers_of
 from hushlm.private.engine import Party
 from hushlm.private.prepared.material import IDENTITY_BYTES, Item, Material, MaterialError
-from hushlm.private.prepared.needs import Need, SquareNeed
 
 WORDS = st.sampled_from([np.uint64, np.uint32]).flatmap(
     lambda kind: arrays(kind, array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=4))

@@ -11,6 +11,7 @@ from hushlm.cost.prepared.calls import OnlineCalls
 from hushlm.cost.prepared.online_bytes import opened_bytes
 from hushlm.plan import (
     Activate,
+    ActivatedGate,
     Divide,
     Embed,
     Gate,
@@ -19,8 +20,10 @@ from hushlm.plan import (
     Normalise,
     Operation,
     Plan,
+    Prepend,
     Project,
     Reveal,
+    RmsNormalise,
     Rotate,
     ScaleRows,
     Scores,
@@ -53,16 +56,19 @@ def online_exchange(operation: Operation, needs: Sequence[Need], p: OnlineCalls)
             sent = p.send(rows * vocabulary * SMALL_RING_BITS // 8)
             return sent + p.weight_product(rows, vocabulary, width, SMALL_RING_BITS) + p.widen(rows * width)
         case Normalise(rows, width):
-            root = p.program() + p.large.truncate(rows) + p.large.reciprocal_square_root(rows)
-            return p.truncate(rows).times(2) + p.open(rows * width) + root + p.open(rows) + p.truncate(rows * width)
+            return p.truncate(rows) + _normalised(p, rows, width)
+        case RmsNormalise(rows, width):
+            return _normalised(p, rows, width)
         case Project(rows, inner, outer):
             return p.send(rows * inner * SHARE_BYTES) + p.weight_product(rows, inner, outer) + p.truncate(rows * outer)
         case ScaleRows(rows, width):
             (need,) = needs
             forward, back = opened_bytes(need)
             return p.send(forward) + p.send(back, forward=False) + p.truncate(rows * width)
-        case Rotate(heads, queries, rows, width):
-            return p.truncate(heads * (queries + rows) * width)
+        case Rotate():
+            return p.truncate(operation.entries)
+        case Prepend():
+            return Exchange()
         case Scores() | Mix():
             return _attend(operation, needs, p)
         case Kernel(heads):
@@ -75,6 +81,9 @@ def online_exchange(operation: Operation, needs: Sequence[Need], p: OnlineCalls)
             return _activate(operation, p)
         case Gate(rows, width):
             return _product(p, rows * width)
+        case ActivatedGate(rows, width, kind):
+            n, squares = rows * width, {"silu-quadratic": 1, "silu-quartic": 2}[kind]
+            return _clipped(p, n) + _squares(p, n, squares) + p.truncate(n) + _product(p, n)
         case Reveal(vocabulary, kind):
             found = p.program() + p.arg_maximum(vocabulary) if kind == "token" else Exchange()
             return found + _answer(operation, p)
@@ -101,6 +110,18 @@ def _squares(p: OnlineCalls, n: int, times: int = 1) -> Exchange:
     return (p.open(n) + p.truncate(n)).times(times)
 
 
+def _normalised(p: OnlineCalls, rows: int, width: int) -> Exchange:
+    """Squared lengths of rows, their inverse roots by the engine's own program, and each row times its own."""
+    lengths = p.open(rows * width) + p.truncate(rows)
+    root = p.program() + p.large.truncate(rows) + p.large.reciprocal_square_root(rows)
+    return lengths + root + p.open(rows) + p.truncate(rows * width)
+
+
+def _clipped(p: OnlineCalls, n: int) -> Exchange:
+    """|x| and min(|x|, bound)."""
+    return p.program() + p.compare(n).times(2) + p.select(n) + p.where(n).times(2)
+
+
 def _product(p: OnlineCalls, n: int) -> Exchange:
     return p.open(2 * n) + p.truncate(n)
 
@@ -113,7 +134,7 @@ def _attend(operation: Scores | Mix, needs: Sequence[Need], p: OnlineCalls) -> E
     if need.side == "values":
         return opened + p.full_products(rows, need.opened, width, 2 * heads) + p.truncate(heads * rows * width)
     # What a causal mask hides is not truncated.
-    kept = rows * (rows + 1) // 2 if need.triangle else rows * keys
+    kept = rows * (rows + 1) // 2 if operation.is_triangle else rows * keys
     return opened + p.full_products(rows, width, need.opened, 2 * heads) + p.truncate(heads * kept)
 
 
@@ -141,8 +162,7 @@ def _activate(operation: Activate, p: OnlineCalls) -> Exchange:
         case "polynomial":
             return p.program() + p.compare(n).times(2) + p.where(n).times(2) + _squares(p, n) + p.truncate(n)
         case "gelu-quartic":
-            signs = p.program() + p.compare(n).times(2) + p.select(n)
-            return signs + p.where(n).times(2) + _squares(p, n, 2) + p.truncate(n)
+            return _clipped(p, n) + _squares(p, n, 2) + p.truncate(n)
         case "gelu-tanh":
             raise AssertionError("GELU by tanh has no prepared form")
         case _:

@@ -54,9 +54,20 @@ class Client:
         control = ControlChannel(server, keys, name, settings.connect_seconds, settings.alive_seconds)
         self._runner = SessionRunner(model.absolute(), self.description, engine_version(), control, settings)
 
-    def estimate(self, prompt_length: int, new_tokens: int, reveal: RevealPolicy = RevealPolicy(), network: Network = LAN) -> Estimate:
-        """What a question is going to move and how long it will take, before it is asked; lengths are in tokens."""
-        return estimate(self.description, prompt_length, new_tokens, reveal, network)
+    def estimate(
+        self,
+        prompt_length: int,
+        new_tokens: int,
+        reveal: RevealPolicy = RevealPolicy(),
+        network: Network = LAN,
+        prepared: bool = False,
+    ) -> Estimate:
+        """What a question is going to move and how long it will take, before it is asked; lengths are in tokens.
+
+        Args:
+            prepared: whether it is answered from material that was prepared before.
+        """
+        return estimate(self.description, prompt_length, new_tokens, reveal, network, prepared)
 
     def ask(
         self,

@@ -7,6 +7,7 @@ from functools import cache, cached_property
 from itertools import accumulate
 
 from hushlm.cost import LAN, CostReport, Network, price
+from hushlm.cost.prepared import price_prepared_passes
 from hushlm.plan import Plan, Reveal, bucket_length, decode_plan, prefill_plan
 from hushlm.private.program.description import ProgramDescription, RevealPolicy
 
@@ -57,7 +58,12 @@ class Estimate:
 
 
 def estimate(
-    description: ProgramDescription, prompt_length: int, new_tokens: int, reveal: RevealPolicy = RevealPolicy(), network: Network = LAN
+    description: ProgramDescription,
+    prompt_length: int,
+    new_tokens: int,
+    reveal: RevealPolicy = RevealPolicy(),
+    network: Network = LAN,
+    prepared: bool = False,
 ) -> Estimate:
     """Price a question as `PrivateGenerator` runs it: lengths rounded up to buckets, one pass over the prompt, one a further token.
 
@@ -66,11 +72,15 @@ def estimate(
         prompt_length: how many tokens the prompt has.
         new_tokens: how many tokens are asked for.
         reveal: what is opened of each step.
-        network: the network for which seconds are predicted; bytes and messages do not depend on it.
+        network: the network for which seconds are predicted; bytes and messages of today's passes do not depend on it.
+        prepared: whether the answer uses material that was prepared before, which itself is not counted.
     """
     shape = description.shape
     policy = Reveal(shape.vocabulary, reveal.kind, reveal.top)
     architecture, rewrites = description.parsed_architecture, description.rewrites
+    if prepared:
+        passes = price_prepared_passes(architecture, shape, prompt_length, new_tokens, policy, rewrites, description.engine, network)
+        return Estimate(passes, passes[0].set_up.bytes)
 
     @cache
     def priced(plan: Plan) -> CostReport:
