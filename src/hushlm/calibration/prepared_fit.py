@@ -33,6 +33,8 @@ from hushlm.private.program.steps import arithmetic
 __all__ = ["CountedCall", "MicroCall", "calibrate_prepared", "count_calls", "micro_calls"]
 
 LARGEST_WEIGHT = 2**20
+REFILLING = 131_072
+"""So many comparisons use up a quarter of both workers' stocks of oblivious transfers."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,14 @@ class CountedCall:
         moved: bytes and messages sent, bytes and messages received.
         cpu_seconds, seconds: of the quickest run.
         first_seconds: CPU seconds of the first run, which compiles.
+        runs: bytes of both directions, CPU seconds and seconds of every later run.
     """
 
     moved: tuple[int, int, int, int]
     cpu_seconds: float
     seconds: float
     first_seconds: float
+    runs: tuple[tuple[int, float, float], ...]
 
 
 def _words(*shape: int) -> np.ndarray:
@@ -151,7 +155,7 @@ def micro_calls() -> list[MicroCall]:
     return [
         *map(_truncate, (12, 2000, 16_384, 98_304)),
         *map(_where, (12, 2000, 16_384)),
-        *map(_compare, (1, 13, 100, 2000, 16_384, 65_536)),
+        *map(_compare, (1, 13, 100, 2000, 16_384, REFILLING)),
         *map(_larger, (13, 16_384)),
         _maxima(12, [128]),
         _maxima(4, list(range(1, 65))),
@@ -191,7 +195,8 @@ def count_calls(engine: Engine, names: Sequence[str], repeats: int) -> list[Coun
             seconds, used, t = time.perf_counter() - start, _cpu_seconds() - cpu, desk.take_traffic()
             runs.append(((t.sent_bytes, t.sent_messages, t.received_bytes, t.received_messages), used, seconds))
         least = min((moved for moved, _, _ in runs), key=sum)
-        found.append(CountedCall(least, min(r[1] for r in runs[1:]), min(r[2] for r in runs[1:]), runs[0][1]))
+        later = tuple((moved[0] + moved[2], used, seconds) for moved, used, seconds in runs[1:])
+        found.append(CountedCall(least, min(r[1] for r in later), min(r[2] for r in later), runs[0][1], later))
     return found
 
 
@@ -221,7 +226,7 @@ def calibrate_prepared(repeats: int = 7) -> CalibratedOnline:
     compiling = [a.first_seconds + b.first_seconds - spent for call, (a, b), spent in zip(calls, both, used, strict=True) if call.compiles]
     compile_seconds = float(np.median(compiling))
     names = [field.name for field in fields(OnlineConstants)]
-    timed = [name for name in names if name.endswith("_seconds") and name != "compile_seconds"]
+    timed = [name for name in names if name.endswith("_seconds") and name not in ("compile_seconds", "refill_seconds")]
     trips = [name for name in names if name.endswith("_rounds")]
     design = _prices(calls, timed, lambda exchange: exchange.cpu_seconds)
     cpu, wall = (least_squares(design, seconds, SHORTEST_SECONDS, REFITS) for seconds in (used, passed))
@@ -231,14 +236,28 @@ def calibrate_prepared(repeats: int = 7) -> CalibratedOnline:
     )
     shared = OnlineConstants(**dict(zip(trips, map(float, rounds), strict=True)), compile_seconds=compile_seconds)
     values, elapsed = (replace(shared, **dict(zip(timed, map(float, found), strict=True))) for found in (cpu, wall))
+    index = next(index for index, call in enumerate(calls) if call.name == f"compare {REFILLING}")
+    refill_cpu, refill_seconds = _refill(*both[index])
+    values = replace(values, refill_seconds=refill_cpu)
     # Both parties compile at once.
-    elapsed = replace(elapsed, compile_seconds=compile_seconds / 2)
+    elapsed = replace(elapsed, compile_seconds=compile_seconds / 2, refill_seconds=refill_seconds)
     prices = [call.price(_with(values)) for call in calls]
     residuals = tuple(
         Residual(call.name, a.moved[0] + a.moved[2], price.total_bytes, float(spent), price.cpu_seconds)
         for call, price, (a, _), spent in zip(calls, prices, both, used, strict=True)
     )
     return CalibratedOnline(engine_version(), _machine(), date.today().isoformat(), values, elapsed, residuals)
+
+
+def _refill(client: CountedCall, server: CountedCall) -> tuple[float, float]:
+    """CPU seconds of both parties and seconds of one refill: what runs that refilled stocks took more than those that did not."""
+    stock = load_constants().values.refill
+    rows = [
+        (round((moved - sum(client.moved[::2])) / stock), used + other, max(seconds, waited))
+        for (moved, used, seconds), (_, other, waited) in zip(client.runs, server.runs, strict=True)
+    ]
+    least = [min(column) for column in zip(*((used, seconds) for refills, used, seconds in rows if not refills), strict=True)]
+    return tuple(float(np.median([(row[1 + index] - least[index]) / row[0] for row in rows if row[0]])) for index in range(2))  # type: ignore[return-value]
 
 
 def _machine() -> str:

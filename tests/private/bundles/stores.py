@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-from hushlm.private.prepared.needs import AttendNeed, MultiplyNeed, ProjectNeed, SquareNeed
 
+from hushlm.plan.needs import AttendNeed, MultiplyNeed, ProjectNeed, SquareNeed
 from hushlm.private.bundles import BundleStore
 from hushlm.private.engine import Party
 from hushlm.private.prepared.material import IDENTITY_BYTES, Item, Material

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from hushlm.cost.constants import Constants
 from hushlm.cost.exchange import Exchange
 from hushlm.cost.prepared.online_constants import OnlineConstants
-from hushlm.cost.primitives import Primitives
+from hushlm.cost.primitives import TRANSFER_STOCK, Primitives
 from hushlm.plan import ProtocolSettings
 from hushlm.plan.engine_tiles import SHARE_BYTES, ceil_div
 from hushlm.plan.protocol_settings import SMALL_RING_BITS
@@ -51,6 +51,11 @@ class OnlineCalls:
         warm = self.large.product_shared(n, 64, 64) + self.large.multiply(64 * n) + self.large.triple_batch()
         warm += self.compare(64 * n) + self.where(64 * n) + self.truncate(64 * n, 3)
         return replace(self.large.set_up() + self.small.set_up() + warm, triples=(), forward_transfers=(), back_transfers=())
+
+    def amortised(self, exchange: Exchange) -> Exchange:
+        """The steady state of an exchange, with the seconds of its share of refills."""
+        refills = (sum(exchange.forward_transfers) + sum(exchange.back_transfers)) / TRANSFER_STOCK
+        return self.large.amortised(exchange) + Exchange(cpu_seconds=refills * self.constants.refill_seconds)
 
     def program(self) -> Exchange:
         """Handing words to a program of the engine, and taking its results back."""

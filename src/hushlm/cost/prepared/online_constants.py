@@ -28,6 +28,7 @@ class OnlineConstants:
         word_seconds, truncation_seconds, select_seconds, compare_seconds: an element of these.
         multiplication_seconds, full_multiplication_seconds: a multiplication of float64 pieces, by weights and of two shared matrices.
         weight_seconds: reading one weight. limb_seconds: cutting one word into a piece, and putting one together.
+        refill_seconds: one refill of one worker's stock of oblivious transfers, in either ring.
         compile_seconds: compiling one program, in the first answer that needs it.
     """
 
@@ -48,6 +49,7 @@ class OnlineConstants:
     full_multiplication_seconds: float = 0.0
     weight_seconds: float = 0.0
     limb_seconds: float = 0.0
+    refill_seconds: float = 0.0
     compile_seconds: float = 0.0
 
 

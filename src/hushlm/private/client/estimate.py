@@ -75,8 +75,7 @@ def estimate(
         network: the network for which seconds are predicted; bytes and messages of today's passes do not depend on it.
         prepared: whether the answer uses material that was prepared before, which itself is not counted.
     """
-    shape = description.shape
-    policy = Reveal(shape.vocabulary, reveal.kind, reveal.top)
+    shape, policy = description.shape, Reveal(description.shape.vocabulary, reveal.kind, reveal.top)
     architecture, rewrites = description.parsed_architecture, description.rewrites
     if prepared:
         passes = price_prepared_passes(architecture, shape, prompt_length, new_tokens, policy, rewrites, description.engine, network)
