@@ -45,14 +45,8 @@ def main() -> None:
 def calibrate_online(repeats: int) -> None:
     """The constants of prepared answers."""
     before, fitted = load_online_constants(), calibrate_prepared(repeats)
-    names, columns = asdict(fitted.values), ("before", "values", "elapsed")
-    rows = [
-        {
-            "name": name,
-            **{key: getattr(each, name) for key, each in zip(columns, (before.values, fitted.values, fitted.elapsed), strict=True)},
-        }
-        for name in names
-    ]
+    columns = {"before": before.values, "values": fitted.values, "elapsed": fitted.elapsed}
+    rows = [{"name": name, **{key: getattr(each, name) for key, each in columns.items()}} for name in asdict(fitted.values)]
     shown = (Column("name", "constant"), *(Column(key, key, ",.4g", "right") for key in columns))
     print_table(Table(f"{fitted.engine}, {fitted.machine}, {fitted.measured}", shown, rows))
     print_table(residuals_table("Residuals", [asdict(residual) | {"relative": residual.relative} for residual in fitted.residuals]))
