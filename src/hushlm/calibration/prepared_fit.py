@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def _words(*shape: int) -> np.ndarray:
 
 
 def _truncate(n: int) -> MicroCall:
-    return MicroCall(f"truncate {n}", lambda desk: lambda x=_words(n): desk.truncate(x), lambda p: p.truncate(n))
+    return MicroCall(f"truncate {n}", lambda desk: partial(desk.truncate, _words(n)), lambda p: p.truncate(n))
 
 
 def _where(n: int) -> MicroCall:
@@ -91,7 +92,7 @@ def _where(n: int) -> MicroCall:
 
 
 def _small(name: str, program: Callable[[Any], Any], shape: tuple[int, ...], price: Callable[[OnlineCalls], Exchange]) -> MicroCall:
-    return MicroCall(name, lambda desk: lambda x=_words(*shape): desk.small(name, program, [x]), lambda p: p.program() + price(p))
+    return MicroCall(name, lambda desk: partial(desk.small, name, program, [_words(*shape)]), lambda p: p.program() + price(p))
 
 
 def _compare(n: int) -> MicroCall:
@@ -119,7 +120,7 @@ def _largest(n: int) -> MicroCall:
 
 
 def _open(n: int) -> MicroCall:
-    return MicroCall(f"open {n}", lambda desk: lambda x=_words(n): desk.link.open(x), lambda p: p.open(n), compiles=False)
+    return MicroCall(f"open {n}", lambda desk: partial(desk.link.open, _words(n)), lambda p: p.open(n), compiles=False)
 
 
 def _send(n: int) -> MicroCall:
@@ -250,14 +251,17 @@ def calibrate_prepared(repeats: int = 7) -> CalibratedOnline:
 
 
 def _refill(client: CountedCall, server: CountedCall) -> tuple[float, float]:
-    """CPU seconds of both parties and seconds of one refill: what runs that refilled stocks took more than those that did not."""
-    stock = load_constants().values.refill
-    rows = [
-        (round((moved - sum(client.moved[::2])) / stock), used + other, max(seconds, waited))
-        for (moved, used, seconds), (_, other, waited) in zip(client.runs, server.runs, strict=True)
-    ]
-    least = [min(column) for column in zip(*((used, seconds) for refills, used, seconds in rows if not refills), strict=True)]
-    return tuple(float(np.median([(row[1 + index] - least[index]) / row[0] for row in rows if row[0]])) for index in range(2))  # type: ignore[return-value]
+    """CPU seconds of both parties and seconds of one refill: what runs that refilled stocks took more than the quickest that did not."""
+    stock, least = load_constants().values.refill, client.moved[0] + client.moved[2]
+    plain, refilled = [], []
+    for (moved, used, seconds), (_, other, waited) in zip(client.runs, server.runs, strict=True):
+        refills = round((moved - least) / stock)
+        (refilled if refills else plain).append((refills, used + other, max(seconds, waited)))
+    if not plain or not refilled:
+        raise RuntimeError("No run refilled its stocks, or each did: choose another number of comparisons.")
+    quickest = [min(run[index] for run in plain) for index in (1, 2)]
+    cpu, passed = (float(np.median([(run[index + 1] - quickest[index]) / run[0] for run in refilled])) for index in range(2))
+    return max(0.0, cpu), max(0.0, passed)
 
 
 def _machine() -> str:
