@@ -7,6 +7,7 @@ from typing import Any
 
 from hushlm.architectures import parse
 from hushlm.config import ModelShape
+from hushlm.cost.constants import load_constants
 from hushlm.cost.network import LAN, WAN
 from hushlm.cost.prepared import price_prepared
 from hushlm.cost.prepared.online_constants import load_online_constants
@@ -90,15 +91,17 @@ def _published(values: dict[str, str]) -> Record:
 
 
 def _ours(name: str, shape: ModelShape) -> list[Record]:
-    architecture, machine, found = parse(name), load_online_constants().machine, []
+    architecture, found = parse(name), list[Record]()
+    cores, machine = f"{load_constants().cores} cores", load_online_constants().machine.partition(", Python")[0]
     for network in (LAN, WAN):
         today = price(prefill_plan(architecture, shape, OUR_TOKENS), network=network).total
         prepared = price_prepared(architecture, shape, OUR_TOKENS, 1, network=network)
-        rows: list[tuple[str, Amount, float | None, str]] = [
-            ("today's pass", today, None, ""),
-            ("prepared", prepared.online, prepared.offline.bytes, f"{prepared.offline.cpu_seconds:,.0f} CPU s before the prompt"),
+        offline = f"{prepared.offline.cpu_seconds:,.0f} CPU s before the prompt"
+        rows: list[tuple[str, Amount, float | None, str, str]] = [
+            ("today's pass", today, None, cores, ""),
+            ("prepared", prepared.online, prepared.offline.bytes, machine, offline),
         ]
-        for form, amount, before, remark in rows:
+        for form, amount, before, hardware, remark in rows:
             found.append(
                 Record(
                     system=f"Hush, {name}, {form}",
@@ -108,7 +111,7 @@ def _ours(name: str, shape: ModelShape) -> list[Record]:
                     seconds=amount.seconds,
                     bytes=amount.bytes,
                     prepared_bytes=before,
-                    hardware=machine.partition(", Python")[0],
+                    hardware=hardware,
                     network=str(network),
                     remark=remark,
                     source="predicted by `hushlm cost`, seconds by constants fitted on this hardware",
