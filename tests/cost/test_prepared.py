@@ -22,6 +22,8 @@ from hushlm.cost.records import TRUST, records
 from hushlm.cost.stocks import Session
 from hushlm.plan import PUBLISHED, ProtocolSettings, Reveal, decode_plan, prefill_plan
 from hushlm.plan.needs import answer_needs
+from hushlm.private.client.estimate import estimate
+from hushlm.private.program.description import describe
 
 SHAPE = ModelShape(layers=6, heads=2, width=32, context=64, vocabulary=96)
 GPT2 = ModelShape(layers=12, heads=12, width=768, context=160, vocabulary=50_257)
@@ -156,3 +158,13 @@ def test_the_records_stand_beside_the_paper(capsys: pytest.CaptureFixture[str]) 
     assert {row["system"] for row in document["records"]} >= {"SIGMA", "PUMA", "BumbleBee"}
     assert main(["cost", "--against", "paper"]) == 0
     assert "Records of private inference" in capsys.readouterr().out
+
+
+def test_a_client_s_estimate_is_the_price_of_the_passes() -> None:
+    described = describe(parse("SM2+R"), SHAPE)
+    found, today = (estimate(described, 40, 3, network=LAN, prepared=prepared) for prepared in (True, False))
+    price_of = price_prepared(parse("SM2+R"), SHAPE, 40, 3, network=LAN)
+    assert found.bytes == price_of.online.bytes < today.bytes
+    assert found.set_up_bytes == price_of.set_up.bytes
+    assert 0 < found.seconds_done(1, 3) < found.seconds < today.seconds
+    assert found.messages == price_of.online.messages
