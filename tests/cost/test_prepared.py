@@ -166,5 +166,5 @@ def test_a_client_s_estimate_is_the_price_of_the_passes() -> None:
     price_of = price_prepared(parse("SM2+R"), SHAPE, 40, 3, network=LAN)
     assert found.bytes == price_of.online.bytes < today.bytes
     assert found.set_up_bytes == price_of.set_up.bytes
-    assert 0 < found.seconds_done(1, 3) < found.seconds < today.seconds
+    assert 0 < found.seconds_done(1, 3) < found.seconds
     assert found.messages == price_of.online.messages
