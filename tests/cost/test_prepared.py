@@ -12,7 +12,7 @@ from hushlm.config import ModelShape
 from hushlm.cost import LAN, WAN, price, price_generation, price_prepared
 from hushlm.cost.constants import load_constants
 from hushlm.cost.exchange import Exchange
-from hushlm.cost.prepared.calls import online_calls
+from hushlm.cost.prepared.calls import calls_with
 from hushlm.cost.prepared.offline import OfflineKind, kept_bytes, offline_calls
 from hushlm.cost.prepared.online import online_steps
 from hushlm.cost.prepared.online_bytes import online_bytes
@@ -58,7 +58,7 @@ def test_every_architecture_has_a_price_and_its_parts_add_up(architecture: Archi
 
 @pytest.mark.parametrize("architecture", REGISTRY, ids=str)
 def test_the_calls_move_what_the_formula_of_bytes_says(architecture: Architecture) -> None:
-    calls, reveal = online_calls(load_constants().values, load_online_constants().values, ProtocolSettings()), Reveal(96, "logits")
+    calls, reveal = calls_with(load_constants().values, load_online_constants().values, ProtocolSettings()), Reveal(96, "logits")
     opened, again = dict[str, int](), dict[str, int]()
     for plan in (prefill_plan(architecture, SHAPE, 32, reveal), decode_plan(architecture, SHAPE, 64, reveal)):
         formula = online_bytes(plan, again)

@@ -11,7 +11,7 @@ from hushlm.architectures import REGISTRY, Architecture, parse
 from hushlm.config import ModelShape
 from hushlm.cost.constants import load_constants
 from hushlm.cost.exchange import Exchange
-from hushlm.cost.prepared.calls import online_calls
+from hushlm.cost.prepared.calls import calls_with
 from hushlm.cost.prepared.offline import kept_bytes, offline_calls
 from hushlm.cost.prepared.online import online_steps
 from hushlm.cost.prepared.online_constants import load_online_constants
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.two_party
 
 SHAPES = {"small": SMALL, "larger": ModelShape(layers=6, heads=4, width=64, context=64, vocabulary=256)}
 NEW_TOKENS, ANSWERS = 3, 2
-CALLS = online_calls(load_constants().values, load_online_constants().values, ProtocolSettings())
+CALLS = calls_with(load_constants().values, load_online_constants().values, ProtocolSettings())
 REFILL = load_constants().values.refill
 # A ciphertext's size varies by some tens of bytes with its random content.
 NOISE, NOISE_BYTES = 0.002, 300

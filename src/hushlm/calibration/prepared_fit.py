@@ -1,6 +1,6 @@
 """Fitting the constants of answers from prepared material (`hushlm.cost.prepared`) to micro-runs of their calls at two parties.
 
-Bytes and messages of these calls follow from the engine's rules and are only compared. Round trips and seconds are fitted as in
+Bytes of these calls follow from the engine's rules and are only compared. Seconds are fitted as in
 `hushlm.calibration.fit`, but to the quickest of several runs, because the machine may have other work.
 """
 
@@ -19,11 +19,13 @@ from typing import Any
 import numpy as np
 
 from hushlm.calibration.both_parties import run_both
-from hushlm.calibration.fit import DELAY, REFITS, SHORTEST_SECONDS, least_squares
+from hushlm.calibration.fit import REFITS, SHORTEST_SECONDS, least_squares
+from hushlm.cost.calls import Call
 from hushlm.cost.constants import Residual, load_constants
 from hushlm.cost.exchange import Exchange
-from hushlm.cost.prepared.calls import OnlineCalls, online_calls
+from hushlm.cost.prepared.calls import OnlineCalls, calls_with
 from hushlm.cost.prepared.online_constants import CalibratedOnline, OnlineConstants
+from hushlm.cost.tournament import BINARY, tournament_calls
 from hushlm.plan import Reveal
 from hushlm.private.engine import Engine, EngineSettings, engine_version
 from hushlm.private.prepared.desk import Desk
@@ -46,14 +48,12 @@ class MicroCall:
         name: that the table of residuals shows.
         make: given a desk, what is run.
         price: what the cost room says of it.
-        local: nothing moves.
         compiles: the first run compiles a program.
     """
 
     name: str
     make: Callable[[Desk], Callable[[], object]]
     price: Callable[[OnlineCalls], Exchange]
-    local: bool = False
     compiles: bool = True
 
 
@@ -80,7 +80,7 @@ def _words(*shape: int) -> np.ndarray:
 
 
 def _truncate(n: int) -> MicroCall:
-    return MicroCall(f"truncate {n}", lambda desk: partial(desk.truncate, _words(n)), lambda p: p.truncate(n))
+    return MicroCall(f"truncate {n}", lambda desk: partial(desk.truncate, _words(n)), lambda p: p.program() + p.price(Call("truncate", n)))
 
 
 def _where(n: int) -> MicroCall:
@@ -88,7 +88,7 @@ def _where(n: int) -> MicroCall:
         bits, x = _words(n).astype(np.uint32) & np.uint32(1), _words(n)
         return lambda: desk.where(bits, x)
 
-    return MicroCall(f"select {n}", make, lambda p: p.where(n))
+    return MicroCall(f"select {n}", make, lambda p: p.program() + p.price(Call("select-64", n)))
 
 
 def _small(name: str, program: Callable[[Any], Any], shape: tuple[int, ...], price: Callable[[OnlineCalls], Exchange]) -> MicroCall:
@@ -96,21 +96,22 @@ def _small(name: str, program: Callable[[Any], Any], shape: tuple[int, ...], pri
 
 
 def _compare(n: int) -> MicroCall:
-    return _small(f"compare {n}", lambda v: v < 0, (n,), lambda p: p.compare(n))
+    return _small(f"compare {n}", lambda v: v < 0, (n,), lambda p: p.price(Call("compare", n)))
 
 
 def _larger(n: int) -> MicroCall:
     import jax.numpy as jnp
 
-    return _small(f"larger {n}", lambda v: jnp.maximum(v, 5), (n,), lambda p: p.larger(n))
+    return _small(f"larger {n}", lambda v: jnp.maximum(v, 5), (n,), lambda p: p.price(Call("compare", n)) + p.price(Call("select", n)))
 
 
 def _maxima(heads: int, lengths: list[int]) -> MicroCall:
     import jax.numpy as jnp
 
-    shape = (heads, sum(lengths))
-    name = f"maxima {heads} x {len(lengths)} rows"
-    return _small(name, lambda v: row_maxima(jnp, v, lengths), shape, lambda p: p.maxima(lengths, heads))
+    def price(p: OnlineCalls) -> Exchange:
+        return sum(map(p.price, tournament_calls(lengths, heads, BINARY, clip=False)), Exchange())
+
+    return _small(f"maxima {heads} x {len(lengths)} rows", lambda v: row_maxima(jnp, v, lengths), (heads, sum(lengths)), price)
 
 
 def _largest(n: int) -> MicroCall:
@@ -120,7 +121,10 @@ def _largest(n: int) -> MicroCall:
 
 
 def _open(n: int) -> MicroCall:
-    return MicroCall(f"open {n}", lambda desk: partial(desk.link.open, _words(n)), lambda p: p.open(n), compiles=False)
+    def price(p: OnlineCalls) -> Exchange:
+        return p.price(Call("open", 1)) + p.opened(8 * n, 8 * n)
+
+    return MicroCall(f"open {n}", lambda desk: partial(desk.link.open, _words(n)), price, compiles=False)
 
 
 def _send(n: int) -> MicroCall:
@@ -128,7 +132,7 @@ def _send(n: int) -> MicroCall:
         x = _words(n)
         return lambda: desk.link.send(x) if desk.is_client else desk.link.receive((n,))
 
-    return MicroCall(f"send {n}", make, lambda p: p.send(8 * n), compiles=False)
+    return MicroCall(f"send {n}", make, lambda p: p.price(Call("client sends", 1)) + p.opened(8 * n, 0), compiles=False)
 
 
 def _weights(rows: int, inner: int, outer: int, ring_bits: int = 64) -> MicroCall:
@@ -140,7 +144,7 @@ def _weights(rows: int, inner: int, outer: int, ring_bits: int = 64) -> MicroCal
         return lambda: matrix.product(x)
 
     name = f"weights {rows}x{inner}x{outer}, {ring_bits} bits"
-    return MicroCall(name, make, lambda p: p.weight_product(rows, inner, outer, ring_bits), True, False)
+    return MicroCall(name, make, lambda p: p.weight_product(rows, inner, outer, ring_bits), compiles=False)
 
 
 def _full(heads: int, rows: int, inner: int, outer: int) -> MicroCall:
@@ -148,7 +152,7 @@ def _full(heads: int, rows: int, inner: int, outer: int) -> MicroCall:
         x, y = _words(heads, rows, inner) << np.uint64(40), _words(heads, inner, outer) << np.uint64(40)
         return lambda: full_product(x, y)
 
-    return MicroCall(f"{heads} of {rows}x{inner}x{outer}", make, lambda p: p.full_products(rows, inner, outer, heads), True, False)
+    return MicroCall(f"{heads} of {rows}x{inner}x{outer}", make, lambda p: p.full_products(rows, inner, outer, heads), compiles=False)
 
 
 def micro_calls() -> list[MicroCall]:
@@ -208,19 +212,17 @@ def _prices(calls: Sequence[MicroCall], columns: Sequence[str], read: Callable[[
 
 
 def _with(constants: OnlineConstants) -> OnlineCalls:
-    return online_calls(load_constants().values, constants, EngineSettings())
+    return calls_with(load_constants().values, constants, EngineSettings())
 
 
 def calibrate_prepared(repeats: int = 7) -> CalibratedOnline:
-    """Run every micro-call in two processes, the moving ones through a relay too, and fit the constants.
+    """Run every micro-call in two processes, and fit the constants.
 
     Raises:
         ValueError: where the engine is not installed.
     """
     calls, settings = micro_calls(), EngineSettings()
     client, server = run_both(count_calls, ([call.name for call in calls], repeats), settings)
-    moving = [index for index, call in enumerate(calls) if not call.local]
-    delayed, _ = run_both(count_calls, ([calls[index].name for index in moving], 2), settings, DELAY)
     both = list(zip(client, server, strict=True))
     used = np.array([a.cpu_seconds + b.cpu_seconds for a, b in both])
     passed = np.array([max(a.seconds, b.seconds) for a, b in both])
@@ -228,14 +230,9 @@ def calibrate_prepared(repeats: int = 7) -> CalibratedOnline:
     compile_seconds = float(np.median(compiling))
     names = [field.name for field in fields(OnlineConstants)]
     timed = [name for name in names if name.endswith("_seconds") and name not in ("compile_seconds", "refill_seconds")]
-    trips = [name for name in names if name.endswith("_rounds")]
     design = _prices(calls, timed, lambda exchange: exchange.cpu_seconds)
     cpu, wall = (least_squares(design, seconds, SHORTEST_SECONDS, REFITS) for seconds in (used, passed))
-    waited = np.maximum([late.seconds - client[index].seconds for index, late in zip(moving, delayed, strict=True)], 0)
-    rounds = least_squares(
-        _prices([calls[index] for index in moving], trips, lambda exchange: exchange.rounds), waited / DELAY.round_trip_seconds, 1.0
-    )
-    shared = OnlineConstants(**dict(zip(trips, map(float, rounds), strict=True)), compile_seconds=compile_seconds)
+    shared = OnlineConstants(compile_seconds=compile_seconds)
     values, elapsed = (replace(shared, **dict(zip(timed, map(float, found), strict=True))) for found in (cpu, wall))
     index = next(index for index, call in enumerate(calls) if call.name == f"compare {REFILLING}")
     refill_cpu, refill_seconds = _refill(*both[index])

@@ -12,7 +12,7 @@ from hushlm.config import ModelShape
 from hushlm.cost.constants import load_constants
 from hushlm.cost.exchange import Exchange
 from hushlm.cost.network import WAN, Network
-from hushlm.cost.prepared.calls import OnlineCalls, online_calls
+from hushlm.cost.prepared.calls import OnlineCalls, calls_with
 from hushlm.cost.prepared.offline import kept_bytes, offline_calls
 from hushlm.cost.prepared.online import online_exchange
 from hushlm.cost.prepared.online_constants import load_online_constants
@@ -138,7 +138,7 @@ def price_prepared_passes(
     settings = settings or ProtocolSettings()
     online = load_online_constants()
     values, elapsed = (
-        online_calls(bytes_of, seconds, settings)
+        calls_with(bytes_of, seconds, settings)
         for bytes_of, seconds in ((load_constants().values, online.values), (load_constants().elapsed, online.elapsed))
     )
 

@@ -46,6 +46,7 @@ class Material:
         prompt_bucket: length of the prompt, rounded up, that it was made for.
         new_tokens: of the answer, at most.
         identity: `IDENTITY_BYTES` that both halves have in common, and no other material.
+        draft: how many tokens each pass after the first guesses beside its own.
     """
 
     prompt_bucket: int
@@ -53,6 +54,7 @@ class Material:
     identity: bytes
     _items: Sequence[Item] = field(repr=False)
     _next: int = 0
+    draft: int = 0
 
     @property
     def items_left(self) -> int:

@@ -90,7 +90,7 @@ class Preparer:
         self._work = self._whole_work = 0.0
 
     def prepare(
-        self, needs: Sequence[Sequence[Need]], prompt_bucket: int, count: int, on_work: OnWork | None = None
+        self, needs: Sequence[Sequence[Need]], prompt_bucket: int, count: int, on_work: OnWork | None = None, draft: int = 0
     ) -> tuple[list[Material], Traffic]:
         """Material for `count` answers, all with the same needs (one list a pass, as `answer_needs` gives them), and what moved."""
         self._desk.take_traffic()
@@ -103,7 +103,9 @@ class Preparer:
         for answer in answers:
             self._multiply_caches([item for item in answer if isinstance(item.need, AttendNeed)])
         identities = self._identities(count)
-        materials = [Material(prompt_bucket, len(needs), each, answer) for each, answer in zip(identities, answers, strict=True)]
+        materials = [
+            Material(prompt_bucket, len(needs), each, answer, draft=draft) for each, answer in zip(identities, answers, strict=True)
+        ]
         return materials, self._desk.take_traffic()
 
     def _did(self, work: float) -> None:
