@@ -137,6 +137,21 @@ class Primitives:
             calls=1,
         )
 
+    def both(self, n: int) -> Exchange:
+        """The AND of two secret bits."""
+        c, workers, opened = self.constants, self._workers(n), self._opened(n, 1, 1)
+        return Exchange(
+            forward_bytes=opened,
+            back_bytes=opened,
+            forward_messages=2 * workers,
+            back_messages=2 * workers,
+            rounds=2 * c.open_rounds,
+            cpu_seconds=c.call_seconds,
+            forward_transfers=self._used(n, 1),
+            back_transfers=self._used(n, 1),
+            calls=1,
+        )
+
     def truncate(self, n: int, bits: int | None = None) -> Exchange:
         """Division by 2^bits, or by the scale of the fixed-point numbers if `bits` is None."""
         c, workers = self.constants, self._workers(n)
