@@ -375,8 +375,8 @@ def test_the_folder_of_all_stores_may_be_a_link(tmp_path: Path) -> None:
 def test_a_restored_file_is_not_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = stored(tmp_path / "stores", "a", "b")
     # Even if it were not seen to be a copy.
-    monkeypatch.setattr(bundle_file, "check_file", lambda path: _pretend(path, inodes))
     inodes = {path.name: path.stat().st_ino for path in kept.folder.iterdir()}
+    monkeypatch.setattr(bundle_file, "check_file", lambda path: _pretend(path, inodes))
     backup = shutil.copytree(kept.folder, tmp_path / "backup")
     kept.burn(identity_of("a"))
     kept.drop(identity_of("b"))

@@ -79,17 +79,18 @@ class StoredInfo(BaseModel):
     more: dict[str, int] = {}
 
 
+def _stored_form(need: type) -> type[BaseModel]:
+    """The model of a kind of need in the file: its name as `kind`, and its fields, all required and no others."""
+    definitions: dict[str, Any] = {"kind": (Literal[need.__name__], ...)}
+    definitions |= {name: (kind, ...) for name, kind in get_type_hints(need).items()}
+    return create_model(f"Stored{need.__name__}", __config__=ConfigDict(extra="forbid", frozen=True, strict=True), **definitions)
+
+
 _NEEDS = {each.__name__: each for each in get_args(Need)}
-_STORED_NEEDS: tuple[Any, ...] = tuple(
-    create_model(
-        f"Stored{name}",
-        __config__=ConfigDict(extra="forbid", frozen=True, strict=True),
-        kind=(Literal[name], ...),  # type: ignore[valid-type]
-        **{field: (kind, ...) for field, kind in get_type_hints(need).items()},
-    )
-    for name, need in _NEEDS.items()
+_STORED_NEEDS = tuple(_stored_form(need) for need in _NEEDS.values())
+_NEED_LIST: TypeAdapter[list[Any]] = TypeAdapter(
+    list[Annotated[Union[_STORED_NEEDS], Field(discriminator="kind")]],  # type: ignore[valid-type]  # noqa: UP007
 )
-_NEED_LIST: TypeAdapter[list[Any]] = TypeAdapter(list[Annotated[Union[_STORED_NEEDS], Field(discriminator="kind")]])  # noqa: UP007
 _MANIFEST: TypeAdapter[dict[str, str]] = TypeAdapter(dict[str, str])
 
 
@@ -158,7 +159,8 @@ def read_bundle(path: Path) -> tuple[StoredInfo, Material]:
         words[int(number)][name] = value
     items = [Item(need, own) for need, own in zip(needs, words, strict=True)]
     seed[:] = 0
-    return info, Material(info.prompt_bucket, info.new_tokens, bytes.fromhex(info.identity), items, **info.more)
+    more: dict[str, Any] = dict(info.more)
+    return info, Material(info.prompt_bucket, info.new_tokens, bytes.fromhex(info.identity), items, **more)
 
 
 def _drawn_again(needs: Sequence[Need], seed: bytes, info: StoredInfo) -> Iterator[dict[str, np.ndarray]]:
@@ -174,7 +176,7 @@ def _text(text: str) -> np.ndarray:
 
 def _digest(entry: np.ndarray) -> str:
     digest = hashlib.sha256(f"{entry.dtype.str}{entry.shape}".encode())
-    digest.update(entry.reshape(-1).view(np.uint8))
+    digest.update(entry.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
