@@ -50,6 +50,7 @@ from hushlm.plan.wiring import server_tensors
 __all__ = [
     "IDENTITY_BYTES",
     "MOST_ELEMENTS",
+    "SEED_BYTES",
     "AttendNeed",
     "CentreNeed",
     "MultiplyNeed",
@@ -70,6 +71,9 @@ __all__ = [
 
 IDENTITY_BYTES = 16
 """What both halves of an answer's material have in common, and no other material."""
+
+SEED_BYTES = 32
+"""What a party's masks of one answer are expanded from."""
 
 MOST_ELEMENTS = 1 << 20
 """Single numbers that one call of the engine multiplies offline: about 1 GB of its memory."""
