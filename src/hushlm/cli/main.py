@@ -33,6 +33,7 @@ COMMANDS = {
     "cost": "hushlm.cli.cost:cost",
     "cost frontier": "hushlm.cli.cost_frontier:frontier",
     "frontier run": "hushlm.cli.frontier_run:contest",
+    "import": "hushlm.cli.import_model:import_model",
     "export": "hushlm.cli.export:export",
     "keys": "hushlm.cli.keys:keys",
     "serve": "hushlm.cli.serve:serve",
