@@ -21,7 +21,6 @@ from hushlm.private.client.client_settings import ClientSettings
 from hushlm.private.client.control_channel import ControlChannel, UnavailableError
 from hushlm.private.client.coroutine_thread import iterate
 from hushlm.private.client.estimate import Estimate, estimate
-from hushlm.private.client.prepared_estimate import prepared_estimate
 from hushlm.private.client.prepared_shelf import ClientShelf, prepared_folder
 from hushlm.private.client.preparing import (
     OnPreparation,
@@ -66,9 +65,17 @@ class Client:
         self.shelf = ClientShelf(settings.prepared_folder or prepared_folder(keys, name), server, self.description)
         self._runner = SessionRunner(model.absolute(), self.description, engine_version(), control, settings)
 
-    def estimate(self, prompt_length: int, new_tokens: int, reveal: RevealPolicy = RevealPolicy(), network: Network = LAN) -> Estimate:
-        """What a question is going to move and how long it will take, before it is asked; lengths are in tokens."""
-        return estimate(self.description, prompt_length, new_tokens, reveal, network)
+    def estimate(
+        self, prompt_length: int, new_tokens: int, reveal: RevealPolicy = RevealPolicy(), network: Network = LAN, prepared: bool = False
+    ) -> Estimate:
+        """What a question is going to move and how long it will take, before it is asked; lengths are in tokens.
+
+        Args:
+            prompt_length, new_tokens, reveal: of the question.
+            network: between the two sides.
+            prepared: whether it is going to use a prepared answer.
+        """
+        return estimate(self.description, prompt_length, new_tokens, reveal, network, prepared)
 
     def ask(
         self,
@@ -220,11 +227,8 @@ class Client:
                             raise
 
     def _tracker(self, question: Question, start: float, prepared: bool) -> ProgressTracker:
-        description, length, new_tokens = self.description, question.prompt_length, question.new_tokens
-        layers, today = description.shape.layers, self.estimate(length, new_tokens, question.reveal)
-        if prepared:
-            return ProgressTracker(layers, prepared_estimate(description, length, new_tokens, question.reveal, today), start, True)
-        return ProgressTracker(layers, today, start)
+        expected = self.estimate(question.prompt_length, question.new_tokens, question.reveal, prepared=prepared)
+        return ProgressTracker(self.description.shape.layers, expected, start, prepared)
 
     def _take(self, question: Question) -> BundleInfo | None:
         """Raises: SessionError, if this side's store cannot be used; nothing has begun."""
