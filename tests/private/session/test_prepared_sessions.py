@@ -209,8 +209,12 @@ def test_a_server_knows_its_clients_apart_and_both_drop_what_one_lost(shelves: S
                 assert shelves.at_server() == {fitting[2]}
             wait_for(lambda: not server.workers(), 20, "the session's end")
             assert shelves.at_server() == {fitting[2]}, "a session that came to nothing uses nothing up"
-            assert by_hand.refused(bundle="0" * 32, held=[]).status_code == 410
-            assert shelves.at_server() == set()
+
+            def told_that_nothing_is_held() -> bool:
+                assert by_hand.refused(bundle="0" * 32, held=[]).status_code == 410
+                return shelves.at_server() == set()
+
+            wait_for(told_that_nothing_is_held, 20, "the server's half to go, once no session has it")
 
 
 def test_without_a_folder_nothing_is_prepared_and_nothing_lost(shelves: Shelves, export_folder: Path, keys: Path) -> None:
