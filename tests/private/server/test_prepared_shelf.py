@@ -105,6 +105,19 @@ def test_a_prepared_answer_is_one_client_s_and_one_session_s(tmp_path: Path) -> 
     assert {info.identity for info in shelf.held("alice")} == {second}
 
 
+def test_a_prepared_answer_of_other_lengths_is_refused_before_anything_begins(tmp_path: Path) -> None:
+    shelf, _ = shelf_of(tmp_path)
+    store = BundleStore(tmp_path, Party.SERVER, "alice")
+    short = store.add(made("short", new_tokens=2), DESCRIPTION.fingerprint).identity
+    other = store.add(made("other", prompt_bucket=64), DESCRIPTION.fingerprint).identity
+    for name, new_tokens, words in ((short, 3, "not for 32 and 3"), (other, 1, "prompts of 64 tokens")):
+        wrong = refusal(shelf, wanted(bundle=name, held=(short, other), new_tokens=new_tokens))
+        assert words in str(wrong)
+        assert wrong.status == 400
+    shelf.admit("alice", wanted(bundle=short, held=(short, other), new_tokens=1))
+    assert {info.identity for info in shelf.held("alice")} == {short, other}
+
+
 def test_nothing_is_dropped_while_some_are_made_or_where_nothing_is_said(tmp_path: Path) -> None:
     shelf, _ = shelf_of(tmp_path)
     kept(tmp_path, "alice", "one")
