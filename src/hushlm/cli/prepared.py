@@ -107,8 +107,8 @@ def _show(action: str, folder: Path, found: list[tuple[str, BundleStore, BundleI
         Column("program", "program", lambda digits: digits[:SHOWN_DIGITS]),
     )
     note = f"{len(rows)} in {folder}, {whole / 1e6:.1f} MB. Each is good for one answer."
-    for row in rows:
-        note += f" {row['identity'][:SHOWN_DIGITS]} cannot be used: {row['problem']}" if row["problem"] else ""
+    for _, _, info in found:
+        note += f" {info.identity[:SHOWN_DIGITS]} cannot be used: {info.problem}" if info.problem else ""
     print_table(Table("Prepared answers", columns, rows, note))
 
 

@@ -116,7 +116,8 @@ def formula_bytes(shelves: Shelves, prompt_length: int, new_tokens: int) -> floa
     """What the online forms move, by their formula; the model has no LayerNorm, and logits are opened by one word each."""
     description = load_description(shelves.export / "client")
     architecture, shape, rewrites = description.parsed_architecture, description.shape, description.rewrites
-    reveal, opened, whole = Reveal(shape.vocabulary, "logits"), {}, 0.0
+    reveal, whole = Reveal(shape.vocabulary, "logits"), 0.0
+    opened: dict[str, int] = {}
     for index in range(new_tokens):
         keys = bucket_length(prompt_length + index, shape.context)
         plan = (decode_plan if index else prefill_plan)(architecture, shape, keys, reveal, rewrites)
