@@ -153,7 +153,6 @@ def _show_answer(answer: AnswerComparison, say: Say) -> None:
         f"  client to server {sent:.1f} MB, server to client {received:.1f} MB, {found['messages']} messages, "
         f"{found['seconds']:.1f} s for {len(answer.tokens)} tokens; set-up {found['setup_bytes'] / 1e6:.1f} MB"
     )
-    say(f"  before the question, the same for any prompt: {found['prepared_bytes'] / 1e6:.1f} MB, {found['prepared_seconds']:.1f} s")
     say(f"  predicted {found['predicted_bytes'] / 1e6:.1f} MB, counted {sent + received:.1f} MB")
 
 

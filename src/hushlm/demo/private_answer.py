@@ -46,7 +46,6 @@ class AnswerComparison:
 
     Attributes:
         found: the document of `hushlm ask --json`, see `hushlm.private.PrivateAnswer.to_dict`.
-        prepared: the document of `hushlm prepare --json`, of what was computed before there was a question.
         prompt_text: the text that was asked.
         prompt_tokens: how many tokens it has.
         plaintext_tokens: ids of the plaintext model's greedy answer.
@@ -57,7 +56,6 @@ class AnswerComparison:
     """
 
     found: dict[str, Any]
-    prepared: dict[str, Any]
     prompt_text: str
     prompt_tokens: int
     plaintext_tokens: list[int]
@@ -93,8 +91,6 @@ class AnswerComparison:
             "predicted_bytes": found["expected_bytes"],
             "setup_bytes": set_up["bytes_client_to_server"] + set_up["bytes_server_to_client"],
             "seconds": found["seconds"],
-            "prepared_bytes": self.prepared["bytes_client_to_server"] + self.prepared["bytes_server_to_client"],
-            "prepared_seconds": self.prepared["seconds"],
             "session_seconds": self.session_seconds,
             "server_folder": str(self.server_folder),
             "client_folder": str(self.client_folder),
@@ -126,7 +122,7 @@ def answer_privately(checkpoint: Path, store: TokenStore, settings: DemoSettings
     absorbed = f", FFNs absorbed in layers {', '.join(map(str, report.absorbed_ffns))}" if report.absorbed_ffns else ""
     say(f"  exported to {folder}: server/ ({report.server_bytes / 1e6:.1f} MB of weights) and client/ (no weights){absorbed}")
     keys = folder / "keys"
-    for old in (keys, *(folder / f"{party}-{what}" for party in ("server", "client") for what in ("keys", "prepared"))):
+    for old in (keys, folder / "server-keys", folder / "client-keys"):
         shutil.rmtree(old, ignore_errors=True)
     create_keys(keys, [HOST])
     for party in ("server", "client"):
@@ -135,11 +131,9 @@ def answer_privately(checkpoint: Path, store: TokenStore, settings: DemoSettings
 
     begin = time.monotonic()
     with serving(folder) as address:
-        prepared = _prepare(folder, address, len(prompt), settings.new_tokens)
         found = _ask(folder, address, text, settings.new_tokens)
     return AnswerComparison(
         found=found,
-        prepared=prepared,
         prompt_text=text,
         prompt_tokens=len(prompt),
         plaintext_tokens=plaintext,
@@ -198,8 +192,7 @@ def serving(folder: Path) -> Iterator[str]:
     Yields: its address.
     """
     log = folder / "server.log"
-    options = ["--keys", str(folder / "server-keys"), "--listen", f"{HOST}:0", "--with-stdin"]
-    options += ["--prepare-folder", str(folder / "server-prepared")]
+    options = ["--keys", str(folder / "server-keys"), "--listen", f"{HOST}:0", "--once", "--with-stdin"]
     options += ["--silent-seconds", str(SILENT_SECONDS), "--drain-seconds", str(DRAIN_SECONDS)]
     with log.open("w") as errors:
         process = subprocess.Popen(
@@ -228,22 +221,13 @@ def serving(folder: Path) -> Iterator[str]:
         process.stdin.close()
 
 
-def _prepare(folder: Path, address: str, prompt_tokens: int, new_tokens: int) -> dict[str, Any]:
-    """What does not depend on the prompt: `hushlm prepare` for one answer."""
-    lengths = ["--prompt-tokens", str(prompt_tokens), "--tokens-each", str(new_tokens)]
-    return _client(folder, address, ["prepare", str(folder / "client"), "--answers", "1", *lengths])
-
-
 def _ask(folder: Path, address: str, prompt: str, new_tokens: int) -> dict[str, Any]:
-    """`hushlm ask`, from what was prepared."""
-    return _client(folder, address, ["ask", "-", "--model", str(folder / "client"), "--new-tokens", str(new_tokens)], prompt)
-
-
-def _client(folder: Path, address: str, words: list[str], prompt: str = "") -> dict[str, Any]:
-    """A command of the client's in a process of its own; its progress goes to our standard error. Returns: the document that it printed."""
-    options = ["--server", address, "--keys", str(folder / "client-keys"), "--prepared-folder", str(folder / "client-prepared")]
-    options += ["--silent-seconds", str(SILENT_SECONDS), "--json"]
-    process = subprocess.Popen([sys.executable, "-m", "hushlm", *words, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    """`hushlm ask` in a process of its own; its progress goes to our standard error."""
+    options = ["--model", str(folder / "client"), "--server", address, "--keys", str(folder / "client-keys")]
+    options += ["--new-tokens", str(new_tokens), "--silent-seconds", str(SILENT_SECONDS), "--json"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hushlm", "ask", "-", *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     try:
         out, _ = process.communicate(prompt)
     except BaseException:
