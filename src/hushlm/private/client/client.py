@@ -244,9 +244,11 @@ class Client:
         """The beginning of a sentence on what is not prepared, and how to prepare it."""
         context, new_tokens = self.description.shape.context, question.new_tokens
         length = min(bucket_length(question.prompt_length, context), context - new_tokens)
+        unusable = self.shelf.unusable()
+        spoilt = f" ({unusable} that are stored cannot be used: `hushlm prepared list` says why)" if unusable else ""
         return (
-            f"No answer is prepared for a prompt of {question.prompt_length} tokens and {new_tokens} new ones: make some before you ask, "
-            f"with `hushlm prepare ... --prompt-tokens {length} --tokens-each {new_tokens}`"
+            f"No answer is prepared for a prompt of {question.prompt_length} tokens and {new_tokens} new ones{spoilt}: "
+            f"make some before you ask, with `hushlm prepare ... --prompt-tokens {length} --tokens-each {new_tokens}`"
         )
 
     async def _attempts(

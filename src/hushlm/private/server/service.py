@@ -181,7 +181,7 @@ class PrivateServer:
 
     async def _readiness(self, _request: Request) -> JSONResponse:
         places = self._admission
-        full = places.running >= places.workers and places.waiting >= places.queue
+        full = places.running >= places.workers and places.questions_waiting >= places.queue
         ready = not (places.closed or full)
         state = "stopping" if places.closed else "full" if full else "ready"
         return JSONResponse({"status": state, "sessions": places.running, "queue": places.waiting}, 200 if ready else 503)
