@@ -21,7 +21,6 @@ def ask(
     mode: Literal["plain", "simulate", "two-party"] = "two-party",
     truncate: bool = False,
     client: str = "client",
-    listen_host: str | None = None,
     retries: int = 0,
     connect_seconds: float = 30.0,
     queue_seconds: float = 3600.0,
@@ -49,7 +48,6 @@ def ask(
         mode: two-party, simulate or plain.
         truncate: keep the last tokens of a prompt that is too long, instead of refusing it.
         client: name of the .pem and .key in the folder of keys.
-        listen_host: IP address of this machine that the server can reach; found automatically where there is one.
         retries: how often to ask again where no server is found, or one without a place; a session that broke is never repeated.
         connect_seconds: how long the server may take to connect.
         queue_seconds: how long to wait in the server's queue.
@@ -94,7 +92,6 @@ def ask(
             queue_seconds=queue_seconds,
             silent_seconds=silent_seconds,
             retries=Retries(retries),
-            listen_host=listen_host,
         )
         with one_interrupt(), QuestionProgress() as display:
             answer = Client(model, server, keys, client, settings).ask(text, new_tokens, policy, truncate, display.update, sampling)

@@ -13,6 +13,7 @@ from hushlm.config import ModelShape
 from hushlm.private.program.description import ProgramDescription, RevealPolicy
 from hushlm.private.server import server_session
 from hushlm.private.server.admission import Admission, ClientLimits
+from hushlm.private.server.link_desk import LinkDesk
 from hushlm.private.server.listeners import Peer
 from hushlm.private.server.metrics import ServerMetrics
 from hushlm.private.session.messages import PROTOCOL_VERSION, Limits, SessionRequest, shape_of
@@ -43,14 +44,13 @@ def session() -> server_session.ServerSession:
         prompt_length=1,
         new_tokens=1,
         reveal=RevealPolicy(),
-        engine_address="127.0.0.1:9",
         engine_certificate="x" * 64,
     )
     limits = Limits(new_tokens=1, session_seconds=30, reveal=RevealPolicy())
     settings = server_session.ServedModel(Path(), cast(ProgramDescription, None), "x", 30.0, 30.0, 30.0, limits)
     places = Admission(1, 0, ClientLimits())
     metrics = ServerMetrics(1, lambda: 0, lambda: 0)
-    return server_session.ServerSession(settings, request, Peer("127.0.0.1", "a", "0" * 64), places.enter("a", 1), metrics)
+    return server_session.ServerSession(settings, request, Peer("127.0.0.1", "a", "0" * 64), places.enter("a", 1), metrics, LinkDesk())
 
 
 def test_a_talkative_worker_does_not_silence_the_server(monkeypatch: pytest.MonkeyPatch, session: server_session.ServerSession) -> None:

@@ -1,4 +1,4 @@
-"""How a client behaves: how long it waits for what, how often it asks again, and where its engine listens."""
+"""How a client behaves: how long it waits for what, and how often it asks again."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ __all__ = ["ClientSettings"]
 
 @dataclass(frozen=True)
 class ClientSettings:
-    """Times in seconds, retries, and the address at which the server's engine finds this one.
+    """Times in seconds, and retries.
 
     Attributes:
-        connect_seconds: how long the control connection may take to open, and after it the engine's link.
+        connect_seconds: how long each connection to the server may take to open, and after them the engines' links.
         queue_seconds: how long to wait in the server's queue if all its workers are busy.
         start_seconds: how long the server's worker may take to load the weights.
         silent_seconds: how long the server's engine may be silent before the session is given up.
         alive_seconds: how long the server may be silent on the control connection, where it speaks every few seconds.
         retries: how often to ask again where no server is found, or one without a place.
-        listen_host: IP address of this machine that the server can reach; by default the one that its connections come from.
 
     Raises:
         ValueError: if a time is not above 0.
@@ -33,7 +32,6 @@ class ClientSettings:
     silent_seconds: float = 120.0
     alive_seconds: float = 6 * ALIVE_SECONDS
     retries: Retries = Retries()
-    listen_host: str | None = None
 
     def __post_init__(self) -> None:
         if min(self.connect_seconds, self.queue_seconds, self.start_seconds, self.silent_seconds, self.alive_seconds) <= 0:

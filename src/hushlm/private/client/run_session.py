@@ -15,6 +15,7 @@ from hushlm.private.client.client_settings import ClientSettings
 from hushlm.private.client.control_channel import ControlChannel, ServerEvents, last_words
 from hushlm.private.program.description import PROTOCOL_VERSION, ProgramDescription, RevealPolicy
 from hushlm.private.program.sampling import Sampling
+from hushlm.private.session.engine_links import ROLES, EngineLinks, engine_address, engine_links, peer_address
 from hushlm.private.session.handshake import check_accepted
 from hushlm.private.session.messages import Failed, Finished, Queued, SessionError, SessionRequest, shape_of
 from hushlm.private.session.process import Order, PeerOrder, WorkerDiedError, WorkerEvent, WorkerProcess, start_worker
@@ -51,7 +52,7 @@ class SessionRunner:
         description: the program's description, from that folder.
         engine_version: name and version of this machine's engine.
         control: opens control connections to the server.
-        settings: the client's times, and where its engine listens.
+        settings: the client's times.
     """
 
     folder: Path
@@ -69,9 +70,9 @@ class SessionRunner:
         """
         async with contextlib.AsyncExitStack() as stack:
             try:
-                worker, request = await self._start(stack, question)
+                worker, request, links = await self._start(stack, question)
                 server = await self.control.open(stack, request)
-                async with contextlib.aclosing(self._wait(server, worker, request, question)) as waiting:
+                async with contextlib.aclosing(self._wait(server, worker, request, links, question)) as waiting:
                     async for place in waiting:
                         yield place
                 async with contextlib.aclosing(_follow(worker, server)) as following:
@@ -83,17 +84,18 @@ class SessionRunner:
                 # Bytes that were changed on the way come as TLS's own error, past the HTTP library.
                 raise SessionError(self.control.broken(error)) from error
 
-    async def _start(self, stack: contextlib.AsyncExitStack, question: Question) -> tuple[WorkerProcess, SessionRequest]:
-        """Start the worker; its address and certificate are part of the request."""
+    async def _start(self, stack: contextlib.AsyncExitStack, question: Question) -> tuple[WorkerProcess, SessionRequest, EngineLinks]:
+        """Start the worker, whose certificate is part of the request."""
         description, length = self.description, len(question.prompt_tokens)
-        host = self.settings.listen_host or await self.control.local_address()
         worker, scratch = await stack.enter_async_context(start_worker())
+        links = await stack.enter_async_context(engine_links("client", scratch, self.settings.connect_seconds))
         worker.send(
             Order(
                 role="client",
                 folder=self.folder,
                 scratch=scratch,
-                host=host,
+                own_address=engine_address(scratch),
+                peer_address=peer_address(scratch),
                 fingerprint=description.fingerprint,
                 prompt_length=length,
                 new_tokens=question.new_tokens,
@@ -104,9 +106,8 @@ class SessionRunner:
             )
         )
         listening = _raise_failure(await worker.next())
-        assert listening.address is not None
         assert listening.certificate is not None
-        return worker, SessionRequest(
+        request = SessionRequest(
             protocol_version=PROTOCOL_VERSION,
             engine_version=self.engine_version,
             architecture=description.architecture,
@@ -115,12 +116,12 @@ class SessionRunner:
             prompt_length=length,
             new_tokens=question.new_tokens,
             reveal=question.reveal,
-            engine_address=listening.address,
             engine_certificate=listening.certificate,
         )
+        return worker, request, links
 
     async def _wait(
-        self, server: ServerEvents, worker: WorkerProcess, request: SessionRequest, question: Question
+        self, server: ServerEvents, worker: WorkerProcess, request: SessionRequest, links: EngineLinks, question: Question
     ) -> AsyncGenerator[Queued, None]:
         """Wait until the server has a worker. Ours learns of it once the handshake has been checked, and not before."""
         clock = asyncio.get_running_loop().time
@@ -130,8 +131,9 @@ class SessionRunner:
             if clock() - start > self.settings.queue_seconds:
                 raise SessionError(f"The server had no place within {self.settings.queue_seconds:.0f} s: ask again later.")
         check_accepted(event, request, self.description, self.engine_version)
-        prompt = list(question.prompt_tokens)
-        worker.send(PeerOrder(address=event.engine_address, certificate=event.engine_certificate, prompt=prompt))
+        for caller in ROLES:
+            links.join(caller, await self.control.open_link(event.link_token, caller))
+        worker.send(PeerOrder(certificate=event.engine_certificate, prompt=list(question.prompt_tokens)))
 
 
 async def _follow(worker: WorkerProcess, server: ServerEvents) -> AsyncGenerator[WorkerEvent, None]:

@@ -15,12 +15,24 @@ from starlette.types import Receive, Scope, Send
 
 from hushlm.private.program.description import PROTOCOL_VERSION, ProgramDescription
 from hushlm.private.server.admission import RefusedError, Ticket
+from hushlm.private.server.link_desk import LinkDesk
 from hushlm.private.server.listeners import Peer
 from hushlm.private.server.logs import log
 from hushlm.private.server.metrics import ServerMetrics
 from hushlm.private.server.session_counters import SessionCounters
-from hushlm.private.session.addresses import plain_host
-from hushlm.private.session.messages import ALIVE_SECONDS, Accepted, Alive, Failed, Finished, Limits, Queued, SessionRequest, shape_of
+from hushlm.private.session.engine_links import engine_address, peer_address
+from hushlm.private.session.messages import (
+    ALIVE_SECONDS,
+    Accepted,
+    Alive,
+    Failed,
+    Finished,
+    Limits,
+    Queued,
+    SessionError,
+    SessionRequest,
+    shape_of,
+)
 from hushlm.private.session.process import Order, PeerOrder, WorkerDiedError, WorkerEvent, WorkerProcess, start_worker
 
 __all__ = ["ServedModel", "ServerSession", "error_response"]
@@ -66,12 +78,15 @@ class ServerSession(Response):
         peer: who asked.
         ticket: the session's place, which is given back at the end.
         metrics: the server's counters.
+        desk: brings the client's connections for the engine's links.
     """
 
-    def __init__(self, model: ServedModel, wanted: SessionRequest, peer: Peer, ticket: Ticket, metrics: ServerMetrics) -> None:
+    def __init__(
+        self, model: ServedModel, wanted: SessionRequest, peer: Peer, ticket: Ticket, metrics: ServerMetrics, desk: LinkDesk
+    ) -> None:
         self.background = None
         self._model, self._wanted, self._peer, self._ticket, self._metrics = model, wanted, peer, ticket, metrics
-        self._host = ""
+        self._desk, self._link_token = desk, ""
         self._name = secrets.token_hex(4)
         self._log = log.bind(session=self._name)
         self._over = False
@@ -79,7 +94,6 @@ class ServerSession(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         wanted, peer, start = self._wanted, self._peer, time.monotonic()
-        self._host = plain_host(scope["server"][0])
         self._log.info(
             "session",
             client=peer.name,
@@ -160,7 +174,9 @@ class ServerSession(Response):
         async with contextlib.AsyncExitStack() as stack:
             try:
                 worker, scratch = await stack.enter_async_context(start_worker())
-            except OSError as error:
+                links = self._desk.session(scratch, self._peer.fingerprint, self._model.connect_seconds)
+                self._link_token = await stack.enter_async_context(links)
+            except (OSError, SessionError) as error:
                 self._log.error("no worker could be started", error=str(error))
                 return Failed(error="The server could not start a worker for this session: see the server's log.")
             self._order(worker, scratch)
@@ -180,7 +196,8 @@ class ServerSession(Response):
             role="server",
             folder=model.folder,
             scratch=scratch,
-            host=self._host,
+            own_address=engine_address(scratch),
+            peer_address=peer_address(scratch),
             fingerprint=model.description.fingerprint,
             prompt_length=wanted.prompt_length,
             new_tokens=wanted.new_tokens,
@@ -189,7 +206,7 @@ class ServerSession(Response):
             silent_seconds=model.silent_seconds,
         )
         worker.send(order)
-        worker.send(PeerOrder(address=wanted.engine_address, certificate=wanted.engine_certificate))
+        worker.send(PeerOrder(certificate=wanted.engine_certificate))
 
     async def _follow(self, worker: WorkerProcess, send: Send) -> None:
         """Pass a worker's life on to the client until it has finished.
@@ -227,7 +244,6 @@ class ServerSession(Response):
                     return
 
     def _accepted(self, event: WorkerEvent) -> Accepted:
-        assert event.address is not None
         assert event.certificate is not None
         model, wanted = self._model, self._wanted
         return Accepted(
@@ -241,7 +257,7 @@ class ServerSession(Response):
             new_tokens=wanted.new_tokens,
             reveal=wanted.reveal,
             limits=model.limits,
-            engine_address=event.address,
+            link_token=self._link_token,
             engine_certificate=event.certificate,
         )
 
