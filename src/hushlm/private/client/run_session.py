@@ -15,7 +15,7 @@ from hushlm.private.client.client_settings import ClientSettings
 from hushlm.private.client.control_channel import ControlChannel, ServerEvents, last_words
 from hushlm.private.program.description import PROTOCOL_VERSION, ProgramDescription, RevealPolicy
 from hushlm.private.program.sampling import Sampling
-from hushlm.private.session.engine_links import ROLES, EngineLinks, engine_address, engine_links, peer_address
+from hushlm.private.session.engine_links import ROLES, EngineLinks, engine_links
 from hushlm.private.session.handshake import check_accepted
 from hushlm.private.session.messages import Failed, Finished, Queued, SessionError, SessionRequest, shape_of
 from hushlm.private.session.process import Order, PeerOrder, WorkerDiedError, WorkerEvent, WorkerProcess, start_worker
@@ -88,14 +88,14 @@ class SessionRunner:
         """Start the worker, whose certificate is part of the request."""
         description, length = self.description, len(question.prompt_tokens)
         worker, scratch = await stack.enter_async_context(start_worker())
-        links = await stack.enter_async_context(engine_links("client", scratch, self.settings.connect_seconds))
+        links = await stack.enter_async_context(engine_links("client", self.settings.connect_seconds))
         worker.send(
             Order(
                 role="client",
                 folder=self.folder,
                 scratch=scratch,
-                own_address=engine_address(scratch),
-                peer_address=peer_address(scratch),
+                own_address=links.own_address,
+                peer_address=links.peer_address,
                 fingerprint=description.fingerprint,
                 prompt_length=length,
                 new_tokens=question.new_tokens,

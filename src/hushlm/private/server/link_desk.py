@@ -7,7 +7,6 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -37,25 +36,24 @@ class LinkDesk:
         self._receiving: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
-    async def session(self, scratch: Path, fingerprint: str, connect_seconds: float) -> AsyncIterator[str]:
+    async def session(self, fingerprint: str, connect_seconds: float) -> AsyncIterator[tuple[str, EngineLinks]]:
         """Expect a session's links for as long as the block lasts; at its end they are cut.
 
         Args:
-            scratch: the session's folder.
             fingerprint: of the certificate with which the session was asked for: no other gets a link.
             connect_seconds: how long the engine may take to listen.
 
         Yields:
-            The token by which the client names the session.
+            The token by which the client names the session, and its links.
 
         Raises:
-            OSError: if the engine's socket cannot be made.
+            OSError: if there is no port left on loopback.
         """
         token = secrets.token_urlsafe(32)
-        async with engine_links("server", scratch, connect_seconds) as links:
+        async with engine_links("server", connect_seconds) as links:
             self._sessions[token] = _Session(fingerprint, links)
             try:
-                yield token
+                yield token, links
             finally:
                 del self._sessions[token]
 

@@ -20,7 +20,7 @@ from hushlm.private.server.listeners import Peer
 from hushlm.private.server.logs import log
 from hushlm.private.server.metrics import ServerMetrics
 from hushlm.private.server.session_counters import SessionCounters
-from hushlm.private.session.engine_links import engine_address, peer_address
+from hushlm.private.session.engine_links import EngineLinks
 from hushlm.private.session.messages import (
     ALIVE_SECONDS,
     Accepted,
@@ -29,7 +29,6 @@ from hushlm.private.session.messages import (
     Finished,
     Limits,
     Queued,
-    SessionError,
     SessionRequest,
     shape_of,
 )
@@ -174,12 +173,12 @@ class ServerSession(Response):
         async with contextlib.AsyncExitStack() as stack:
             try:
                 worker, scratch = await stack.enter_async_context(start_worker())
-                links = self._desk.session(scratch, self._peer.fingerprint, self._model.connect_seconds)
-                self._link_token = await stack.enter_async_context(links)
-            except (OSError, SessionError) as error:
+                expected = self._desk.session(self._peer.fingerprint, self._model.connect_seconds)
+                self._link_token, links = await stack.enter_async_context(expected)
+            except OSError as error:
                 self._log.error("no worker could be started", error=str(error))
                 return Failed(error="The server could not start a worker for this session: see the server's log.")
-            self._order(worker, scratch)
+            self._order(worker, scratch, links)
             try:
                 async with asyncio.timeout(limit):
                     await self._follow(worker, send)
@@ -190,14 +189,14 @@ class ServerSession(Response):
                 return Failed(error=f"The server's worker for this session {error}"[:499] + ".")
         return Finished()
 
-    def _order(self, worker: WorkerProcess, scratch: Path) -> None:
+    def _order(self, worker: WorkerProcess, scratch: Path, links: EngineLinks) -> None:
         model, wanted = self._model, self._wanted
         order = Order(
             role="server",
             folder=model.folder,
             scratch=scratch,
-            own_address=engine_address(scratch),
-            peer_address=peer_address(scratch),
+            own_address=links.own_address,
+            peer_address=links.peer_address,
             fingerprint=model.description.fingerprint,
             prompt_length=wanted.prompt_length,
             new_tokens=wanted.new_tokens,

@@ -8,7 +8,7 @@ import socket
 
 from hushlm.private.session.messages import SessionError, printable
 
-__all__ = ["format_address", "listen", "listener_address", "parse_address", "plain_host"]
+__all__ = ["format_address", "listen", "listener_address", "parse_address", "plain_host", "reserve_port"]
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -75,3 +75,22 @@ def listen(host: str, port: int, option: str) -> socket.socket:
 def listener_address(listener: socket.socket) -> str:
     """HOST:PORT where a socket listens."""
     return format_address(*listener.getsockname()[:2])
+
+
+def reserve_port(host: str) -> tuple[socket.socket, int]:
+    """A free port of `host`, kept from others until the socket is closed; a listener with SO_REUSEADDR may be opened on it meanwhile.
+
+    Args:
+        host: IPv4 address of this machine.
+
+    Raises:
+        OSError: there is none.
+    """
+    reservation = socket.socket()
+    reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        reservation.bind((host, 0))
+    except OSError:
+        reservation.close()
+        raise
+    return reservation, reservation.getsockname()[1]

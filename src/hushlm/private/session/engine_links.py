@@ -1,13 +1,14 @@
 """The two links between the engines, carried inside connections that the client opened to the server's one port.
 
 Each engine calls the other: two links, of one connection each (`link.spawn()` of the engine opens none of its own). An engine knows
-sockets of its session's folder only: it listens on one, and calls its peer by another, where this module listens in the peer's place.
-What comes there goes, byte for byte, through a connection of the client to the server, and arrives at the peer's own socket:
+loopback only: it listens there, and calls its peer there, where this module listens in the peer's place. What comes goes, byte for byte,
+through a connection that the client opened to the server, and arrives at the peer's own listener:
 
-    engine --peer.sock--> carry == mutual TLS, from the client == carry --engine.sock--> engine
+    engine --loopback--> carry == mutual TLS, from the client to the server == carry --loopback--> engine
 
-The engines' own TLS goes through unseen, and no process listens on a network but the server, at one port. A connection says with its
-first line, a `LinkRequest`, to which session and to which of its links it belongs; the answer is a `LinkAnswer`.
+The engines' own TLS goes through unseen, and nothing listens on a network but the server, at one port. A connection says with its first
+line, a `LinkRequest`, to which session and to which of its links it belongs; the answer is a `LinkAnswer`. (Unix sockets would be out of
+other users' reach, but the engine of SPU 0.9.5 stops for ever once a write to one has to wait.)
 """
 
 from __future__ import annotations
@@ -16,12 +17,11 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hushlm.private.session.messages import SessionError
+from hushlm.private.session.addresses import format_address, listener_address, reserve_port
 
 __all__ = [
     "BUFFER_BYTES",
@@ -34,9 +34,7 @@ __all__ = [
     "Stream",
     "bounded",
     "carry",
-    "engine_address",
     "engine_links",
-    "peer_address",
 ]
 
 LINK_PROTOCOL = "hushlm-link"
@@ -50,10 +48,7 @@ CLOSE_SECONDS = 1.0
 
 RETRY_SECONDS = 0.02
 
-LONGEST_SOCKET_PATH = 103
-"""What a socket's address has room for: 103 bytes on macOS, 107 on Linux."""
-
-ENGINE_SOCKET, PEER_SOCKET = "engine.sock", "peer.sock"
+LOOPBACK = "127.0.0.1"
 
 Role = Literal["client", "server"]
 ROLES: tuple[Role, ...] = ("client", "server")
@@ -92,42 +87,18 @@ class Stream(NamedTuple):
     writer: asyncio.StreamWriter
 
 
-def engine_address(scratch: Path) -> str:
-    """Where a session's engine listens.
-
-    Raises:
-        SessionError: the folder's name is too long.
-    """
-    return _address(scratch / ENGINE_SOCKET)
-
-
-def peer_address(scratch: Path) -> str:
-    """Where a session's engine calls its peer.
-
-    Raises:
-        SessionError: the folder's name is too long.
-    """
-    return _address(scratch / PEER_SOCKET)
-
-
-def _address(path: Path) -> str:
-    if len(bytes(path)) > LONGEST_SOCKET_PATH:
-        raise SessionError(
-            f"The temporary folder's name is too long for a socket in it ({path}, and {LONGEST_SOCKET_PATH} bytes are the limit): "
-            "set TMPDIR to a shorter one."
-        )
-    return f"unix:{path}"
-
-
 class EngineLinks:
     """The links of one party's engine in one session, made by `engine_links`.
 
     Attributes:
+        own_address: HOST:PORT where the engine is to listen.
+        peer_address: HOST:PORT where it is to call its peer.
         joined: the links that have got their connection, by caller.
     """
 
-    def __init__(self, own: Role, scratch: Path, connect_seconds: float) -> None:
-        self._own, self._scratch, self._connect_seconds = own, scratch, connect_seconds
+    def __init__(self, own: Role, engine_port: int, connect_seconds: float) -> None:
+        self._own, self._engine_port, self._connect_seconds = own, engine_port, connect_seconds
+        self.own_address, self.peer_address = format_address(LOOPBACK, engine_port), ""
         self._call: asyncio.Future[Stream] = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task[None]] = []
         self.joined: set[Role] = set()
@@ -167,38 +138,40 @@ class EngineLinks:
         """The engine begins to listen when it has its peer's certificate, which may be later than the first byte for it."""
         async with asyncio.timeout(self._connect_seconds):
             while True:
-                with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
-                    reader, writer = await asyncio.open_unix_connection(self._scratch / ENGINE_SOCKET, limit=BUFFER_BYTES // 2)
+                with contextlib.suppress(ConnectionRefusedError):
+                    reader, writer = await asyncio.open_connection(LOOPBACK, self._engine_port, limit=BUFFER_BYTES // 2)
                     return Stream(reader, bounded(writer))
                 await asyncio.sleep(RETRY_SECONDS)
 
 
 @contextlib.asynccontextmanager
-async def engine_links(own: Role, scratch: Path, connect_seconds: float) -> AsyncIterator[EngineLinks]:
+async def engine_links(own: Role, connect_seconds: float) -> AsyncIterator[EngineLinks]:
     """Stand in the peer's place for the engine of one session; at the end of the block the links are cut.
 
     Args:
         own: whose engine it is.
-        scratch: the session's folder, which nobody else can open: sockets in it are out of other users' reach.
         connect_seconds: how long the engine may take to listen, once there is a connection for it.
 
     Raises:
-        OSError: if the socket cannot be made.
+        OSError: if there is no port left on loopback.
     """
-    links = EngineLinks(own, scratch, connect_seconds)
-    server = await asyncio.start_unix_server(links.called, scratch / PEER_SOCKET, limit=BUFFER_BYTES // 2)
-    try:
-        yield links
-    finally:
-        server.close()
-        await links.end()
+    reservation, port = reserve_port(LOOPBACK)
+    with reservation:
+        links = EngineLinks(own, port, connect_seconds)
+        server = await asyncio.start_server(links.called, LOOPBACK, 0, limit=BUFFER_BYTES // 2)
+        links.peer_address = listener_address(server.sockets[0])
+        try:
+            yield links
+        finally:
+            server.close()
+            await links.end()
 
 
 def bounded(writer: asyncio.StreamWriter) -> asyncio.StreamWriter:
     """Make a writer of a link wait once it holds `BUFFER_BYTES`, and have the kernel notice a peer that is gone without a word."""
     writer.transport.set_write_buffer_limits(high=BUFFER_BYTES)
     connection = writer.get_extra_info("socket")
-    if connection is not None and connection.family != socket.AF_UNIX:
+    if connection is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         # Address translators forget a connection that is silent for minutes, as the engines may be over a large product.
         for option, seconds in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 15), ("TCP_KEEPALIVE", 15)):

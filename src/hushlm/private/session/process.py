@@ -44,8 +44,8 @@ class Order(_Line):
         role: which party.
         folder: the export's `client/` or `server/`.
         scratch: folder of this session alone, made and removed by the parent.
-        own_address: where the engine listens: unix:PATH, or HOST:PORT.
-        peer_address: where it calls its peer.
+        own_address: HOST:PORT where the engine listens.
+        peer_address: HOST:PORT where it calls its peer.
         fingerprint: the fingerprint that the program must have.
         prompt_length: how many tokens the prompt has.
         new_tokens: how many tokens to generate.

@@ -90,7 +90,7 @@ class _Worker:
             try:
                 channel = Channel(party, addresses, tls, order.silent_seconds, order.connect_seconds)
             except ConnectionError as error:
-                raise _FailureError("link", _link_sentence(error, order.connect_seconds)) from error
+                raise _FailureError("link", _link_sentence(error, own, order.connect_seconds)) from error
         self.emit("linked")
         try:
             self._generate(order, PrivateGenerator(Engine(party, description.engine, channel), description, weights), peer.prompt)
@@ -165,9 +165,9 @@ def _late_sentence(seconds: float) -> str:
     )
 
 
-def _link_sentence(error: ConnectionError, seconds: float) -> str:
+def _link_sentence(error: ConnectionError, own: str, seconds: float) -> str:
     if "failed start" in str(error.__cause__):
-        return "The engine cannot listen on its socket in the session's folder: something else has taken it; try again."
+        return f"The engine cannot listen on {own}: another program has taken that port; try again."
     return _late_sentence(seconds)
 
 
