@@ -1,0 +1,392 @@
+"""Connections that carry the engines' links: who gets one, what listens where, what is held of what passes, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytest.importorskip("spu")
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.private.by_hand import HandMade, hand_made
+from tests.private.faults_seen import FaultsSeen, stopwatch
+from tests.private.service import PROMPTS, Serving, serving, wait_for, workers_of
+
+from hushlm.private.client.client import Client, Progress
+from hushlm.private.client.control_channel import ControlChannel
+from hushlm.private.keys.certificates import CLIENT, SERVER, add_client, client_context, create_keys, load_keys, server_context
+from hushlm.private.server.link_desk import REFUSAL
+from hushlm.private.server.listeners import HEADER_SECONDS
+from hushlm.private.session.engine_links import BUFFER_BYTES, LINK_PROTOCOL, ROLES, Stream, bounded, carry, engine_links
+from hushlm.private.session.messages import SessionError
+from hushlm.training import Checkpoint
+
+LONG_TOKEN = "t" * 64
+
+
+@pytest.fixture(scope="module")
+def server(export_folder: Path, key_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """At every address of this machine, so that what listens on loopback alone can be told from what does not."""
+    folder = tmp_path_factory.mktemp("links")
+    options = ("--listen", "0.0.0.0:0", "--workers", "2", "--connect-seconds", "60")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder))
+        with serving(export_folder, key_folder, folder / "server.log", *options) as running:
+            port = running.address.rpartition(":")[2]
+            yield Serving(running.process, f"127.0.0.1:{port}", running.log)
+            assert "Traceback" not in running.log.read_text()
+
+
+@pytest.fixture
+def client(server: Serving, export_folder: Path, key_folder: Path, tmp_path: Path) -> Iterator[HandMade]:
+    with hand_made(server.address, export_folder, key_folder, tmp_path) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def accepted(client: HandMade) -> Iterator[str]:
+    """The token of a session whose client has no engine."""
+    with client.session() as events:
+        event = next(event for event in events if event["event"] == "accepted")
+        yield event["link_token"]
+
+
+def opened(server: Serving, keys: Path, token: str, caller: str = "client", name: str = CLIENT) -> str:
+    """What becomes of a connection for a link: the sentence that refuses it, or nothing."""
+
+    async def run() -> str:
+        try:
+            stream = await ControlChannel(server.address, keys, name, 5, 5).open_link(token, caller)  # type: ignore[arg-type]
+        except SessionError as error:
+            return str(error)
+        # Not given back before the session ends: the link stays taken.
+        stream.writer.transport.abort()
+        return ""
+
+    return asyncio.run(run())
+
+
+def test_a_link_is_given_to_the_client_of_its_session_alone_and_once(
+    server: Serving, client: HandMade, key_folder: Path, tmp_path: Path
+) -> None:
+    strangers = tmp_path / "strangers"
+    create_keys(strangers, ["127.0.0.1"])
+    with accepted(client) as token:
+        assert len(token) >= 43, "32 random bytes"
+        for wrong in ("wrong", token[:-1], token + "x", LONG_TOKEN):
+            assert REFUSAL in opened(server, key_folder, wrong)
+        add_client(key_folder, "links-other")
+        assert REFUSAL in opened(server, key_folder, token, name="links-other"), "another client of the same authority"
+        assert "it was stopped or killed, or the network broke" in opened(server, strangers, token), "another authority's"
+        for caller in ROLES:
+            assert opened(server, key_folder, token, caller) == ""
+            assert REFUSAL in opened(server, key_folder, token, caller), "a link has one connection"
+    assert REFUSAL in opened(server, key_folder, token), "the session is over"
+    assert token not in server.log.read_text()
+
+
+@pytest.mark.parametrize(
+    "line", [b"\n", b"POST /sessions HTTP/1.1\r\n\r\n", b"{}\n", b'{"token": "a", "caller": "both"}\n', b"x" * (4 * BUFFER_BYTES)]
+)
+def test_what_is_no_request_for_a_link_is_refused(server: Serving, key_folder: Path, line: bytes) -> None:
+    with link_connection(server, key_folder) as connection, contextlib.suppress(ConnectionError, ssl.SSLError):
+        connection.sendall(line)
+        answer = connection.recv(1000)
+        assert REFUSAL.encode() in answer or answer == b""
+        assert connection.recv(1000) == b""
+
+
+@pytest.mark.slow
+def test_one_that_says_nothing_is_cut_off(server: Serving, key_folder: Path, faults_seen: FaultsSeen) -> None:
+    with stopwatch() as taken, link_connection(server, key_folder) as connection:
+        assert connection.recv(1000) == b""
+    assert taken[0] > HEADER_SECONDS / 2
+    faults_seen.add("connection for a link that says nothing", "handshake", taken[0], HEADER_SECONDS + 10, None)
+
+
+@contextlib.contextmanager
+def link_connection(server: Serving, keys: Path) -> Iterator[ssl.SSLSocket]:
+    context = client_context(load_keys(keys, CLIENT))
+    context.set_alpn_protocols([LINK_PROTOCOL])
+    host, _, port = server.address.rpartition(":")
+    with socket.create_connection((host, int(port)), 30) as plain, context.wrap_socket(plain, server_hostname=host) as connection:
+        assert connection.selected_alpn_protocol() == LINK_PROTOCOL
+        yield connection
+
+
+def listeners(process: int) -> set[tuple[str, int]]:
+    """Where a process and its children listen."""
+    here = psutil.Process(process)
+    found = set()
+    for one in [here, *here.children(recursive=True)]:
+        found |= {
+            (connection.laddr.ip, connection.laddr.port)
+            for connection in one.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN or (connection.type == socket.SOCK_DGRAM)
+        }
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.two_party
+@pytest.mark.timeout(240)
+def test_a_client_opens_every_connection_and_nothing_of_it_listens_on_a_network(
+    server: Serving, export_folder: Path, key_folder: Path, served_checkpoint: Checkpoint
+) -> None:
+    """The server has no address of the client, and connects nowhere; during the computation, of both parties' processes."""
+    port = int(server.address.rpartition(":")[2])
+    seen: dict[str, set[tuple[str, int]]] = {}
+    to_server: list[int] = []
+
+    def look(progress: Progress) -> None:
+        if progress.phase == "query" and not seen:
+            seen["client"] = listeners(workers_of(os.getpid())[0]) | listeners(os.getpid())
+            seen["server"] = listeners(server.process.pid)
+            own = psutil.Process().net_connections("tcp")
+            to_server.extend(one.laddr.port for one in own if one.raddr and one.raddr.port == port)
+
+    answer = Client(export_folder / "client", server.address, key_folder).ask(PROMPTS[0], 1, on_progress=look)
+    assert list(answer.tokens) == served_checkpoint.model.greedy(list(answer.prompt_tokens), 1)
+    assert {address for address, _ in seen["client"]} == {"127.0.0.1"}
+    assert {place for place in seen["server"] if place[0] != "127.0.0.1"} == {("0.0.0.0", port)}
+    assert len(to_server) == 3, "the control channel, and a connection for each link"
+
+
+@contextlib.asynccontextmanager
+async def linked(keys: Path) -> AsyncIterator[tuple[Stream, Stream]]:
+    """A connection over mutual TLS: the client's end and the server's."""
+    for_server, for_client = server_context(load_keys(keys, SERVER)), client_context(load_keys(keys, CLIENT))
+    ends: asyncio.Future[Stream] = asyncio.get_running_loop().create_future()
+    listener = await asyncio.start_server(
+        lambda reader, writer: ends.set_result(Stream(reader, bounded(writer))), "127.0.0.1", 0, ssl=for_server, limit=BUFFER_BYTES // 2
+    )
+    port = listener.sockets[0].getsockname()[1]
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=for_client, limit=BUFFER_BYTES // 2)
+    far = await ends
+    try:
+        yield Stream(reader, bounded(writer)), far
+    finally:
+        for end in (writer, far.writer):
+            end.transport.abort()
+        listener.close()
+
+
+async def called(links_peer: str) -> Stream:
+    host, _, port = links_peer.rpartition(":")
+    return Stream(*await asyncio.open_connection(host, int(port)))
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+
+
+def test_a_slow_reader_makes_the_sender_wait_and_little_is_held(key_folder: Path, faults_seen: FaultsSeen) -> None:
+    """Of 200 MB offered, only what the buffers have room for is taken while nobody reads; then all of it arrives, in order."""
+    offered = 200 << 20
+    block = os.urandom(1 << 16)
+
+    async def run() -> tuple[int, int, float]:
+        async with linked(key_folder) as (near, far), engine_links("client", 5) as client, engine_links("server", 5) as server:
+            host, _, port = server.own_address.rpartition(":")
+            taken: asyncio.Future[Stream] = asyncio.get_running_loop().create_future()
+            engine = await asyncio.start_server(
+                lambda reader, writer: taken.set_result(Stream(reader, writer)), host, int(port), limit=1024
+            )
+            client.join("client", near)
+            server.join("client", far)
+            caller = await called(client.peer_address)
+            caller.writer.transport.set_write_buffer_limits(high=0)
+            sent = 0
+
+            async def offer() -> None:
+                nonlocal sent
+                while sent < offered:
+                    caller.writer.write(block)
+                    await caller.writer.drain()
+                    sent += len(block)
+
+            offering = asyncio.create_task(offer())
+            reader = (await taken).reader
+            before = -1
+            while before != sent:
+                before = sent
+                await asyncio.sleep(1)
+            stalled_at = sent
+            held = 0
+            for stream in (near, far):
+                held = max(held, len(stream.reader._buffer), stream.writer.transport.get_write_buffer_size())  # type: ignore[attr-defined]
+            start = time.monotonic()
+            received = 0
+            while received < offered:
+                data = await reader.readexactly(len(block))
+                assert data == block
+                received += len(data)
+            await offering
+            engine.close()
+            return stalled_at, held, time.monotonic() - start
+
+    stalled_at, held, _ = asyncio.run(run())
+    # Three connections of the kernel on the way have buffers of up to 6 MB at each end.
+    assert stalled_at < offered / 4
+    # One read may come on top of what makes the source wait.
+    assert held <= 3 * BUFFER_BYTES
+    faults_seen.add("engine link: slow reader", "all", None, 0, None)
+
+
+@settings(deadline=None, max_examples=10)
+@given(sizes=st.lists(st.integers(1, 300_000), min_size=1, max_size=8), caller=st.sampled_from(ROLES))
+def test_every_byte_arrives_both_ways(key_folder: Path, sizes: list[int], caller: str) -> None:
+    async def run() -> None:
+        async with linked(key_folder) as (near, far), engine_links("client", 5) as client, engine_links("server", 5) as server:
+            ends = (client, server) if caller == "client" else (server, client)
+            host, _, port = ends[1].own_address.rpartition(":")
+            client.join(caller, near)  # type: ignore[arg-type]
+            server.join(caller, far)  # type: ignore[arg-type]
+            engine = await asyncio.start_server(echo, host, int(port))
+            stream = await called(ends[0].peer_address)
+            for size in sizes:
+                data = os.urandom(size)
+                stream.writer.write(data)
+                assert await asyncio.wait_for(stream.reader.readexactly(size), 10) == data
+            stream.writer.close()
+            engine.close()
+
+    asyncio.run(run())
+
+
+def test_the_last_bytes_leave_before_the_end_does(key_folder: Path) -> None:
+    """An engine that has finished and gone: its peer has its last word, and then the end."""
+
+    async def run() -> bytes:
+        async with linked(key_folder) as (near, far), engine_links("client", 5) as client, engine_links("server", 5) as server:
+            heard: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+            async def listen(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+                heard.set_result(await reader.read())
+
+            host, _, port = server.own_address.rpartition(":")
+            engine = await asyncio.start_server(listen, host, int(port))
+            client.join("client", near)
+            server.join("client", far)
+            stream = await called(client.peer_address)
+            stream.writer.write(b"x" * 100_000)
+            stream.writer.close()
+            data = await asyncio.wait_for(heard, 10)
+            engine.close()
+            return data
+
+    assert asyncio.run(run()) == b"x" * 100_000
+
+
+@pytest.mark.parametrize("dead", ["near", "far"])
+def test_when_a_connection_dies_both_engines_hear_of_it(key_folder: Path, dead: str) -> None:
+    async def run() -> None:
+        async with linked(key_folder) as (near, far), engine_links("client", 5) as client, engine_links("server", 5) as server:
+            host, _, port = server.own_address.rpartition(":")
+            taken: asyncio.Future[Stream] = asyncio.get_running_loop().create_future()
+            engine = await asyncio.start_server(lambda reader, writer: taken.set_result(Stream(reader, writer)), host, int(port))
+            client.join("client", near)
+            server.join("client", far)
+            caller = await called(client.peer_address)
+            callee = await taken
+            (near if dead == "near" else far).writer.transport.abort()
+            for end in (caller, callee):
+                with contextlib.suppress(ConnectionError):
+                    assert await asyncio.wait_for(end.reader.read(), 5) == b""
+            engine.close()
+
+    asyncio.run(run())
+
+
+def test_a_second_call_of_an_engine_is_ended(key_folder: Path) -> None:
+    """A link has one connection, whoever connects to its place on loopback."""
+
+    async def run() -> None:
+        async with engine_links("client", 5) as links:
+            first = await called(links.peer_address)
+            first.writer.write(b"first")
+            await asyncio.sleep(0.1)
+            second = await called(links.peer_address)
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.wait_for(second.reader.read(), 5) == b""
+
+    asyncio.run(run())
+
+
+def test_an_engine_that_never_listens_ends_its_link(key_folder: Path) -> None:
+    async def run() -> float:
+        async with linked(key_folder) as (near, far), engine_links("server", 0.3) as server:
+            start = time.monotonic()
+            server.join("client", far)
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.wait_for(near.reader.read(), 5) == b""
+            return time.monotonic() - start
+
+    assert 0.2 < asyncio.run(run()) < 5
+
+
+def test_the_end_of_a_session_leaves_no_task(key_folder: Path) -> None:
+    async def run() -> None:
+        async with linked(key_folder) as (near, _):
+            async with engine_links("client", 5) as links:
+                links.join("client", near)
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(run())
+
+
+def test_a_cancelled_carry_cuts_both_sides(key_folder: Path) -> None:
+    async def run() -> None:
+        async with linked(key_folder) as (a, b), linked(key_folder) as (c, d):
+            task = asyncio.create_task(carry(b, c))
+            a.writer.write(b"hello")
+            assert await asyncio.wait_for(d.reader.readexactly(5), 5) == b"hello"
+            task.cancel()
+            for end in (a, d):
+                with contextlib.suppress(ConnectionError):
+                    assert await asyncio.wait_for(end.reader.read(), 5) == b""
+
+    asyncio.run(run())
+
+
+@pytest.mark.slow
+@pytest.mark.two_party
+def test_the_session_ends_at_both_sides_when_one_link_dies(
+    server: Serving, export_folder: Path, key_folder: Path, monkeypatch: pytest.MonkeyPatch, faults_seen: FaultsSeen
+) -> None:
+    """Only one of the two, and only its connection: everything else stands."""
+    streams: list[Stream] = []
+    original = ControlChannel.open_link
+
+    async def keep(self: ControlChannel, token: str, caller: str) -> Stream:
+        streams.append(await original(self, token, caller))  # type: ignore[arg-type]
+        return streams[-1]
+
+    monkeypatch.setattr(ControlChannel, "open_link", keep)
+    cut: list[float] = []
+
+    def note(progress: Progress) -> None:
+        if progress.phase == "query" and not cut:
+            cut.append(time.monotonic())
+            connection = streams[0].writer.get_extra_info("socket")
+            socket.socket(fileno=os.dup(connection.fileno())).shutdown(socket.SHUT_RDWR)
+
+    with pytest.raises(SessionError) as failure:
+        Client(export_folder / "client", server.address, key_folder).ask(PROMPTS[0], 8, on_progress=note)
+    assert str(failure.value).endswith(".")
+    wait_for(lambda: not server.workers() and not workers_of(os.getpid()), 20, "the end of the workers")
+    faults_seen.add("one of the links cut at the client", "computation", time.monotonic() - cut[0], 20, None)
