@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import socket
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -19,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.private.by_hand import HandMade, hand_made
 from tests.private.faults_seen import FaultsSeen, stopwatch
-from tests.private.service import PROMPTS, Serving, serving, wait_for, workers_of
+from tests.private.service import PROMPTS, Relay, Serving, ask_command, serving, wait_for, workers_of
 
 from hushlm.private.client.client import Client, Progress
 from hushlm.private.client.control_channel import ControlChannel
@@ -159,6 +162,50 @@ def test_a_client_opens_every_connection_and_nothing_of_it_listens_on_a_network(
     assert {address for address, _ in seen["client"]} == {"127.0.0.1"}
     assert {place for place in seen["server"] if place[0] != "127.0.0.1"} == {("0.0.0.0", port)}
     assert len(to_server) == 3, "the control channel, and a connection for each link"
+
+
+IN_A_NAMESPACE = """
+import os, socket, subprocess, sys
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+with socket.create_server(("127.0.0.1", 0)) as listener:
+    socket.send_fds(socket.socket(fileno=int(sys.argv[1])), [b"x"], [listener.fileno()])
+    command = [part.replace("PORT", str(listener.getsockname()[1])) for part in sys.argv[2:]]
+os.execv(command[0], command)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.two_party
+@pytest.mark.timeout(240)
+def test_a_client_that_nothing_can_connect_to_gets_its_answer(
+    server: Serving, export_folder: Path, key_folder: Path, served_checkpoint: Checkpoint
+) -> None:
+    """Its network has no interface but its own loopback; the only way out is a relay that connects to the server, and to nothing else."""
+    if subprocess.run(["unshare", "--net", "ip", "link", "set", "lo", "up"], capture_output=True).returncode:
+        pytest.skip("this machine lets no test make a network namespace")
+    here, there = socket.socketpair()
+    command = ask_command(PROMPTS[0], export_folder, key_folder, "127.0.0.1:PORT", "--new-tokens", "1", "--json")
+    inside = ["unshare", "--net", sys.executable, "-c", IN_A_NAMESPACE, str(there.fileno()), *command]
+    asking = subprocess.Popen(inside, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, pass_fds=[there.fileno()])
+    try:
+        [_, [listener], *_] = socket.recv_fds(here, 1, 1)
+        with Relay(server.address, listener=socket.socket(fileno=listener)) as relay:
+            wait_for(lambda: bool(workers_of(asking.pid)) or asking.poll() is not None, 60, "the client's worker")
+            networks = {os.readlink(f"/proc/{process}/ns/net") for process in (asking.pid, *workers_of(asking.pid))}
+            interfaces = Path(f"/proc/{asking.pid}/net/dev").read_text().splitlines()[2:]
+            out, errors = asking.communicate(timeout=180)
+            assert relay.forward
+    finally:
+        asking.kill()
+        asking.wait()
+        for end in (here, there):
+            end.close()
+    assert asking.returncode == 0, errors
+    assert len(networks) == 1
+    assert networks != {os.readlink("/proc/self/ns/net")}
+    assert [line.partition(":")[0].strip() for line in interfaces] == ["lo"]
+    prompt = served_checkpoint.tokenizer.encode(PROMPTS[0]).ids
+    assert json.loads(out)["tokens"] == served_checkpoint.model.greedy(prompt, 1)
 
 
 @contextlib.asynccontextmanager

@@ -121,7 +121,7 @@ class EngineLinks:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._call.done():
+        if self._call.done() and not self._call.cancelled():
             self._call.result().writer.transport.abort()
 
     async def _carry(self, caller: Role, far: Stream) -> None:
