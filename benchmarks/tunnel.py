@@ -35,11 +35,9 @@ from hushlm.private.client.prompts import load_tokenizer
 from hushlm.private.program.description import RevealPolicy, load_description
 from hushlm.private.session.process import Order, PeerOrder, WorkerEvent, WorkerProcess, start_worker
 from load import READY, make_export
-from sections import write_section
+from operate_page import TUNNEL, write_page
 
 PROMPT = "12 alpha beta ga"
-ROOT = Path(__file__).parents[1]
-RESULTS, PAGE = ROOT / "results" / "tunnel.json", ROOT / "docs" / "operate.md"
 CONNECT_SECONDS, SILENT_SECONDS = 120.0, 600.0
 
 
@@ -154,20 +152,6 @@ def measure(export: Path, keys: Path, tokens: int, network: Network | None, roun
         }
 
 
-def table(document: dict) -> str:
-    lines = [
-        "",
-        f"{document['cores']} cores, {document['tokens']} tokens, medians of {document['rounds']}.",
-        "",
-        "| network | engines' links | MB | set-up, seconds | tokens, seconds | CPU of forwarding, seconds |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
-    ]
-    for row in document["rows"]:
-        seconds = " | ".join(f"{row[name]:.2f}" for name in ("set_up_seconds", "query_seconds", "forwarding_cpu_seconds"))
-        lines.append(f"| {row['network']} | {row['way']} | {row['bytes'] / 1e6:.2f} | {seconds} |")
-    return "\n".join([*lines, "", ""])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3, help="of each, after one that is left out")
@@ -185,8 +169,8 @@ def main() -> None:
                 print(json.dumps(row), flush=True)
     if options.write:
         document = {"cores": os.cpu_count(), "tokens": options.tokens, "rounds": options.rounds, "rows": rows}
-        write_atomic(RESULTS, json.dumps(document, indent=1) + "\n")
-        write_section(PAGE, "tunnel", table(document))
+        write_atomic(TUNNEL, json.dumps(document, indent=1) + "\n")
+        write_page()
 
 
 if __name__ == "__main__":
