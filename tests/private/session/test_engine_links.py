@@ -127,17 +127,14 @@ def link_connection(server: Serving, keys: Path) -> Iterator[ssl.SSLSocket]:
         yield connection
 
 
-def listeners(process: int) -> set[tuple[str, int]]:
-    """Where a process and its children listen."""
-    here = psutil.Process(process)
-    found = set()
-    for one in [here, *here.children(recursive=True)]:
-        found |= {
-            (connection.laddr.ip, connection.laddr.port)
-            for connection in one.net_connections("inet")
-            if connection.status == psutil.CONN_LISTEN or (connection.type == socket.SOCK_DGRAM)
-        }
-    return found
+def listeners(*processes: int) -> set[tuple[str, int]]:
+    """Where processes listen, or could be sent datagrams."""
+    return {
+        (connection.laddr.ip, connection.laddr.port)
+        for process in processes
+        for connection in psutil.Process(process).net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN or connection.type == socket.SOCK_DGRAM
+    }
 
 
 @pytest.mark.slow
@@ -153,8 +150,8 @@ def test_a_client_opens_every_connection_and_nothing_of_it_listens_on_a_network(
 
     def look(progress: Progress) -> None:
         if progress.phase == "query" and not seen:
-            seen["client"] = listeners(workers_of(os.getpid())[0]) | listeners(os.getpid())
-            seen["server"] = listeners(server.process.pid)
+            seen["client"] = listeners(os.getpid(), *workers_of(os.getpid()))
+            seen["server"] = listeners(server.process.pid, *server.workers())
             own = psutil.Process().net_connections("tcp")
             to_server.extend(one.laddr.port for one in own if one.raddr and one.raddr.port == port)
 
@@ -423,7 +420,8 @@ def test_the_session_ends_at_both_sides_when_one_link_dies(
         if progress.phase == "query" and not cut:
             cut.append(time.monotonic())
             connection = streams[0].writer.get_extra_info("socket")
-            socket.socket(fileno=os.dup(connection.fileno())).shutdown(socket.SHUT_RDWR)
+            with socket.socket(fileno=os.dup(connection.fileno())) as same:
+                same.shutdown(socket.SHUT_RDWR)
 
     with pytest.raises(SessionError) as failure:
         Client(export_folder / "client", server.address, key_folder).ask(PROMPTS[0], 8, on_progress=note)
