@@ -371,6 +371,38 @@ def test_a_second_call_of_an_engine_is_ended() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can call as another user")
+def test_another_user_s_call_does_not_take_the_engine_s_place() -> None:
+    nobody = 65534
+    call = "exec 3<>/dev/tcp/127.0.0.1/$0; read -r -t 5 -N 1 -u 3; exit $?"
+
+    async def run() -> None:
+        async with engine_links("client", 5) as links:
+            port = links.peer_address.rpartition(":")[2]
+            # Not Python, which other users may not be allowed to read here.
+            stranger = await asyncio.create_subprocess_exec("/bin/bash", "-c", call, port, user=nobody, cwd="/")
+            assert await asyncio.wait_for(stranger.wait(), 10) == 1, (
+                "read answers the connection's end with 1, and its own time-out with more"
+            )
+            assert not links._call.done()
+            async with closed_at_the_end(await connected(links.peer_address)):
+                await asyncio.wait_for(links._call, 5)
+
+    asyncio.run(run())
+
+
+@pytest.mark.slow
+@pytest.mark.two_party
+def test_a_link_that_is_refused_ends_the_session_in_a_sentence(
+    server: Serving, export_folder: Path, key_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = ControlChannel.open_link
+    monkeypatch.setattr(ControlChannel, "open_link", lambda self, token, caller: original(self, token[:-1], caller))
+    with pytest.raises(SessionError, match="accepted the session, and then no connection for its engine: This connection belongs to no"):
+        Client(export_folder / "client", server.address, key_folder).ask(PROMPTS[0], 1)
+    wait_for(lambda: not server.workers() and not workers_of(os.getpid()), 20, "the end of the workers")
+
+
 def test_an_engine_that_never_listens_ends_its_link(key_folder: Path) -> None:
     async def run() -> float:
         async with linked(key_folder) as (near, far), engine_links("server", 0.3) as server:

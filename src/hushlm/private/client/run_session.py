@@ -15,7 +15,7 @@ from hushlm.private.client.client_settings import ClientSettings
 from hushlm.private.client.control_channel import ControlChannel, ServerEvents, last_words
 from hushlm.private.program.description import PROTOCOL_VERSION, ProgramDescription, RevealPolicy
 from hushlm.private.program.sampling import Sampling
-from hushlm.private.session.engine_links import ROLES, EngineLinks, engine_links
+from hushlm.private.session.engine_links import ROLES, EngineLinks, Role, engine_links
 from hushlm.private.session.handshake import check_accepted
 from hushlm.private.session.messages import Failed, Finished, Queued, SessionError, SessionRequest, shape_of
 from hushlm.private.session.process import Order, PeerOrder, WorkerDiedError, WorkerEvent, WorkerProcess, start_worker
@@ -131,9 +131,21 @@ class SessionRunner:
             if clock() - start > self.settings.queue_seconds:
                 raise SessionError(f"The server had no place within {self.settings.queue_seconds:.0f} s: ask again later.")
         check_accepted(event, request, self.description, self.engine_version)
-        for caller in ROLES:
-            links.join(caller, await self.control.open_link(event.link_token, caller))
+        await self._link(links, event.link_token)
         worker.send(PeerOrder(certificate=event.engine_certificate, prompt=list(question.prompt_tokens)))
+
+    async def _link(self, links: EngineLinks, token: str) -> None:
+        """Open both connections that carry the links, at once: each takes several round trips."""
+
+        async def link(caller: Role) -> None:
+            links.join(caller, await self.control.open_link(token, caller))
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for caller in ROLES:
+                    group.create_task(link(caller))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
 
 
 async def _follow(worker: WorkerProcess, server: ServerEvents) -> AsyncGenerator[WorkerEvent, None]:

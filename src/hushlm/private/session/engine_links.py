@@ -15,8 +15,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
+import struct
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -49,6 +52,9 @@ CLOSE_SECONDS = 1.0
 RETRY_SECONDS = 0.02
 
 LOOPBACK = "127.0.0.1"
+
+ESTABLISHED, USER_COLUMN = "01", 7
+"""In /proc/net/tcp, whose addresses are numbers in this machine's byte order."""
 
 Role = Literal["client", "server"]
 ROLES: tuple[Role, ...] = ("client", "server")
@@ -110,8 +116,8 @@ class EngineLinks:
         self._tasks.append(asyncio.create_task(self._carry(caller, far)))
 
     def called(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Take the engine's call; a link has one connection, so there is no second one."""
-        if self._call.done():
+        """Take the engine's call; a link has one connection, so there is no second one, and no other user's."""
+        if self._call.done() or _is_strange(writer.get_extra_info("socket")):
             writer.transport.abort()
         else:
             self._call.set_result(Stream(reader, bounded(writer)))
@@ -165,6 +171,16 @@ async def engine_links(own: Role, connect_seconds: float) -> AsyncIterator[Engin
         finally:
             server.close()
             await links.end()
+
+
+def _is_strange(connection: socket.socket) -> bool:
+    """Whether Linux says that the caller of a connection on loopback is another user, or gone; other systems say nothing."""
+    with contextlib.suppress(OSError):
+        both = (connection.getpeername(), connection.getsockname())
+        ends = " ".join(f"{struct.unpack('=I', socket.inet_aton(host))[0]:08X}:{port:04X}" for host, port in both)
+        calls = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines() if f" {ends} {ESTABLISHED} " in line]
+        return not any(int(call[USER_COLUMN]) == os.geteuid() for call in calls)
+    return False
 
 
 def bounded(writer: asyncio.StreamWriter) -> asyncio.StreamWriter:
