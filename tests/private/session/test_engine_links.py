@@ -381,9 +381,7 @@ def test_another_user_s_call_does_not_take_the_engine_s_place() -> None:
             port = links.peer_address.rpartition(":")[2]
             # Not Python, which other users may not be allowed to read here.
             stranger = await asyncio.create_subprocess_exec("/bin/bash", "-c", call, port, user=nobody, cwd="/")
-            assert await asyncio.wait_for(stranger.wait(), 10) == 1, (
-                "read answers the connection's end with 1, and its own time-out with more"
-            )
+            assert await asyncio.wait_for(stranger.wait(), 10) == 1, "1 is the connection's end; a time-out is more"
             assert not links._call.done()
             async with closed_at_the_end(await connected(links.peer_address)):
                 await asyncio.wait_for(links._call, 5)
