@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from hushlm.architectures import FeedForward, parse
@@ -200,7 +200,7 @@ def main() -> None:
     count_missing(plans, counts)
     rows = report(names, shape, counts, asked.published_forms)
     text = f"{markdown(rows, asked.context)}\n{by_context(names, shape.vocabulary)}"
-    print(json.dumps({"shape": asdict(shape), "rows": rows}, indent=1) if asked.json else text)
+    print(json.dumps({"shape": shape.to_dict(), "rows": rows}, indent=1) if asked.json else text)
     if asked.write:
         write_section(DOCUMENT, "gpt2-private", text)
 

@@ -1,12 +1,15 @@
 """Prepared answers beside today's pass, whole, in one run: bytes, CPU seconds of both parties, messages and wall seconds.
 
     python benchmarks/prepared.py [--architecture SM2+R] [--layers 2 --heads 4 --width 64 --vocabulary 256] [--tokens 32] [--new_tokens 2]
-        [--answers 1] [--without_today] [--json FILE]
-    nice python benchmarks/prepared.py --layers 12 --heads 12 --width 768 --vocabulary 50257 --tokens 128        # GPT-2 small's shape
+        [--networks loopback,lan,wan] [--answers 4] [--without_today] [--write]
+    python benchmarks/prepared.py --model Hush-M --write        # a recommended model at its size for GPT-2 small's scale
+    python benchmarks/prepared.py --model SM2+R --write         # an architecture at GPT-2 small's shape
 
-Two processes over loopback, random weights scaled like trained ones. "offline" makes the material of --answers answers in one go, and its
-figures are divided by their number; "online" is the mean of the answers. "today" is the pass as it is served now, after its own set-up.
-Wall seconds are a loopback's on a machine that may be busy; the load is printed. Answers are compared with the reference in float64.
+Two processes, random weights scaled like trained ones. Material for one answer more than there are networks is made in one go, and its
+figures are divided by the number of answers. The first answer compiles its programs; after it each network, emulated by a relay on this
+machine, gets an answer. "today" is the pass as it is served now, after its own set-up. Wall seconds are those of a machine that may be
+busy; its load is recorded with them. Tokens are compared with the reference in float64. --write keeps the rows in results/prepared.json,
+in place of earlier ones of the same model, and draws the table of docs/cost.md again.
 """
 
 from __future__ import annotations
@@ -19,12 +22,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hushlm.architectures import parse
 from hushlm.calibration.both_parties import stream_both
+from hushlm.calibration.relay import Link, SwitchableLink
 from hushlm.config import ModelShape
+from hushlm.cost import LAN, WAN
 from hushlm.files import write_atomic
 from hushlm.plan import Tensor, decode_plan, prefill_plan, server_tensors, whole_buckets
 from hushlm.private.engine import Engine, Traffic
@@ -33,8 +39,15 @@ from hushlm.private.prepared.generator import PreparedGenerator
 from hushlm.private.program.backend import ReferenceBackend
 from hushlm.private.program.description import ProgramDescription, RevealPolicy, describe
 from hushlm.private.program.generate import PrivateGenerator
+from hushlm.recommended import RECOMMENDED
+from hushlm.shapes import GPT2_SMALL
+from sections import write_section
 
 REVEAL = RevealPolicy()
+LOOPBACK = Link(round_trip_seconds=0.0, bits_per_second=1e12)
+NETWORKS = {"loopback": LOOPBACK} | {each.name: Link(each.round_trip_seconds, each.bits_per_second) for each in (LAN, WAN)}
+RESULTS = Path("results/prepared.json")
+DOCUMENT = Path("docs/cost.md")
 
 
 @dataclass(frozen=True)
@@ -46,8 +59,10 @@ class Row:
     cpu_seconds: float
     messages: float
     wall_seconds: float
+    network: str = "loopback"
     kept_bytes: int = 0
-    tokens: tuple[int | None, ...] = ()
+    peak_bytes: int = 0
+    token: int | None = None
 
 
 def weights_of_trained_size(description: ProgramDescription) -> dict[str, np.ndarray]:
@@ -73,88 +88,139 @@ def _cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+class Stopwatch:
+    """Measures this party's phases, one after another."""
+
+    def __init__(self) -> None:
+        self._cpu_seconds, self._wall_seconds = _cpu_seconds(), time.perf_counter()
+
+    def row(self, phase: str, sent: Traffic, count: int = 1, **more: Any) -> Row:
+        """What happened since the last row, divided by a number of answers; messages and bytes are those that this party sent."""
+        cpu_seconds, wall_seconds = _cpu_seconds() - self._cpu_seconds, time.perf_counter() - self._wall_seconds
+        self._cpu_seconds, self._wall_seconds = _cpu_seconds(), time.perf_counter()
+        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        moved, messages = sent.sent_bytes / count, sent.sent_messages / count
+        return Row(phase, moved, cpu_seconds / count, messages, wall_seconds / count, peak_bytes=peak_bytes, **more)
+
+
 def _phases(
-    engine: Engine, description: ProgramDescription, prompt: list[int], new_tokens: int, answers: int, today: bool
+    engine: Engine,
+    description: ProgramDescription,
+    prompt: list[int],
+    new_tokens: int,
+    networks: list[str],
+    today: bool,
+    link: SwitchableLink,
 ) -> Iterator[Row]:
-    """Rows of this party; messages and bytes are those it sent."""
+    """Rows of this party: set-up, material, an answer that compiles, an answer a network, and today's pass."""
     desk = Desk(engine)
-    client, weights = desk.is_client, None if desk.is_client else weights_of_trained_size(description)
-    mine = prompt if client else None
-
-    def row(phase: str, start: tuple[float, float], sent: Traffic, count: int = 1, kept: int = 0, tokens: tuple = ()) -> Row:
-        cpu, wall = _cpu_seconds() - start[0], time.perf_counter() - start[1]
-        return Row(phase, sent.sent_bytes / count, cpu / count, sent.sent_messages / count, wall / count, kept, tokens)
-
-    def now() -> tuple[float, float]:
-        return _cpu_seconds(), time.perf_counter()
-
-    generator = PreparedGenerator(desk, description, weights)
-    start = now()
-    yield row("set-up", start, generator.set_up())
-    start = now()
-    materials, sent = generator.prepare(len(prompt), new_tokens, answers)
-    yield row("offline, an answer", start, sent, answers, materials[0].size_bytes)
-    # A first answer compiles; its programs are kept.
-    for number, material in enumerate(materials):
-        start = now()
+    mine = prompt if desk.is_client else None
+    weights = None if desk.is_client else weights_of_trained_size(description)
+    generator, watch = PreparedGenerator(desk, description, weights), Stopwatch()
+    yield watch.row("set-up", generator.set_up())
+    materials, sent = generator.prepare(len(prompt), new_tokens, len(networks) + 1)
+    yield watch.row("offline", sent, len(materials), kept_bytes=materials[0].size_bytes)
+    for phase, network, material in zip(["compiling", *["online"] * len(networks)], [networks[0], *networks], materials, strict=True):
+        link.switch(NETWORKS[network])
+        watch = Stopwatch()
         for index, answer in enumerate(generator.generate(material, mine, len(prompt), new_tokens, REVEAL)):
-            yield row(f"online, answer {number + 1}, token {index + 1}", start, answer.traffic, tokens=(answer.token,))
-            start = now()
+            yield watch.row(f"{phase}, token {index + 1}", answer.traffic, network=network, token=answer.token)
+    link.switch(LOOPBACK)
     if today:
-        plain = PrivateGenerator(engine, description, weights)
-        start = now()
-        yield row("today, set-up", start, plain.set_up())
-        for number in range(2 if answers > 1 else 1):
-            start = now()
+        plain, watch = PrivateGenerator(engine, description, weights), Stopwatch()
+        yield watch.row("today, set-up", plain.set_up())
+        for phase in ("today, compiling", "today"):
             for index, answer in enumerate(plain.generate(mine, len(prompt), new_tokens, REVEAL)):
-                yield row(f"today, answer {number + 1}, token {index + 1}", start, answer.traffic, tokens=(answer.token,))
-                start = now()
+                yield watch.row(f"{phase}, token {index + 1}", answer.traffic, token=answer.token)
+
+
+def asked() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="a recommended model, or an architecture, at GPT-2 small's scale and vocabulary, 128 tokens")
+    parser.add_argument("--architecture", default="SM2+R")
+    sizes = {"layers": 2, "heads": 4, "width": 64, "vocabulary": 256, "tokens": 32, "new_tokens": 2}
+    for name, default in sizes.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--networks", default="loopback", help="any of loopback, lan, wan, separated by commas")
+    parser.add_argument("--without_today", action="store_true", help="leave out the pass as it is served now")
+    parser.add_argument("--write", action="store_true", help=f"keep the rows in {RESULTS} and draw the table of {DOCUMENT} again")
+    return parser.parse_args()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--architecture", default="SM2+R")
-    for name, default in (
-        ("layers", 2),
-        ("heads", 4),
-        ("width", 64),
-        ("vocabulary", 256),
-        ("tokens", 32),
-        ("new_tokens", 2),
-        ("answers", 1),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--without_today", action="store_true", help="leave out the pass as it is served now")
-    parser.add_argument("--json", type=Path)
-    a = parser.parse_args()
-    prompt_length = a.tokens - a.new_tokens + 1
-    shape = ModelShape(layers=a.layers, heads=a.heads, width=a.width, context=whole_buckets(a.tokens + 1), vocabulary=a.vocabulary)
-    description = describe(parse(a.architecture), shape)
-    prompt = np.random.default_rng(1).integers(0, a.vocabulary, prompt_length).tolist()
+    a = asked()
+    name, architecture, shape, tokens = a.model or a.architecture, parse(a.architecture), None, a.tokens
+    if a.model:
+        point = RECOMMENDED.get(a.model)
+        architecture, shape = (parse(point.architecture), point.shape) if point else (parse(a.model), GPT2_SMALL)
+        tokens = 128
+    else:
+        shape = ModelShape(layers=a.layers, heads=a.heads, width=a.width, context=tokens, vocabulary=a.vocabulary)
+    # The last of the new tokens is the answer's, so that the longest pass has just as many tokens as were asked for.
+    prompt_length = tokens - a.new_tokens + 1
+    description = describe(architecture, replace(shape, context=whole_buckets(tokens + 1)))
+    networks = a.networks.split(",")
+    prompt = np.random.default_rng(1).integers(0, shape.vocabulary, prompt_length).tolist()
     reference = PrivateGenerator(ReferenceBackend(), description, weights_of_trained_size(description))
     wanted = [answer.token for answer in reference.generate(prompt, len(prompt), a.new_tokens, REVEAL)]
-    print(f"{a.architecture}, {shape}, prompt of {prompt_length} tokens, {a.new_tokens} new ones; float64 answers {wanted}")
-    print(f"{'phase':28s} {'MB':>10s} {'CPU s':>9s} {'messages':>9s} {'wall s':>8s} {'kept MB':>8s} {'load':>6s}  token")
-    rows: list[dict] = []
-    work = (description, prompt, a.new_tokens, a.answers, not a.without_today)
-    for client, server in stream_both(_phases, work, description.engine):
-        both = replace(
-            client,
-            bytes=client.bytes + server.bytes,
-            cpu_seconds=client.cpu_seconds + server.cpu_seconds,
-            messages=client.messages + server.messages,
-            wall_seconds=max(client.wall_seconds, server.wall_seconds),
-            kept_bytes=max(client.kept_bytes, server.kept_bytes),
-        )
-        load = os.getloadavg()[0]
-        rows.append(asdict(both) | {"load": load})
+    print(f"{name}, {description.shape}, prompt of {prompt_length} tokens, {a.new_tokens} new ones; float64 answers {wanted}")
+    print(f"{'phase':24s} {'network':9s} {'MB':>10s} {'CPU s':>9s} {'messages':>9s} {'wall s':>8s} {'peak GB':>8s} {'load':>6s}  token")
+    rows: list[dict[str, Any]] = []
+    link = SwitchableLink(LOOPBACK)
+    work = (description, prompt, a.new_tokens, networks, not a.without_today, link)
+    for client, server in stream_both(_phases, work, description.engine, link):
+        both = asdict(client) | {each: getattr(client, each) + getattr(server, each) for each in ("bytes", "cpu_seconds", "messages")}
+        both |= {each: max(getattr(client, each), getattr(server, each)) for each in ("wall_seconds", "kept_bytes", "peak_bytes")}
+        both |= {"load": os.getloadavg()[0]}
+        rows.append(both)
         print(
-            f"{both.phase:28s} {both.bytes / 1e6:10.3f} {both.cpu_seconds:9.2f} {both.messages:9.0f} {both.wall_seconds:8.1f} "
-            f"{both.kept_bytes / 1e6:8.2f} {load:6.1f}  {both.tokens[0] if both.tokens else ''}",
+            f"{both['phase']:24s} {both['network']:9s} {both['bytes'] / 1e6:10.3f} {both['cpu_seconds']:9.2f} {both['messages']:9.0f} "
+            f"{both['wall_seconds']:8.1f} {both['peak_bytes'] / 1e9:8.2f} {both['load']:6.1f}  {both['token'] or ''}",
             flush=True,
         )
-    if a.json:
-        write_atomic(a.json, json.dumps({"architecture": a.architecture, "shape": asdict(shape), "wanted": wanted, "rows": rows}, indent=1))
+    for row in rows:
+        if row["token"] is not None and row["token"] != wanted[int(row["phase"].split()[-1]) - 1]:
+            raise SystemExit(
+                f"{row['phase']} through {row['network']} is {row['token']}, but the reference says {wanted}: nothing written."
+            )
+    if a.write:
+        settings = {"architecture": str(architecture), "shape": description.shape.to_dict(), "answers": len(networks) + 1}
+        keep(name, tokens, settings, rows)
+
+
+def keep(model: str, tokens: int, settings: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Put one model's rows into the results, in place of earlier ones, and draw the table again."""
+    kept: dict[tuple[str, ...], dict[str, Any]] = {}
+    for row in rows:
+        network, wall_seconds = row.pop("network"), row.pop("wall_seconds")
+        load, token = row.pop("load"), row.pop("token")
+        whole = kept.setdefault((row["phase"],), {"model": model, "tokens": tokens} | row | {"load": {}} | settings)
+        whole |= {f"wall_seconds_{network}": wall_seconds} | ({} if token is None else {"token": token})
+        whole["load"] |= {network: load}
+    document = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"rows": []}
+    others = [row for row in document["rows"] if (row["model"], row["tokens"]) != (model, tokens)]
+    rows = [*others, *kept.values()]
+    command = "python benchmarks/prepared.py --model MODEL --networks loopback,lan,wan --write"
+    write_atomic(RESULTS, json.dumps({"command": command, "rows": rows}, indent=1) + "\n")
+    write_section(DOCUMENT, "prepared", table(rows))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """What answers cost, whole runs only: offline and online beside each other, as a Markdown table."""
+    lines = [
+        "| Model | Phase | MB | CPU seconds | Messages | Wall seconds: loopback, LAN, WAN | Peak GB of a party |",
+        "|---|---|--:|--:|--:|---|--:|",
+    ]
+    for row in rows:
+        if "compiling" in row["phase"] or "set-up" in row["phase"]:
+            continue
+        seconds = [row.get(f"wall_seconds_{network}") for network in NETWORKS]
+        walls = ", ".join("-" if each is None else f"{each:,.1f}" for each in seconds)
+        lines.append(
+            f"| {row['model']} | {row['phase']} | {row['bytes'] / 1e6:,.1f} | {row['cpu_seconds']:,.1f} | {row['messages']:,.0f} | {walls} "
+            f"| {row['peak_bytes'] / 1e9:.1f} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

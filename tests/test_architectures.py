@@ -29,7 +29,7 @@ PAPER = [
 def architectures(draw: st.DrawFn) -> Architecture:
     norm = draw(st.sampled_from(Norm))
     feed_forward = draw(st.sampled_from(FeedForward))
-    assume(not (norm is Norm.LAYER and feed_forward.is_scaled))
+    assume(not (norm in (Norm.LAYER, Norm.RMS) and feed_forward.is_scaled))
     return Architecture(
         kernel_order=draw(st.sampled_from([None, *KERNEL_ORDERS])),
         temperature=draw(st.sampled_from(Temperature)),
@@ -39,7 +39,7 @@ def architectures(draw: st.DrawFn) -> Architecture:
         removed_ffns=draw(st.integers(0, 40)),
         entropy_regularised=draw(st.booleans()),
         blocks=draw(st.sampled_from(Blocks)),
-        final_norm=norm is not Norm.LAYER and draw(st.booleans()),
+        final_norm=norm not in (Norm.LAYER, Norm.RMS) and draw(st.booleans()),
     )
 
 

@@ -5,14 +5,16 @@ A name lists exactly the nonlinearities that are present, in the notation of arX
 
     EReg( NeoX( SM 2 (t) + WNorm(QK) + LNf + ScFuFFN(6 deepest FFNs removed) ) )
     |     |     |  |  |    |           |     |       `- layers whose feed-forward network (FFN) is left out, counted from the deepest
-    |     |     |  |  |    |           |     `- FFN: G (GELU), R (ReLU), R2 (its square), P (polynomial), Q (square), B (bilinear), ScFFN,
-    |     |     |  |  |    |           |        ScFuFFN, or nothing (identity activation)
+    |     |     |  |  |    |           |     `- FFN: G (GELU), R (ReLU), R2 (its square), P (polynomial), Q (square), B (bilinear),
+    |     |     |  |  |    |           |        Swi (SwiGLU), SwiQ (the same with a quadratic in place of SiLU), ScFFN, ScFuFFN, or
+    |     |     |  |  |    |           |        nothing (identity activation)
     |     |     |  |  |    |           `- one LayerNorm, before the head, where the blocks have none (LN brings it with it)
-    |     |     |  |  |    `- normalisation: LN, WNorm(X), SNorm(X), or nothing
+    |     |     |  |  |    `- normalisation: LN, RMS (RMSNorm), WNorm(X), SNorm(X), or nothing
     |     |     |  |  `- learnable temperature: (t) per head and query position, (th) per head, or nothing
     |     |     |  `- attention kernel: nothing (exact softmax) or n, for p ~ max(0, 1 + (s - max s)/2^n)^(2^n)
     |     |     `- softmax
-    |     `- GPT-NeoX blocks: rotary positions, attention and FFN side by side; GPT-2's without it
+    |     `- GPT-NeoX blocks: rotary positions, attention and FFN side by side; Llama: rotary positions, one after the other, no biases;
+    |        GPT-2's without either
     `- trained with the entropy regulariser (a matter of training: same graph, cost and export)
 
 An architecture is a value. Nothing in the system looks into its name.
@@ -26,6 +28,9 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 __all__ = [
+    "GATE_BOUND",
+    "GATE_QUADRATIC",
+    "POWER_FLOOR",
     "REGISTRY",
     "Architecture",
     "Blocks",
@@ -41,6 +46,9 @@ STATIC_NORM_LAYERS = ("QK", "FFN", "QK+FFN", "QKV+FFN", "QKVO+FFN")
 
 KERNEL_ORDERS = (1, 2, 3)
 """The orders n that an attention kernel SMn can have."""
+
+POWER_FLOOR = 2.0**-10
+"""Added to every weight of a power kernel PSn, so that its row sums are bounded from below: no weight is 0, and no sum is small."""
 
 
 class Temperature(Enum):
@@ -59,6 +67,8 @@ class Norm(Enum):
 
     NONE = ""
     LAYER = "LN"
+    RMS = "RMS"
+    """x / sqrt(mean(x^2) + epsilon), times a gain: LayerNorm without mean and bias."""
     WEIGHT = "WNorm"
     SPECTRAL = "SNorm"
 
@@ -68,11 +78,13 @@ class Blocks(Enum):
 
     In blocks of GPT2, positions are learned, the feed-forward network (FFN) reads the residual stream after attention, and GELU has its
     tanh form. In blocks of NEOX, positions are rotary (on `shape.rotary_share` of every head), the FFN reads what attention reads, and GELU
-    is the exact one, x Phi(x).
+    is the exact one, x Phi(x). In blocks of LLAMA, positions are rotary, the FFN reads the stream after attention as in GPT-2's, and linear
+    maps have no biases, except queries, keys and values where `shape.qkv_bias` says so; GELU is the exact one.
     """
 
     GPT2 = ""
     NEOX = "NeoX"
+    LLAMA = "Llama"
 
 
 class FeedForward(Enum):
@@ -84,6 +96,10 @@ class FeedForward(Enum):
 
     BILINEAR computes x_sa + W_out ((W_in N(x_sa)) (W_gate N(x_sa))), with an elementwise product. W_gate is F x D like W_in, so that at
     the same FFN width F it has 1.5 times the parameters.
+
+    SWIGLU computes x_sa + W_out ((W_in N(x_sa)) SiLU(W_gate N(x_sa))) with SiLU(g) = g / (1 + e^-g). SWIGLU_QUADRATIC has in place of SiLU
+    a function that is quadratic in |g| near 0 and a ReLU beyond, with three numbers of its own in each layer, fitted to SiLU on sample
+    text (`hushlm.model.gate_curve`).
 
     SCALED (ScFFN) computes beta x_sa + (1/alpha) W_out W_in x_sa. SCALED_FUSED (ScFuFFN) computes the same with one D x D matrix in place
     of W_out W_in.
@@ -97,6 +113,8 @@ class FeedForward(Enum):
     POLYNOMIAL = "P"
     QUADRATIC = "Q"
     BILINEAR = "B"
+    SWIGLU = "Swi"
+    SWIGLU_QUADRATIC = "SwiQ"
     IDENTITY = ""
     SCALED = "ScFFN"
     SCALED_FUSED = "ScFuFFN"
@@ -107,9 +125,18 @@ class FeedForward(Enum):
         return self is FeedForward.IDENTITY or self.is_scaled
 
     @property
+    def is_gated(self) -> bool:
+        """Whether the FFN multiplies two linear maps of what it reads."""
+        return self in (FeedForward.BILINEAR, FeedForward.SWIGLU, FeedForward.SWIGLU_QUADRATIC)
+
+    @property
     def is_scaled(self) -> bool:
         """Whether every layer has the learnable scalars alpha and beta."""
         return self in (FeedForward.SCALED, FeedForward.SCALED_FUSED)
+
+
+GATE_BOUND, GATE_QUADRATIC = 4.0, 0.0625
+"""B and q of the gate of SwiQ, F(h) = h/2 + q v^2 + c v + d + (|h| - v)/2 with v = min(|h|, B). The same for every layer, and public."""
 
 
 @dataclass(frozen=True)
@@ -123,9 +150,9 @@ class Architecture:
         norm_layers: the linear layers on which WNorm and SNorm act, which is one of `STATIC_NORM_LAYERS`; "" for other normalisations.
         feed_forward: the FFN of each block.
         removed_ffns: how many of the deepest blocks have no FFN at all.
-        blocks: whether blocks are built like GPT-2's or like GPT-NeoX's.
-        final_norm: whether there is a LayerNorm before the head although the blocks have none, as in the paper's own code. With LN there
-            is one anyway.
+        blocks: whether blocks are built like GPT-2's, GPT-NeoX's or LLaMA's.
+        final_norm: whether there is a LayerNorm before the head although the blocks have none, as in the paper's own code. With LN or RMS
+            there is a norm of that kind anyway.
         entropy_regularised: whether the model is trained with the entropy regulariser. Without it the graph is the same.
 
     Raises:
@@ -152,10 +179,13 @@ class Architecture:
             raise ValueError(f"Linear layers ({self.norm_layers}) can only be named for WNorm and SNorm.")
         if self.removed_ffns < 0:
             raise ValueError("The number of removed FFNs must not be negative.")
-        if self.norm is Norm.LAYER and self.feed_forward.is_scaled:
-            raise ValueError(f"{self.feed_forward.value} stands in for LayerNorm: leave out LN, or use G, R or the identity FFN with it.")
-        if self.norm is Norm.LAYER and self.final_norm:
-            raise ValueError("LN has a LayerNorm before the head already: leave out LNf.")
+        if self.has_block_norm and self.feed_forward.is_scaled:
+            raise ValueError(
+                f"{self.feed_forward.value} stands in for LayerNorm: leave out {self.norm.value}, or use G, R or the identity FFN with it."
+            )
+        if self.has_block_norm and self.final_norm:
+            named = "a LayerNorm" if self.norm is Norm.LAYER else "an RMSNorm"
+            raise ValueError(f"{self.norm.value} has {named} before the head already: leave out LNf.")
 
     def __str__(self) -> str:
         parts = ["SM" + (str(self.kernel_order) if self.kernel_order else "") + self.temperature.value]
@@ -178,14 +208,29 @@ class Architecture:
         return self.norm is Norm.LAYER
 
     @property
+    def has_block_norm(self) -> bool:
+        """Whether there are LayerNorms or RMSNorms in the blocks."""
+        return self.norm in (Norm.LAYER, Norm.RMS)
+
+    @property
     def has_final_norm(self) -> bool:
-        """Whether there is a LayerNorm before the head."""
-        return self.has_layer_norm or self.final_norm
+        """Whether there is a LayerNorm or an RMSNorm before the head."""
+        return self.has_block_norm or self.final_norm
 
     @property
     def is_parallel(self) -> bool:
-        """Whether attention and FFN read the same stream and positions are rotary, as in GPT-NeoX blocks."""
+        """Whether attention and FFN read the same stream, as in GPT-NeoX blocks."""
         return self.blocks is Blocks.NEOX
+
+    @property
+    def is_rotary(self) -> bool:
+        """Whether positions are rotary, so that there is no table of learned ones."""
+        return self.blocks in (Blocks.NEOX, Blocks.LLAMA)
+
+    @property
+    def has_biases(self) -> bool:
+        """Whether every linear map of the blocks has a bias."""
+        return self.blocks is not Blocks.LLAMA
 
     @property
     def squarings(self) -> int:
@@ -212,8 +257,8 @@ EXACT_SOFTMAX_SQUARINGS = 6
 
 _NAME = re.compile(
     r"SM(?P<order>\d+)?(?P<temperature>\(t\)|\(th\))?"
-    r"(?:\+(?P<norm>LN|WNorm|SNorm)(?:\((?P<layers>[QKVOFN+]+)\))?)?(?P<final>\+LNf)?"
-    r"(?:\+(?P<ffn>ScFuFFN|ScFFN|G|R2|R|P|Q|B))?"
+    r"(?:\+(?P<norm>LN|RMS|WNorm|SNorm)(?:\((?P<layers>[QKVOFN+]+)\))?)?(?P<final>\+LNf)?"
+    r"(?:\+(?P<ffn>ScFuFFN|ScFFN|SwiQ|Swi|G|R2|R|P|Q|B))?"
     r"(?:\((?P<removed>\d+) deepest FFNs removed\))?"
 )
 
@@ -230,8 +275,8 @@ def parse(name: str) -> Architecture:
     text = name.strip()
     regularised = re.fullmatch(r"EReg\((.*)\)", text)
     inner = regularised[1] if regularised else text
-    neox = re.fullmatch(r"NeoX\((.*)\)", inner)
-    match = _NAME.fullmatch(neox[1] if neox else inner)
+    family = re.fullmatch(r"(NeoX|Llama)\((.*)\)", inner)
+    match = _NAME.fullmatch(family[2] if family else inner)
     if match is None:
         near = difflib.get_close_matches(text, [str(a) for a in REGISTRY], n=3, cutoff=0.3)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
@@ -246,7 +291,7 @@ def parse(name: str) -> Architecture:
         feed_forward=FeedForward(match["ffn"] or ""),
         removed_ffns=int(match["removed"] or 0),
         entropy_regularised=regularised is not None,
-        blocks=Blocks.NEOX if neox else Blocks.GPT2,
+        blocks=Blocks(family[1]) if family else Blocks.GPT2,
         final_norm=match["final"] is not None,
     )
 
@@ -299,6 +344,12 @@ _NEOX_NAMES = (
     "NeoX(SM2+R)",
 )
 
-REGISTRY: tuple[Architecture, ...] = tuple(parse(name) for name in (*_PAPER_NAMES, *_OWN_NAMES, *_NEOX_NAMES))
-"""Every architecture that has a row in a table: first the paper's, then this project's, then those on Pythia's blocks. Code that needs all
-architectures iterates over this. Other combinations, such as every row on NeoX blocks, can be parsed as well."""
+_LLAMA_NAMES = (
+    "Llama(SM+RMS+Swi)",
+    "Llama(SM3(th)+RMS+SwiQ)",
+    "Llama(SM2(th)+RMS+SwiQ)",
+)
+
+REGISTRY: tuple[Architecture, ...] = tuple(parse(name) for name in (*_PAPER_NAMES, *_OWN_NAMES, *_NEOX_NAMES, *_LLAMA_NAMES))
+"""Every architecture that has a row in a table: first the paper's, then this project's, then those on Pythia's and on LLaMA's
+blocks. Code that needs all architectures iterates over this. Other combinations can be parsed as well."""

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, SerializerFunctionWrapHandler, TypeAdapter, model_serializer
 from pydantic.dataclasses import dataclass
 
 from hushlm.architectures import Architecture, parse
@@ -29,8 +29,14 @@ class ModelShape:
         vocabulary: token ids V.
         ffn_multiple: FFN width F over D.
         tied_head: the head is the embedding's table; otherwise a matrix of its own, as in Pythia.
-        rotary_share: which share of every head's entries positions rotate in NeoX blocks; the default is Pythia's.
-        rotary_base: the base b of rotary positions in NeoX blocks: pair i of R rotated entries turns by b^(-2i/R) a token.
+        rotary_share: which share of every head's entries positions rotate in NeoX and Llama blocks; the default is Pythia's.
+        rotary_base: the base b of rotary positions: pair i of R rotated entries turns by b^(-2i/R) a token.
+        explicit_ffn_width: FFN width F where it is no multiple of D; None takes `ffn_multiple`.
+        key_value_heads: heads G of keys and values, which divide H: H / G heads of queries share one. None is H.
+        norm_epsilon: what RMSNorm adds to the mean square.
+        qkv_bias: whether queries, keys and values have biases in Llama blocks, as in Qwen2.
+        prefix: how many positions stand before every text, with keys and values that are the model's own (`hushlm.model.self_attention`).
+            For blocks with rotary positions; positions of the text start there.
     """
 
     layers: int = Field(default=6, ge=1, le=1000)
@@ -42,10 +48,28 @@ class ModelShape:
     tied_head: bool = True
     rotary_share: float = Field(default=0.25, gt=0, le=1)
     rotary_base: float = Field(default=10_000.0, gt=1)
+    explicit_ffn_width: int | None = Field(default=None, ge=1, le=1_000_000)
+    key_value_heads: int | None = Field(default=None, ge=1, le=1000)
+    norm_epsilon: float = Field(default=1e-5, gt=0, le=1e-2)
+    qkv_bias: bool = False
+    prefix: int = Field(default=0, ge=0, le=16)
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise ValueError(f"{self.heads} heads do not divide a width of {self.width}: choose a width that is a multiple of the heads.")
+        if self.key_value_heads is not None and self.heads % self.key_value_heads:
+            raise ValueError(
+                f"{self.key_value_heads} heads of keys and values do not divide {self.heads} heads: every one serves as many query heads."
+            )
+
+    @model_serializer(mode="wrap")
+    def _to_json(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without later sizes that are at their defaults: what is written of older models, and its hash, stays what it was."""
+        return {name: value for name, value in handler(self).items() if name not in _LATER_SIZES or value != _LATER_SIZES[name]}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, without later sizes that are at their defaults."""
+        return TypeAdapter(ModelShape).dump_python(self, mode="json")
 
     @property
     def head_width(self) -> int:
@@ -55,11 +79,21 @@ class ModelShape:
     @property
     def ffn_width(self) -> int:
         """F."""
-        return self.width * self.ffn_multiple
+        return self.explicit_ffn_width or self.width * self.ffn_multiple
+
+    @property
+    def cache_heads(self) -> int:
+        """G, the heads of keys and values."""
+        return self.key_value_heads or self.heads
+
+    @property
+    def key_width(self) -> int:
+        """G E, the width of all keys of a token together, and of its values."""
+        return self.cache_heads * self.head_width
 
     @property
     def rotary_width(self) -> int:
-        """R, the entries of a head that NeoX blocks rotate: pairs, at least one.
+        """R, the entries of a head that rotary positions turn: pairs, at least one.
 
         Raises:
             ValueError: if a head has a single entry.
@@ -72,6 +106,10 @@ class ModelShape:
     def log_context_nats(self) -> float:
         """log T, the paper's maximum attention entropy."""
         return math.log(self.context)
+
+
+_LATER_SIZES: dict[str, Any] = {"explicit_ffn_width": None, "key_value_heads": None, "norm_epsilon": 1e-5, "qkv_bias": False, "prefix": 0}
+"""Sizes that models had no choice of at first, with what they were."""
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ def refused(run: Run, *words: str) -> str:
         (["train", "--shape.layers", "six"], ["--shape.layers", "expected int", "six"]),
         (["train", "--training.betas", "[0.9]"], ["--training.betas"]),
         (["train", "--shape.layrs", "6"], ["no option --shape.layrs", "--shape.layers"]),
+        (["train", "--training.step", "3"], ["no option --training.step", "--training.steps"]),
         (["train", "--layers=6"], ["no option --layers=6"]),
         (["train", "SM"], ["'SM'", "--help"]),
         (["train", "--training.steps"], ["--training.steps needs one value"]),

@@ -50,7 +50,8 @@ def test_operations_are_those_of_the_name(architecture: Architecture) -> None:
     assert counts.get("SM") == 144
     assert ("LN" in counts) == (architecture.norm is Norm.LAYER)
     ffns = {} if architecture.feed_forward.is_linear else {architecture.feed_forward.value: 12 - architecture.removed_ffns}
-    assert {name: count for name, count in counts.items() if name not in ("SM", "LN")} == ffns
+    assert {name: count for name, count in counts.items() if name not in ("SM", "LN", "RMS")} == ffns
+    assert ("RMS" in counts) == (architecture.norm is Norm.RMS)
 
 
 @settings(deadline=None)

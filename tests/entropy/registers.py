@@ -21,6 +21,7 @@ from triton.compiler import ASTSource
 
 from hushlm.entropy.kernels import triton as host
 from hushlm.entropy.kernels import triton_code
+from hushlm.entropy.kernels.base import Form
 
 PROGRAMS = ("forward", "backward_queries", "backward_keys")
 ASSEMBLER = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
@@ -34,11 +35,11 @@ class Needs(NamedTuple):
     shared_bytes: int
 
 
-def needs(program: str, width: int, order: int, capability: int = 90) -> Needs:
+def needs(program: str, width: int, order: int | None, power: bool = False, capability: int = 90) -> Needs:
     """Compile one program for heads of a width."""
     function = getattr(triton_code, program)
     names = function.arg_names
-    constants = dict(host._shape(width, order, True))
+    constants = dict(host._shape(width, Form(order, power), True))
     warps = constants.pop("num_warps")
     counts = ("queries", "keys", "width")
     types = {name: "constexpr" if name in constants else "i32" if name in counts else "*fp32" for name in names}
@@ -57,5 +58,5 @@ def needs(program: str, width: int, order: int, capability: int = 90) -> Needs:
 
 
 if __name__ == "__main__":
-    for width, order, program in product((32, 64, 128), (0, 2), PROGRAMS):
-        print(f"width {width:3}, order {order}, {program:16} {needs(program, width, order)._asdict()}")
+    for width, form, program in product((32, 64, 128), (Form(), Form(2), Form(3, power=True)), PROGRAMS):
+        print(f"width {width:3}, {form}, {program:16} {needs(program, width, form.order, form.power)._asdict()}")

@@ -173,11 +173,11 @@ def test_is_chosen_where_it_can_run() -> None:
         choose(q.double(), order=None, name="native")
 
 
-@pytest.mark.parametrize("order", [0, 2])
-def test_is_an_operation_that_torch_can_compile_and_differentiate(order: int) -> None:
+@pytest.mark.parametrize(("order", "power"), [(0, False), (2, False), (2, True)])
+def test_is_an_operation_that_torch_can_compile_and_differentiate(order: int, power: bool) -> None:
     q, k, v, _ = (x.requires_grad_() for x in inputs(10, 1, 6, 9, 8))
     scale = torch.rand(3, 6).requires_grad_()
-    torch.library.opcheck(native._forward, (q, k, v, scale, order, True), test_utils=("test_schema", "test_faketensor"))
+    torch.library.opcheck(native._forward, (q, k, v, scale, order, power, True), test_utils=("test_schema", "test_faketensor"))
 
 
 @pytest.mark.slow

@@ -29,7 +29,8 @@ def results(kernel, dtype, T, S, E, order, causal, scale, which):
     k[:, :, S // 2] = k[:, :, 0]  # a tie, at the top in some rows
     t = torch.rand(2, T, generator=generator) + 0.5
     q, k, v, t = (x.to(device, dtype).requires_grad_() for x in (q * scale, k, v, t))
-    output, entropy_nats = entropy_attention(q, k, v, temperature=t, order=order, causal=causal, kernel=kernel)
+    form = {"order": abs(order) if order else None, "power": bool(order and order < 0)}
+    output, entropy_nats = entropy_attention(q, k, v, temperature=t, **form, causal=causal, kernel=kernel)
     of_output, of_entropy = (torch.randn(x.shape, generator=generator).to(device, dtype) for x in (output, entropy_nats))
     loss = {"both": (of_output * output).sum() + (of_entropy * entropy_nats).sum(), "output": (of_output * output).sum(),
             "entropy": (of_entropy * entropy_nats).sum()}[which]
@@ -37,9 +38,10 @@ def results(kernel, dtype, T, S, E, order, causal, scale, which):
 
 
 shapes = [(1, 1, 4), (19, 19, 16), (5, 20, 24), (20, 20, 80)] + ([(130, 130, 64), (100, 200, 64)] if device == "cuda" else [])
-cases = [*itertools.product(shapes, (None, 1, 2, 3), (True,), (1.0,), ("both",)),
+cases = [*itertools.product(shapes, (None, 1, 2, 3, -3), (True,), (1.0,), ("both",)),
          *(((19, 19, 8), order, causal, 8.0, "both") for order in (None, 2) for causal in (True, False)),
-         *(((19, 19, 8), order, True, 1.0, which) for order in (None, 2) for which in ("output", "entropy"))]
+         *(((19, 19, 8), order, True, 1.0, which) for order in (None, 2, -1) for which in ("output", "entropy")),
+         *(((19, 19, 8), -2, causal, 1.0, "both") for causal in (True, False))]  # below 0: the power kernel
 for (T, S, E), order, causal, scale, which in cases:
     exact = results("reference", torch.float64, T, S, E, order, causal, scale, which)
     plain = results("analytic", torch.float32, T, S, E, order, causal, scale, which)
@@ -79,14 +81,14 @@ def printed(code: str, *arguments: str) -> str:
 
 @pytest.mark.slow
 def test_values_and_gradients_are_the_references() -> None:
-    assert printed(PARITY, "cpu", "16") == "24 cases\n"
+    assert printed(PARITY, "cpu", "16") == "32 cases\n"
 
 
 @pytest.mark.slow
 @on_a_gpu
 @pytest.mark.parametrize("tile", [16, 32])
 def test_values_and_gradients_on_a_gpu(tile: int) -> None:
-    assert printed(PARITY, "cuda", str(tile)) == "32 cases\n"
+    assert printed(PARITY, "cuda", str(tile)) == "42 cases\n"
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_a_gpu)])
@@ -97,10 +99,10 @@ def test_what_is_not_a_number_stays_so(device: str) -> None:
 REGISTERS = """
 from itertools import product
 from tests.entropy.registers import PROGRAMS, needs
-for width, order, program in product((48, 64, 128), (0, 2), PROGRAMS):
-    found = needs(program, width, order)
-    assert found.spilled_bytes < 100, (width, order, program, found)
-    assert found.shared_bytes < 110_000, (width, order, program, found)
+for width, form, program in product((48, 64, 128), ((None, False), (2, False), (3, True)), PROGRAMS):
+    found = needs(program, width, *form)
+    assert found.spilled_bytes < 100, (width, form, program, found)
+    assert found.shared_bytes < 110_000, (width, form, program, found)
 print("fit")
 """
 

@@ -1,4 +1,4 @@
-"""What a state dict holds beyond a GPT-2 or a GPT-NeoX is refused by name; what is taken over can be exported."""
+"""What a state dict holds beyond a GPT-2, a GPT-NeoX or a LLaMA is refused by name; what is taken over can be exported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from hushlm.cli.main import main
-from hushlm.huggingface import from_hf_gpt2, from_hf_gpt_neox, save_hf_checkpoint
+from hushlm.data.chat_files import ChatFiles, read_chat_files
+from hushlm.files import verify_manifest
+from hushlm.huggingface import from_hf_gpt2, from_hf_gpt_neox, from_hf_llama, save_hf_checkpoint
 from hushlm.private.program.export_model import export_model
 from hushlm.training.checkpoint import load_checkpoint, load_training_state
 from tests.huggingface.models import VOCABULARY, save_with_tokenizer, tiny
@@ -31,7 +33,14 @@ def neox(**settings: Any) -> Any:
     return tiny("gpt_neox", **({"intermediate_size": 64} | settings))
 
 
-BOTH = pytest.mark.parametrize(("make", "take_over", "inner"), [(gpt2, from_hf_gpt2, "c_attn"), (neox, from_hf_gpt_neox, "dense")])
+def llama(**settings: Any) -> Any:
+    return tiny("llama", **settings)
+
+
+EACH = pytest.mark.parametrize(
+    ("make", "take_over", "inner"),
+    [(gpt2, from_hf_gpt2, "c_attn"), (neox, from_hf_gpt_neox, "dense"), (llama, from_hf_llama, "o_proj")],
+)
 
 
 def head_bias(model: Any, inner: str) -> Any:
@@ -82,7 +91,7 @@ def other_vocabulary(model: Any, inner: str) -> Any:
 def other_activation(model: Any, inner: str) -> Any:
     for name, module in model.named_modules():
         if name.endswith("mlp"):
-            module.act = torch.nn.SiLU()
+            module.act = module.act_fn = torch.nn.Mish()
     return model
 
 
@@ -92,7 +101,7 @@ def hook_on_a_layer(model: Any, inner: str) -> Any:
     return model
 
 
-@BOTH
+@EACH
 @pytest.mark.filterwarnings("ignore::FutureWarning:transformers.*", "ignore::UserWarning:torch.*", "ignore:torch.ao:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:torch.quantize_per")
 @pytest.mark.parametrize(
@@ -118,7 +127,7 @@ def test_nothing_is_left_behind_in_silence(
         take_over(model)
 
 
-@BOTH
+@EACH
 def test_half_precision_and_thresholds_of_the_trainer_are_taken_over(make: Callable[..., Any], take_over: Any, inner: str) -> None:
     model = make()
     tokens = torch.arange(20)[None]
@@ -128,7 +137,7 @@ def test_half_precision_and_thresholds_of_the_trainer_are_taken_over(make: Calla
         assert take_over(make().to(dtype)).embedding.weight.dtype is dtype
 
 
-@pytest.mark.parametrize("make", [gpt2, neox])
+@pytest.mark.parametrize("make", [gpt2, neox, llama])
 def test_a_vendors_model_becomes_a_checkpoint_and_a_private_program(
     make: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -153,6 +162,25 @@ def test_a_vendors_model_becomes_a_checkpoint_and_a_private_program(
         load_training_state(checkpoint)
 
 
+def test_a_chat_template_and_the_ends_of_answers_come_along(tmp_path: Path) -> None:
+    """From the vendor's objects to the client's folder; nothing else that the vendor's files say, such as where they lay."""
+    vendor = tmp_path / "vendor"
+    model = gpt2(vocab_size=VOCABULARY + 1)
+    save_with_tokenizer(model, vendor, separator=True)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(vendor)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+    tokenizer.eos_token = "<|endoftext|>"
+    model.generation_config.eos_token_id = [3, 5]
+    checkpoint = save_hf_checkpoint(model, tokenizer, tmp_path / "ours")
+    files = read_chat_files(checkpoint.folder)
+    assert (files.template, files.tokens["eos_token"], files.end_ids) == (tokenizer.chat_template, "<|endoftext|>", (3, 5))
+    export_model(checkpoint, tmp_path / "program")
+    assert read_chat_files(tmp_path / "program/client") == files
+    assert read_chat_files(tmp_path / "program/server") == ChatFiles()
+    assert "vendor" not in (tmp_path / "program/client/tokenizer_config.json").read_text()
+    verify_manifest(tmp_path / "program/client")
+
+
 def test_what_is_no_checkpoint_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     vendor = tmp_path / "vendor"
     save_with_tokenizer(gpt2(), vendor)
@@ -164,7 +192,7 @@ def test_what_is_no_checkpoint_says_what_to_do(tmp_path: Path, capsys: pytest.Ca
         assert main(words) == 2
         error = capsys.readouterr().err
         assert "is a Hugging Face folder" in error
-        assert "save_hf_checkpoint" in error
+        assert f"hushlm import {vendor}" in error
     with pytest.raises(ValueError, match="Hugging Face folder"):
         load_checkpoint(vendor)
     with pytest.raises(ValueError, match=r"not a LanguageModel: .*save_hf_checkpoint"):
@@ -175,8 +203,10 @@ def test_what_is_no_checkpoint_says_what_to_do(tmp_path: Path, capsys: pytest.Ca
 def test_a_model_and_a_tokenizer_that_make_no_checkpoint_are_refused(tmp_path: Path) -> None:
     save_with_tokenizer(gpt2(), tmp_path / "vendor")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "vendor")
-    with pytest.raises(ValueError, match="A llama cannot be taken over"):
-        save_hf_checkpoint(tiny("llama"), tokenizer, tmp_path / "out")
+    config = transformers.GPTJConfig(vocab_size=41, n_positions=8, n_embd=16, n_layer=1, n_head=2, rotary_dim=4)
+    gptj = transformers.GPTJForCausalLM(config)
+    with pytest.raises(ValueError, match="A gptj cannot be taken over"):
+        save_hf_checkpoint(gptj, tokenizer, tmp_path / "out")
     with pytest.raises(ValueError, match="knows 41 tokens and the model 40"):
         save_hf_checkpoint(gpt2(vocab_size=40), tokenizer, tmp_path / "out")
     with pytest.raises(ValueError, match=r"has no tokenizer\.json"):

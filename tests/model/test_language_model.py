@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hushlm.architectures import REGISTRY, Architecture, Blocks, FeedForward, Norm, Temperature, parse
+from hushlm.architectures import GATE_BOUND, GATE_QUADRATIC, REGISTRY, Architecture, Blocks, FeedForward, Norm, Temperature, parse
 from hushlm.config import ModelShape
 from hushlm.entropy.attention import entropy_attention
 from hushlm.model.block import Block
@@ -26,9 +26,11 @@ from hushlm.model.feed_forward import (
     ReluFFN,
     ScaledFFN,
     SquaredReluFFN,
+    SwiGluFFN,
+    SwiGluQuadraticFFN,
 )
 from hushlm.model.language_model import LanguageModel
-from hushlm.model.normalisation import LayerNorm, NoNorm
+from hushlm.model.normalisation import LayerNorm, NoNorm, RMSNorm
 from hushlm.model.rotary import rotary_tables, rotate
 from hushlm.model.self_attention import MINIMUM_TEMPERATURE, Attention, KeyValueCache
 
@@ -45,8 +47,12 @@ NAMES = (
     "SM+LN+R2",
     "SM+WNorm(QKVO+FFN)+B",
     *(f"NeoX(SM2+{ffn})" for ffn in ("R2", "Q", "B")),
+    *(f"Llama(SM+{rest})" for rest in ("RMS+G", "LN+Swi", "RMS+B", "R", "ScFFN", "ScFuFFN", "RMS")),
+    "EReg(Llama(SM2(t)+LNf+Swi(2 deepest FFNs removed)))",
+    "SM+RMS+Swi",
+    "NeoX(SM+RMS+SwiQ)",
 )
-"""Beside the registry: NeoX blocks, and a LayerNorm before the head only."""
+"""Beside the registry: NeoX and Llama blocks, a LayerNorm before the head only, and RMSNorm and SwiGLU in other blocks."""
 every_architecture = pytest.mark.parametrize("architecture", sorted({*REGISTRY, *map(parse, NAMES)}, key=str), ids=str)
 
 
@@ -174,6 +180,9 @@ def nonlinear_operations(model: LanguageModel) -> Counter[str]:
         PolynomialFFN: ("polynomial",),
         QuadraticFFN: ("square",),
         BilinearFFN: ("product",),
+        SwiGluFFN: ("product", "silu"),
+        SwiGluQuadraticFFN: ("product", "quadratic_silu"),
+        RMSNorm: ("rms_norm",),
     }
     linear = (LanguageModel, Block, NoNorm, IdentityFFN, ScaledFFN, FusedScaledFFN)
     counted: Counter[str] = Counter()
@@ -199,12 +208,15 @@ def test_holds_the_nonlinear_modules_of_its_name_and_no_others(architecture: Arc
         FeedForward.POLYNOMIAL: ["polynomial"],
         FeedForward.QUADRATIC: ["square"],
         FeedForward.BILINEAR: ["product"],
+        FeedForward.SWIGLU: ["product", "silu"],
+        FeedForward.SWIGLU_QUADRATIC: ["product", "quadratic_silu"],
     }
     expected |= dict.fromkeys(activations.get(architecture.feed_forward, []), ffns)
-    if architecture.has_layer_norm:
-        expected["layer_norm"] = SHAPE.layers + ffns
+    kind = "rms_norm" if architecture.norm is Norm.RMS else "layer_norm"
+    if architecture.has_block_norm:
+        expected[kind] = SHAPE.layers + ffns
     if architecture.has_final_norm:
-        expected["layer_norm"] = expected.get("layer_norm", 0) + 1
+        expected[kind] = expected.get(kind, 0) + 1
     assert dict(nonlinear_operations(model)) == expected
     assert sum(isinstance(m, nn.LayerNorm) for m in model.modules()) == expected.get("layer_norm", 0)
 
@@ -216,29 +228,33 @@ def test_parameters_have_the_agreed_names_and_shapes(architecture: Architecture)
     if architecture.blocks is Blocks.GPT2:
         expected["positions.weight"] = (T, D)
     norms = ["final_norm"] if architecture.has_final_norm else []
+    biases = architecture.blocks is not Blocks.LLAMA
     for i in range(SHAPE.layers):
         for name in ("query", "key", "value", "output"):
-            expected |= {f"blocks.{i}.attention.{name}.weight": (D, D), f"blocks.{i}.attention.{name}.bias": (D,)}
+            expected |= {f"blocks.{i}.attention.{name}.weight": (D, D)} | ({f"blocks.{i}.attention.{name}.bias": (D,)} if biases else {})
         if architecture.temperature is not Temperature.NONE:
             expected[f"blocks.{i}.attention.temperature"] = (H,) if architecture.temperature is Temperature.PER_HEAD else (H, T)
         has_ffn = architecture.has_ffn(i, SHAPE.layers)
-        norms += [f"blocks.{i}.norm_attention", f"blocks.{i}.norm_feed_forward"][: 1 + has_ffn] if architecture.has_layer_norm else []
+        norms += [f"blocks.{i}.norm_attention", f"blocks.{i}.norm_feed_forward"][: 1 + has_ffn] if architecture.has_block_norm else []
         if not has_ffn:
             continue
         ffn = f"blocks.{i}.feed_forward"
         if architecture.feed_forward is FeedForward.SCALED_FUSED:
-            expected |= {f"{ffn}.fused.weight": (D, D), f"{ffn}.fused.bias": (D,)}
+            maps = {"fused": (D, D)}
         else:
-            expected |= {f"{ffn}.expand.weight": (F, D), f"{ffn}.expand.bias": (F,)}
-            expected |= {f"{ffn}.contract.weight": (D, F), f"{ffn}.contract.bias": (D,)}
-        if architecture.feed_forward is FeedForward.BILINEAR:
-            expected |= {f"{ffn}.gate.weight": (F, D), f"{ffn}.gate.bias": (F,)}
+            gated = architecture.feed_forward in (FeedForward.BILINEAR, FeedForward.SWIGLU, FeedForward.SWIGLU_QUADRATIC)
+            maps = {"expand": (F, D), "contract": (D, F)} | ({"gate": (F, D)} if gated else {})
+        for name, size in maps.items():
+            expected |= {f"{ffn}.{name}.weight": size} | ({f"{ffn}.{name}.bias": size[:1]} if biases else {})
+        if architecture.feed_forward is FeedForward.SWIGLU_QUADRATIC:
+            expected[f"{ffn}.curve"] = (3,)
         if architecture.feed_forward.is_scaled:
             expected |= {f"{ffn}.alpha": (), f"{ffn}.beta": ()}
-    expected |= {f"{norm}.{end}": (D,) for norm in norms for end in ("weight", "bias")}
+    ends = ("weight",) if architecture.norm is Norm.RMS else ("weight", "bias")
+    expected |= {f"{norm}.{end}": (D,) for norm in norms for end in ends}
     model = LanguageModel(architecture, SHAPE)
     assert {name: tuple(x.shape) for name, x in model.plain_state().items()} == expected
-    if architecture.norm in (Norm.NONE, Norm.LAYER):
+    if architecture.norm in (Norm.NONE, Norm.LAYER, Norm.RMS):
         assert {name: tuple(x.shape) for name, x in model.state_dict().items()} == expected
 
 
@@ -246,11 +262,14 @@ def plain_forward(state: dict[str, Tensor], architecture: Architecture, batch: T
     """The model once more from its plain weights alone, written from the paper's formulas."""
 
     def linear(x: Tensor, name: str) -> Tensor:
-        return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
+        assert (f"{name}.bias" in state) == (architecture.blocks is not Blocks.LLAMA)
+        return x @ state[f"{name}.weight"].T + state.get(f"{name}.bias", 0)
 
     def norm(x: Tensor, name: str) -> Tensor:
         if f"{name}.weight" not in state:
             return x
+        if architecture.norm is Norm.RMS:
+            return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * state[f"{name}.weight"]
         centred = x - x.mean(-1, keepdim=True)
         return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * state[f"{name}.weight"] + state[f"{name}.bias"]
 
@@ -258,7 +277,7 @@ def plain_forward(state: dict[str, Tensor], architecture: Architecture, batch: T
         return torch.where(u > 1, u, torch.where(u < -1, torch.zeros_like(u), (u + 1) ** 2 / 4))
 
     def gelu(u: Tensor) -> Tensor:
-        if neox:
+        if rotary:
             return u * torch.special.ndtr(u)
         return 0.5 * u * (1 + torch.tanh(math.sqrt(2 / math.pi) * (u + 0.044715 * u**3)))
 
@@ -270,9 +289,9 @@ def plain_forward(state: dict[str, Tensor], architecture: Architecture, batch: T
         pairs = pairs * torch.exp(1j * torch.arange(T, dtype=torch.float64)[:, None] * speed)
         return torch.cat((pairs.real, pairs.imag, x_BHTE[..., R:]), -1)
 
-    T, neox = batch.shape[1], architecture.blocks is Blocks.NEOX
+    T, neox, rotary = batch.shape[1], architecture.blocks is Blocks.NEOX, architecture.blocks is not Blocks.GPT2
     x = state["embedding.weight"][batch]
-    if not neox:
+    if not rotary:
         x = x + state["positions.weight"][:T]
     for i in range(SHAPE.layers):
         block = f"blocks.{i}"
@@ -280,7 +299,7 @@ def plain_forward(state: dict[str, Tensor], architecture: Architecture, batch: T
         q, k, v = (
             linear(n, f"{block}.attention.{name}").view(*batch.shape, SHAPE.heads, -1).transpose(1, 2) for name in ("query", "key", "value")
         )
-        if neox:
+        if rotary:
             q, k = turned(q), turned(k)
         t = state.get(f"{block}.attention.temperature", torch.ones(SHAPE.heads, dtype=torch.float64))
         t = t[:, :T, None] if t.ndim == 2 else t[:, None, None]
@@ -308,6 +327,14 @@ def plain_forward(state: dict[str, Tensor], architecture: Architecture, batch: T
                 hidden = acts.get(architecture.feed_forward, lambda u: u)(linear(n, f"{ffn}.expand"))
                 if architecture.feed_forward is FeedForward.BILINEAR:
                     hidden = hidden * linear(n, f"{ffn}.gate")
+                elif architecture.feed_forward is FeedForward.SWIGLU:
+                    hidden = hidden * linear(n, f"{ffn}.gate") * torch.sigmoid(linear(n, f"{ffn}.gate"))
+                elif architecture.feed_forward is FeedForward.SWIGLU_QUADRATIC:
+                    scale, slope, constant = state[f"{ffn}.curve"]
+                    g = scale * linear(n, f"{ffn}.gate")
+                    inside = g / 2 + GATE_QUADRATIC * g * g + slope * g.abs() + constant
+                    outside = g.clamp_min(0) - GATE_BOUND / 2 + GATE_QUADRATIC * GATE_BOUND**2 + slope * GATE_BOUND + constant
+                    hidden = hidden * torch.where(g.abs() < GATE_BOUND, inside, outside) / scale
                 y = linear(hidden, f"{ffn}.contract")
             x = state[f"{ffn}.beta"] * x + y / state[f"{ffn}.alpha"] if architecture.feed_forward.is_scaled else x + y
     return norm(x, "final_norm") @ state["embedding.weight"].T
@@ -475,3 +502,51 @@ def test_mistakes_are_told_in_a_sentence() -> None:
         LanguageModel(parse("SM+ScFuFFN(7 deepest FFNs removed)"), SHAPE)
     with pytest.raises(ValueError, match="positive"):
         LanguageModel(parse("SM(t)+ScFuFFN"), SHAPE, initial_temperature=0)
+
+
+GROUPED = dataclasses.replace(
+    SHAPE, heads=4, key_value_heads=2, explicit_ffn_width=13, rotary_share=1.0, norm_epsilon=1e-3, tied_head=False
+)
+
+
+@pytest.mark.parametrize("name", ["Llama(SM+RMS+Swi)", "Llama(SM2(t)+RMS+SwiQ)", "NeoX(SM+LN+G)", "SM(th)+LN+R"])
+def test_grouped_heads_are_the_model_whose_keys_and_values_are_repeated(name: str) -> None:
+    grouped = LanguageModel(parse(name), GROUPED, seed=1).double()
+    whole = LanguageModel(parse(name), dataclasses.replace(GROUPED, key_value_heads=None), seed=2).double()
+    state = dict(grouped.state_dict())
+    for key, x in state.items():
+        if ".attention.key." in key or ".attention.value." in key:
+            state[key] = x.unflatten(0, (2, 2)).repeat_interleave(2, 0).flatten(0, 1)
+    whole.load_state_dict(state)
+    first, second = (model(tokens(), with_entropy=True) for model in (grouped, whole))
+    torch.testing.assert_close(first.logits_BTV, second.logits_BTV)
+    torch.testing.assert_close(first.entropy_nats_LBHT, second.entropy_nats_LBHT)
+
+
+def test_biases_of_queries_keys_and_values_are_a_size() -> None:
+    state = LanguageModel(parse("Llama(SM+RMS+Swi)"), dataclasses.replace(GROUPED, qkv_bias=True)).state_dict()
+    biases = {name for name in state if name.endswith("bias")}
+    assert biases == {f"blocks.{i}.attention.{part}.bias" for i in range(SHAPE.layers) for part in ("query", "key", "value")}
+
+
+@pytest.mark.parametrize("name", ["Llama(SM+RMS+Swi)", "NeoX(SM+LN+G)"])
+def test_a_prefix_made_of_a_first_token_is_that_token(name: str) -> None:
+    """What a first token leaves in the caches, as a prefix: the rest of the text has the logits that it has after that token."""
+    plain = LanguageModel(parse(name), GROUPED, seed=1).double()
+    caches = [KeyValueCache() for _ in range(GROUPED.layers)]
+    plain(torch.tensor([[5]]), caches=caches)
+    prefixed = LanguageModel(parse(name), dataclasses.replace(GROUPED, prefix=1, context=11), seed=2).double()
+    state = dict(plain.state_dict())
+    for i, cache in enumerate(caches):
+        assert cache.k_BGSE is not None
+        assert cache.v_BGSE is not None
+        state |= {f"blocks.{i}.attention.prefix_key": cache.k_BGSE[0], f"blocks.{i}.attention.prefix_value": cache.v_BGSE[0]}
+    prefixed.load_state_dict(state)
+    batch = torch.cat([torch.full((3, 1), 5), tokens()[:, :11]], dim=1)
+    expected = plain(batch).logits_BTV[:, 1:]
+    torch.testing.assert_close(prefixed(batch[:, 1:]).logits_BTV, expected)
+    caches = [KeyValueCache() for _ in range(GROUPED.layers)]
+    pieces = [prefixed(piece, caches=caches).logits_BTV for piece in batch[:, 1:].split([4, 1, 6], dim=1)]
+    torch.testing.assert_close(torch.cat(pieces, dim=1), expected)
+    with pytest.raises(ValueError, match="needs rotary positions"):
+        LanguageModel(parse("SM+LN+G"), dataclasses.replace(GROUPED, prefix=1))

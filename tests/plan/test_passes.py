@@ -8,7 +8,23 @@ import pytest
 
 from hushlm.architectures import REGISTRY, Architecture, parse
 from hushlm.config import ModelShape
-from hushlm.plan import HUSH, PUBLISHED, Activate, Gate, Kernel, Normalise, Project, Rotate, ScaleRows, decode_plan, prefill_plan
+from hushlm.plan import (
+    HUSH,
+    PUBLISHED,
+    Activate,
+    ActivatedGate,
+    Gate,
+    Kernel,
+    Normalise,
+    Prepend,
+    Project,
+    RmsNormalise,
+    Rotate,
+    ScaleRows,
+    decode_plan,
+    prefill_plan,
+    row_lengths,
+)
 
 SHAPE = ModelShape(layers=7, heads=4, width=32, context=64, vocabulary=64)
 
@@ -23,13 +39,13 @@ def test_a_plan_has_the_architectures_nonlinearities_and_no_other(architecture: 
         operations = [step.operation for step in plan.steps]
         with_ffn = sum(architecture.has_ffn(layer, SHAPE.layers) for layer in range(SHAPE.layers))
         assert sum(isinstance(operation, Kernel) for operation in operations) == SHAPE.layers
-        norms = sum(isinstance(operation, Normalise) for operation in operations)
+        norms = sum(isinstance(operation, Normalise | RmsNormalise) for operation in operations)
         # Side by side, attention and FFN share a normalisation, once gain and bias are folded.
         beside = 0 if architecture.is_parallel and plan.rewrites.fold_affine else with_ffn
-        assert norms == (SHAPE.layers + beside + 1 if architecture.has_layer_norm else int(architecture.final_norm))
+        assert norms == (SHAPE.layers + beside + 1 if architecture.has_block_norm else int(architecture.final_norm))
         turns = sum(isinstance(operation, Rotate) for operation in operations)
-        assert turns == (SHAPE.layers if architecture.is_parallel else 0)
-        activations = sum(isinstance(operation, Activate | Gate) for operation in operations)
+        assert turns == (SHAPE.layers if architecture.is_rotary else 0)
+        activations = sum(isinstance(operation, Activate | Gate | ActivatedGate) for operation in operations)
         assert activations == (0 if architecture.feed_forward.is_linear else with_ffn)
         scaled = sum(isinstance(operation, ScaleRows) for operation in operations)
         assert scaled == (SHAPE.layers if "(t)" in str(architecture) else 0)
@@ -74,3 +90,15 @@ def test_lengths_outside_the_context_are_refused(tokens: int) -> None:
 def test_heads_that_do_not_divide_the_width_are_refused(heads: int, width: int) -> None:
     with pytest.raises(ValueError, match=f"{heads} heads do not divide a width of {width}"):
         ModelShape(layers=2, heads=heads, width=width)
+
+
+def test_a_prefix_is_put_before_the_keys_of_the_first_pass_alone() -> None:
+    shape = replace(SHAPE, prefix=3, key_value_heads=2)
+    architecture = parse("Llama(SM2(th)+RMS+SwiQ)")
+    first, further = prefill_plan(architecture, shape, 32), decode_plan(architecture, shape, 40)
+    assert (first.keys, further.keys) == (35, 43)
+    assert sum(isinstance(step.operation, Prepend) for step in first.steps) == shape.layers
+    assert not [step for step in further.steps if isinstance(step.operation, Prepend)]
+    kernel = next(step.operation for step in first.steps if isinstance(step.operation, Kernel))
+    assert row_lengths(kernel) == list(range(4, 36)), "every row has the prefix and the tokens up to its own"
+    assert kernel.elements == 4 * sum(range(4, 36))

@@ -32,35 +32,44 @@ from hushlm.plan import (
 from hushlm.private.program.step_programs import step_program
 
 SHAPE = ModelShape(layers=7, heads=4, width=32, context=64, vocabulary=64)
+GROUPED = replace(SHAPE, key_value_heads=2, explicit_ffn_width=52)
+PREFIXED = replace(GROUPED, key_value_heads=1, prefix=2, qkv_bias=True)
 WRITINGS = (HUSH, PUBLISHED, replace(HUSH, divide_late=False, explicit_ffns=(1,)))
 
 
-def plans_of(architecture: Architecture) -> list[Plan]:
-    reveals = (None, Reveal(SHAPE.vocabulary, "topk", 3), Reveal(SHAPE.vocabulary, "logits"))
+def plans_of(architecture: Architecture, shape: ModelShape = SHAPE) -> list[Plan]:
+    reveals = (None, Reveal(shape.vocabulary, "topk", 3), Reveal(shape.vocabulary, "logits"))
     return [
-        make(architecture, SHAPE, 48, reveal, rewrites)
+        make(architecture, shape, 48, reveal, rewrites)
         for make, rewrites, reveal in product((prefill_plan, decode_plan), WRITINGS, reveals)
     ]
 
 
-@pytest.mark.parametrize("architecture", REGISTRY, ids=str)
-def test_every_step_reads_values_at_the_shapes_at_which_they_were_written(architecture: Architecture) -> None:
-    for plan in plans_of(architecture):
+def shapes_of(architecture: Architecture) -> tuple[ModelShape, ...]:
+    return (SHAPE, GROUPED, PREFIXED) if architecture.is_rotary else (SHAPE, GROUPED)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shape"), [pytest.param(a, s, id=f"{a}-{s.cache_heads}-{s.prefix}") for a in REGISTRY for s in shapes_of(a)]
+)
+def test_every_step_reads_values_at_the_shapes_at_which_they_were_written(architecture: Architecture, shape: ModelShape) -> None:
+    for plan in plans_of(architecture, shape):
         written: dict[Value, tuple[int, ...]] = {}
         for step in plan.steps:
             wired, shapes = wiring(plan, step), input_shapes(plan, step)
             if step.name.starts_last_row:
                 written |= {stream.last_row: (1, *written[stream][1:]) for stream in STREAMS if stream in written}
-            for value, shape in zip(wired.reads, shapes, strict=True):
-                if value in (Value.KEYS, Value.VALUES) and step.name is not StepName.ROTARY:
-                    # From the cache: as many keys as the pass attends to.
-                    assert shape == (SHAPE.heads, plan.keys, SHAPE.head_width)
+            for value, read in zip(wired.reads, shapes, strict=True):
+                if value in (Value.KEYS, Value.VALUES) and step.name not in (StepName.ROTARY, StepName.PREFIX):
+                    # From the cache: as many keys as the pass attends to, with the prefix.
+                    assert read == (shape.cache_heads, plan.keys, shape.head_width)
+                    assert plan.rows == 1 or read == written[value]
                 elif value is Value.LOGITS:
                     # Only the last row is revealed.
-                    assert shape[-1] == written[value][-1]
+                    assert read[-1] == written[value][-1]
                 elif not value.is_public and value is not Value.ONE_HOT:
-                    assert shape == written[value], (step.name, value)
-            arguments = [np.ones(shape) for shape in shapes]
+                    assert read == written[value], (step.name, value)
+            arguments = [np.ones(read) for read in shapes]
             tensors = [np.ones(tensor.shape) for tensor in server_tensors(plan, step)]
             results = step_program(plan, step).build(np)(*arguments, *tensors)
             results = results if isinstance(results, tuple) else (results,)
@@ -70,7 +79,7 @@ def test_every_step_reads_values_at_the_shapes_at_which_they_were_written(archit
 
 
 def test_every_name_occurs_and_belongs_to_a_part_of_the_model() -> None:
-    met = {step.name for architecture in REGISTRY for plan in plans_of(architecture) for step in plan.steps}
+    met = {step.name for architecture in REGISTRY for plan in plans_of(architecture, shapes_of(architecture)[-1]) for step in plan.steps}
     assert met == set(StepName)
     assert {name.part for name in StepName} == set(ModelPart)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,8 @@ pytest.importorskip("spu")
 pytest.importorskip("openai")
 
 import openai
-from tests.private.service import HUSHLM, PROMPTS, READY, START_SECONDS, Serving, serving, session_folders, wait_for, workers_of
+from tests.private.service import PROMPTS, Serving, serving, session_folders, wait_for
+from tests.proxy.running import proxying
 
 from hushlm.training import Checkpoint
 
@@ -46,34 +46,13 @@ def server(export_folder: Path, key_folder: Path, scratch: Path, tmp_path_factor
         assert "Traceback" not in running.log.read_text()
 
 
-@contextlib.contextmanager
-def proxying(export: Path, keys: Path, server: Serving, log: Path) -> Iterator[Serving]:
-    """`hushlm proxy` on a port of the system's choice; killed at the end, with its workers."""
-    command = [*HUSHLM, "proxy", "--model", str(export / "client"), "--keys", str(keys), "--server", server.address]
-    command += ["--listen", "127.0.0.1:0", "--reveal", "logits", "--sessions", "2"]
-    with log.open("w") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL, text=True)
-    assert process.stdout is not None
-    try:
-        watchdog = threading.Timer(START_SECONDS, process.kill)
-        watchdog.start()
-        ready = READY.search(process.stdout.readline())
-        watchdog.cancel()
-        assert ready, log.read_text()
-        yield Serving(process, ready[1], log)
-    finally:
-        workers = workers_of(process.pid)
-        process.kill()
-        process.wait(10)
-        process.stdout.close()
-        for worker in workers:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(worker, signal.SIGKILL)
+def running_proxy(export: Path, keys: Path, server: Serving, log: Path) -> contextlib.AbstractContextManager[Serving]:
+    return proxying(keys, log, "--model", str(export / "client"), "--server", server.address)
 
 
 @pytest.fixture(scope="module")
 def proxy(export_folder: Path, key_folder: Path, server: Serving, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    with proxying(export_folder, key_folder, server, tmp_path_factory.mktemp("log") / "proxy.log") as running:
+    with running_proxy(export_folder, key_folder, server, tmp_path_factory.mktemp("log") / "proxy.log") as running:
         yield running
         assert "Traceback" not in running.log.read_text()
 
@@ -177,7 +156,7 @@ def test_a_session_that_broke_is_not_repeated(ask: openai.OpenAI, server: Servin
 def test_a_proxy_that_is_stopped_gives_its_sessions_up(
     export_folder: Path, key_folder: Path, server: Serving, tmp_path: Path, scratch: Path
 ) -> None:
-    with proxying(export_folder, key_folder, server, tmp_path / "proxy.log") as proxy, ThreadPoolExecutor() as pool:
+    with running_proxy(export_folder, key_folder, server, tmp_path / "proxy.log") as proxy, ThreadPoolExecutor() as pool:
         with openai.OpenAI(base_url=f"http://{proxy.address}/v1", api_key="none", max_retries=0) as client:
             asked = pool.submit(client.completions.create, model="hush", prompt=PROMPTS[0])
             server.worker(60)

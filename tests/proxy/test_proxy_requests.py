@@ -134,7 +134,7 @@ def test_what_is_no_request_is_told_apart(client: Client) -> None:
     refused(send(client, ProxySettings(), "POST", "/v1/completions", data=body()), 415, "content-type: application/json")
     response = send(client, ProxySettings(), "POST", "/v1/completions", content=b" " * (5 << 20), headers=headers)
     refused(response, 413, "larger than")
-    refused(send(client, ProxySettings(), "POST", "/v1/chat/completions", json={}), 404, "without a chat template: use /v1/completions")
+    refused(send(client, ProxySettings(), "POST", "/v1/chat/completions", json={}), 400, "model is missing", parameter="model")
     refused(send(client, ProxySettings(), "POST", "/v1/embeddings", json={}), 404, "not POST /v1/embeddings")
     refused(send(client, ProxySettings(), "GET", "/v1/completions"), 405, "not GET /v1/completions")
 
@@ -200,7 +200,7 @@ def test_an_exception_nobody_foresaw_keeps_the_contract_and_the_secret(
         raise RuntimeError(SECRET)
 
     if where == "builder":
-        monkeypatch.setattr("hushlm.proxy.completion_builder._Choice.note", fail)
+        monkeypatch.setattr("hushlm.proxy.answers.Choice.note", fail)
     if where == "endpoint":
         monkeypatch.setattr("hushlm.proxy.application.questions_of", fail)
     leaky = Leaky(export_folder / "client", "127.0.0.1:1", key_folder)

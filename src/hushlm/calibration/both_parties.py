@@ -5,11 +5,10 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from hushlm.calibration.relay import Relay, free_ports, relayed
+from hushlm.calibration.relay import Link, Relay, SwitchableLink, free_ports, relayed
 from hushlm.private.engine import Channel, Engine, EngineSettings, Party
 
 __all__ = ["Link", "run_both", "stream_both"]
@@ -18,19 +17,6 @@ Work = Callable[..., Any]
 StreamedWork = Callable[..., Iterator[Any]]
 
 CONNECT_SECONDS = 120.0
-
-
-@dataclass(frozen=True)
-class Link:
-    """A network to emulate.
-
-    Attributes:
-        round_trip_seconds: how long a byte and its answer take.
-        bits_per_second: how much each direction carries.
-    """
-
-    round_trip_seconds: float
-    bits_per_second: float
 
 
 def _party(
@@ -46,7 +32,7 @@ def _party(
 
 
 def stream_both(
-    work: StreamedWork, arguments: tuple[Any, ...], settings: EngineSettings, link: Link | None = None
+    work: StreamedWork, arguments: tuple[Any, ...], settings: EngineSettings, link: Link | SwitchableLink | None = None
 ) -> Iterator[tuple[Any, Any]]:
     """Run the generator `work(engine, *arguments)` at both parties, each in a process of its own.
 
@@ -54,7 +40,7 @@ def stream_both(
         work: a function that the processes can import from its module; it must yield equally often at both parties.
         arguments: what the function is called with after the engine.
         settings: the engine's settings.
-        link: the network to emulate by a relay, or None for plain loopback.
+        link: the network to emulate by a relay, or None for plain loopback; one that can be switched may be among `arguments`, too.
 
     Yields:
         What the client and the server yielded, pair by pair, as soon as both have.
@@ -68,7 +54,7 @@ def stream_both(
         network: Any = nullcontext()
     else:
         relays = (Relay(to_server, server), Relay(to_client, client))
-        network = relayed(relays, link.round_trip_seconds, link.bits_per_second)
+        network = relayed(relays, SwitchableLink(link) if isinstance(link, Link) else link)
     addresses = {
         Party.CLIENT: (f"127.0.0.1:{client}", f"127.0.0.1:{to_server}"),
         Party.SERVER: (f"127.0.0.1:{to_client}", f"127.0.0.1:{server}"),
@@ -99,7 +85,9 @@ def _once(engine: Engine, work: Work, *arguments: Any) -> Iterator[Any]:
     yield work(engine, *arguments)
 
 
-def run_both(work: Work, arguments: tuple[Any, ...], settings: EngineSettings, link: Link | None = None) -> tuple[Any, Any]:
+def run_both(
+    work: Work, arguments: tuple[Any, ...], settings: EngineSettings, link: Link | SwitchableLink | None = None
+) -> tuple[Any, Any]:
     """Run `work(engine, *arguments)` once at both parties; the arguments are those of `stream_both`.
 
     Returns:

@@ -14,13 +14,52 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 from statistics import median
 
-__all__ = ["MeasuredLink", "Relay", "free_ports", "probe", "relayed"]
+__all__ = ["Link", "MeasuredLink", "Relay", "SwitchableLink", "free_ports", "probe", "relayed"]
 
 CHUNK_BYTES = 64 * 1024
 PROBES = 20
+
+
+@dataclass(frozen=True)
+class Link:
+    """A network to emulate.
+
+    Attributes:
+        round_trip_seconds: how long a byte and its answer take.
+        bits_per_second: how much each direction carries.
+    """
+
+    round_trip_seconds: float
+    bits_per_second: float
+
+
+class SwitchableLink:
+    """A network to emulate that any process which holds it can replace by another one; what is under way arrives as it was sent.
+
+    So one session can answer through several networks. It must be created before the processes that share it.
+    """
+
+    def __init__(self, link: Link) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._one_way_seconds: Synchronized[float] = context.Value("d", 0.0)
+        self._seconds_per_byte: Synchronized[float] = context.Value("d", 0.0)
+        self.switch(link)
+
+    def switch(self, link: Link) -> None:
+        """What is sent from now on travels through `link`."""
+        self._one_way_seconds.value, self._seconds_per_byte.value = link.round_trip_seconds / 2, 8 / link.bits_per_second
+
+    @property
+    def one_way_seconds(self) -> float:
+        return self._one_way_seconds.value
+
+    @property
+    def seconds_per_byte(self) -> float:
+        return self._seconds_per_byte.value
 
 
 @dataclass(frozen=True)
@@ -42,15 +81,14 @@ class MeasuredLink:
 class _Wire:
     """One direction of the network, which knows when it is free again."""
 
-    def __init__(self, one_way_seconds: float, bits_per_second: float) -> None:
-        self._one_way_seconds, self._seconds_per_byte = one_way_seconds, 8 / bits_per_second
-        self._free, self._lock = 0.0, threading.Lock()
+    def __init__(self, link: SwitchableLink) -> None:
+        self._link, self._free, self._lock = link, 0.0, threading.Lock()
 
     def arrival(self, size: int) -> float:
         """When `size` bytes that are sent now arrive, on the monotonic clock; the wire is busy until they have left."""
         with self._lock:
-            self._free = max(self._free, time.monotonic()) + size * self._seconds_per_byte
-            return self._free + self._one_way_seconds
+            self._free = max(self._free, time.monotonic()) + size * self._link.seconds_per_byte
+            return self._free + self._link.one_way_seconds
 
 
 def _carry(source: socket.socket, sink: socket.socket, wire: _Wire) -> None:
@@ -92,9 +130,9 @@ def _listen(relay: Relay, there: _Wire, back: _Wire, listener: socket.socket) ->
         threading.Thread(target=_carry, args=(far, near, back), daemon=True).start()
 
 
-def _main(relays: tuple[Relay, ...], one_way_seconds: float, bits_per_second: float, ready: Event) -> None:
+def _main(relays: tuple[Relay, ...], link: SwitchableLink, ready: Event) -> None:
     # A relay carries one party's requests; answers on the same connection travel the other direction's wire.
-    wires = [_Wire(one_way_seconds, bits_per_second) for _ in range(2)]
+    wires = [_Wire(link) for _ in range(2)]
     threads = []
     for index, relay in enumerate(relays):
         listener = socket.create_server(("127.0.0.1", relay.listen_port))
@@ -106,11 +144,11 @@ def _main(relays: tuple[Relay, ...], one_way_seconds: float, bits_per_second: fl
 
 
 @contextmanager
-def relayed(relays: tuple[Relay, ...], round_trip_seconds: float, bits_per_second: float) -> Iterator[None]:
+def relayed(relays: tuple[Relay, ...], link: SwitchableLink) -> Iterator[None]:
     """Run relays in a process of their own. The first carries one party's traffic, the second the other party's."""
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
-    process = context.Process(target=_main, args=(relays, round_trip_seconds / 2, bits_per_second, ready), daemon=True)
+    process = context.Process(target=_main, args=(relays, link, ready), daemon=True)
     process.start()
     try:
         if not ready.wait(30):
@@ -150,7 +188,7 @@ def probe(round_trip_seconds: float, bits_per_second: float, megabytes: float = 
 
     with (
         socket.create_server(("127.0.0.1", target_port)) as listener,
-        relayed((Relay(listen_port, target_port),), round_trip_seconds, bits_per_second),
+        relayed((Relay(listen_port, target_port),), SwitchableLink(Link(round_trip_seconds, bits_per_second))),
     ):
         thread = threading.Thread(target=answer, args=(listener,), daemon=True)
         thread.start()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from hushlm.architectures import REGISTRY, Architecture, FeedForward, Norm, Temperature
+from hushlm.architectures import REGISTRY, Architecture, Blocks, FeedForward, Norm, Temperature
 from hushlm.config import ModelShape
 from hushlm.cost import nonlinear_operations
 from hushlm.recommended import RECOMMENDED
@@ -34,11 +34,11 @@ def architectures(shape: ModelShape = GPT2_SMALL, json: bool = False) -> None:
         if architecture.removed_ffns <= shape.layers
     ]
     recommended = [
-        {"name": point.name, "architecture": point.architecture, "shape": asdict(point.shape), "purpose": point.purpose}
+        {"name": point.name, "architecture": point.architecture, "shape": point.shape.to_dict(), "purpose": point.purpose}
         for point in RECOMMENDED.values()
     ]
     if json:
-        print_json({"shape": asdict(shape), "architectures": rows, "recommended": recommended})
+        print_json({"shape": shape.to_dict(), "architectures": rows, "recommended": recommended})
         return
     columns = (
         Column("name", "architecture"),
@@ -69,6 +69,8 @@ def describe(architecture: Architecture) -> str:
     match architecture.norm:
         case Norm.LAYER:
             parts.append("LayerNorm before each half of a block")
+        case Norm.RMS:
+            parts.append("RMSNorm before each half of a block")
         case Norm.WEIGHT:
             parts.append(f"weight normalisation of {architecture.norm_layers}")
         case Norm.SPECTRAL:
@@ -82,6 +84,8 @@ def describe(architecture: Architecture) -> str:
         parts.append(f"the {architecture.removed_ffns} deepest FFNs left out")
     if architecture.is_parallel:
         parts.append("GPT-NeoX blocks (rotary positions, attention and FFN side by side)")
+    if architecture.blocks is Blocks.LLAMA:
+        parts.append("LLaMA blocks (rotary positions, no biases)")
     if architecture.entropy_regularised:
         parts.append("trained with the entropy regulariser")
     return ", ".join(parts)
@@ -94,6 +98,8 @@ _FEED_FORWARD = {
     FeedForward.POLYNOMIAL: "polynomial FFN (trained in)",
     FeedForward.QUADRATIC: "quadratic FFN, no comparison",
     FeedForward.BILINEAR: "bilinear FFN, no comparison",
+    FeedForward.SWIGLU: "SwiGLU FFN",
+    FeedForward.SWIGLU_QUADRATIC: "SwiGLU FFN with a quadratic for SiLU",
     FeedForward.IDENTITY: "linear FFN",
     FeedForward.SCALED: "scaled linear FFN",
     FeedForward.SCALED_FUSED: "scaled linear FFN fused into one matrix",

@@ -1,7 +1,8 @@
 """Options of a command from its function's signature and docstring, with jsonargparse.
 
-A parameter without a default is positional; so is one with a default before a `*`, and may be left out; a `bool` that is False by
-default is a flag; a dataclass gives dotted options.
+A parameter without a default is positional, and may be repeated if its type is a list; so is one with a default before a `*`, and may be
+left out; a `bool` that is False by default is a flag; a dataclass gives dotted options; an option that may be a list may be given several
+times.
 `--config x.yaml` sets any of them, later options override it. Dashes and underscores in names mean the same.
 """
 
@@ -11,11 +12,12 @@ import argparse
 import difflib
 import errno
 import inspect
+import json
 import re
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 from docstring_parser import parse as parse_docstring
@@ -70,6 +72,7 @@ def build_parser(name: str, function: Callable[..., Any]) -> ArgumentParser:
         description="\n\n".join(filter(None, (described.short_description, described.long_description))),
         formatter_class=_Formatter,
         exit_on_error=False,
+        allow_abbrev=False,  # a mistyped option is told, and never taken as another one
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
     types = get_type_hints(function)
@@ -78,7 +81,12 @@ def build_parser(name: str, function: Callable[..., Any]) -> ArgumentParser:
     for parameter in omissible:
         kind, described_as = types[parameter.name], helps.get(parameter.name)
         parser.add_argument(parameter.name, nargs="?", type=kind, default=parameter.default, help=described_as)
-    skipped: set[str | int] = {*flags, *(parameter.name for parameter in omissible)}
+    required = [parameter.name for parameter in parameters if parameter.default is inspect.Parameter.empty]
+    several = [required_name for required_name in required if get_origin(types[required_name]) is list]
+    for parameter_name in several:
+        (kind,) = get_args(types[parameter_name])
+        parser.add_argument(parameter_name, nargs="+", type=kind, help=helps.get(parameter_name))
+    skipped: set[str | int] = {*flags, *several, *(parameter.name for parameter in omissible)}
     parser.add_function_arguments(function, as_group=False, as_positional=True, skip=skipped)
     for parameter in parameters:
         if parameter.name in flags:
@@ -107,14 +115,16 @@ def parse_options(name: str, function: Callable[..., Any], words: Sequence[str])
     _check_named_paths(parser, underscored)
     _check_nesting(underscored)
     try:
-        values = parser.instantiate(parser.parse_args(underscored))
+        values = parser.instantiate(parser.parse_args(_gathered(parser, underscored)))
     except argparse.ArgumentError as error:
         raise ValueError(_sentence(str(error), parser)) from error
     except RecursionError:
         raise ValueError("A configuration file is nested too deeply to be read.") from None
     for action in parser._actions:
-        if is_path_option(action) and isinstance(value := values.get(action.dest), str | Path):
-            _check_path(_option(action.dest, parser), str(value))
+        value = values.get(action.dest) if is_path_option(action) else None
+        for path in value if isinstance(value, list) else [value]:
+            if isinstance(path, str | Path):
+                _check_path(_option(action.dest, parser), str(path))
     # By name, not by iteration: the namespace stores names like `keys`, which are its own methods' too, under others.
     return {parameter: values[parameter] for parameter in inspect.signature(function).parameters}
 
@@ -195,6 +205,31 @@ def _underscored(words: Sequence[str]) -> list[str]:
     return [_option_underscored(word) if word.startswith("--") else word for word in words[:end]] + list(words[end:])
 
 
+def _gathered(parser: ArgumentParser, words: Sequence[str]) -> list[str]:
+    """An option that may be a list, and is given several times, as one list in the place of its first."""
+    lists = {option for action in parser._actions if "list[" in str(getattr(action, "_typehint", "")) for option in action.option_strings}
+    values: dict[str, list[str]] = {}
+    left: list[str] = []
+    position, end = 0, list(words).index("--") if "--" in words else len(words)
+    while position < end:
+        option, equals, value = words[position].partition("=")
+        if option not in lists or not (equals or position + 1 < end):
+            left.append(words[position])
+        else:
+            if not equals:
+                position += 1
+                value = words[position]
+            if option not in values:
+                left.append(option)
+            values.setdefault(option, []).append(value)
+        position += 1
+    gathered: list[str] = []
+    for word in left:
+        given = values.get(word)
+        gathered += [word] if given is None else [word, given[0] if len(given) == 1 else json.dumps(given, ensure_ascii=False)]
+    return gathered + list(words[end:])
+
+
 def _option_underscored(word: str) -> str:
     option, equals, value = word[2:].partition("=")
     return "--" + option.replace("-", "_") + equals + value
@@ -215,7 +250,7 @@ def _sentence(message: str, parser: ArgumentParser) -> str:
     if found := re.match(r"the following arguments are required: (.*)", text):
         return f"{command} needs {found[1].upper()}: `{parser.prog} --help` shows its arguments."
     if found := re.match(r"argument (-\S+): expected (.*)", text):
-        return f"{found[1]} needs {found[2].replace('argument', 'value')}."
+        return f"{found[1].partition('/')[0]} needs {found[2].replace('argument', 'value')}."
     if found := re.match(r"Problems parsing config: (.*)", text):
         where = found[1].replace('in "<unicode string>", ', "")
         return f"--config: this is not YAML, {where}"

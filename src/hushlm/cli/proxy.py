@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Literal
 
 __all__ = ["proxy"]
 
 
 def proxy(
-    model: Path | None = None,
+    model: list[Path] | Path | None = None,
     keys: Path | None = None,
-    server: str = "127.0.0.1:8440",
+    server: list[str] | str = "127.0.0.1:8440",
     listen: str = "127.0.0.1:8080",
-    name: str = "hush",
+    name: list[str] | str = "hush",
+    chat_template: list[str] | str | None = None,
     reveal: str = "token",
     sessions: int = 1,
     waiting: int = 32,
     new_tokens: int | None = None,
     end_early: bool = False,
+    keep_prepared: int = 0,
+    tokens_each: int = 16,
+    prompt_tokens: int | None = None,
+    prepared: Literal["auto", "only", "never"] = "auto",
+    prepared_folder: Path | None = None,
     expose: bool = False,
     api_key_file: Path | None = None,
     client: str = "client",
@@ -28,9 +35,11 @@ def proxy(
 ) -> None:
     """Answer OpenAI's API on this machine, and ask a private server for the answers.
 
-    Programs that speak OpenAI's completions API ask privately without knowing it: give them http://LISTEN/v1 as base URL. Prompts and
-    answers are in the clear between the program and this proxy, and nowhere else. Prints one line when it is ready; SIGTERM gives up
+    Programs that speak OpenAI's chat or completions API ask privately without knowing it: give them http://LISTEN/v1 as base URL. Prompts
+    and answers are in the clear between the program and this proxy, and nowhere else. Prints one line when it is ready; SIGTERM gives up
     running sessions and ends with exit code 0.
+
+    Several models: give --model several times, with a --name for each, and --server and --chat-template once for all or once for each.
 
     Args:
         model: client/ folder of `hushlm export`.
@@ -38,6 +47,8 @@ def proxy(
         server: HOST:PORT of `hushlm serve`.
         listen: HOST:PORT for programs; port 0 lets the system choose.
         name: the name by which programs ask for the model.
+        chat_template: how a conversation becomes a prompt: a Jinja template's path, plain (a script of two speakers), or off; without it
+            the model's own template, or plain if it has none.
         reveal: most that this side learns of each step: token, topk:K (sampling) or logits (sampling, logprobs); a greedy request
             without logprobs reveals tokens alone all the same.
         sessions: how many private sessions may run at a time; each is a process of its own here and at the server.
@@ -45,6 +56,11 @@ def proxy(
         new_tokens: most tokens of an answer; without it the context is the limit.
         end_early: end a session when a stop string comes, which tells the server how long the answer was; otherwise it goes on to
             its last token, unseen.
+        keep_prepared: prepare answers while nobody asks, until each model has so many; a question lets that end with the batch being made.
+        tokens_each: for --keep-prepared: how many tokens an answer may have.
+        prompt_tokens: for --keep-prepared: length of the prompts, rounded up to a multiple of 32; by default up to 32.
+        prepared: auto uses prepared answers where one fits; only refuses to ask without; never leaves them alone.
+        prepared_folder: where prepared answers are stored; by default prepared/CLIENT in the folder of keys.
         expose: allow an address that other machines can reach; traffic there is plain HTTP.
         api_key_file: file with a key that programs must send, readable by you alone; optional on this machine.
         client: name of the .pem and .key in the folder of keys.
@@ -67,6 +83,8 @@ def proxy(
     from hushlm.private.client.retries import Retries
     from hushlm.private.program.description import DESCRIPTION_FILE, RevealPolicy
     from hushlm.proxy.application import ProxySettings
+    from hushlm.proxy.chat.chat_format import chat_format
+    from hushlm.proxy.models import ServedModel
     from hushlm.proxy.serving import Proxy, read_api_key
 
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
@@ -76,19 +94,46 @@ def proxy(
         queue_seconds=queue_seconds,
         silent_seconds=silent_seconds,
         retries=Retries(retries),
+        prepared=prepared,
+        prepared_folder=prepared_folder,
     )
     policy = RevealPolicy.parse(reveal)
-    asking = Client(model, server, keys, client, times)
+    folders = model if isinstance(model, list) else [model]
+    names = name if isinstance(name, list) else [name]
+    if len(names) != len(folders):
+        raise ValueError(f"proxy needs a --name for each --model: there are {len(folders)} models and {len(names)} names.")
+    servers, templates = _for_each(server, folders, "--server"), _for_each(chat_template, folders, "--chat-template")
+    served = []
+    for folder, address, template, own_name in zip(folders, servers, templates, names, strict=True):
+        asking = Client(folder, address, keys, client, times)
+        chat = chat_format(folder, asking.tokenizer, template)
+        served.append(ServedModel(own_name, asking, int((folder / DESCRIPTION_FILE).stat().st_mtime), chat))
     settings = ProxySettings(
-        model=name,
-        created=int((model / DESCRIPTION_FILE).stat().st_mtime),
         reveal=policy,
         sessions=sessions,
         waiting=waiting,
         new_tokens=new_tokens,
         end_early=end_early,
+        keep_prepared=keep_prepared,
+        tokens_each=tokens_each,
+        prompt_tokens=prompt_tokens,
         api_key=None if api_key_file is None else read_api_key(api_key_file),
     )
-    serving = Proxy(asking, listen, settings, expose)
-    described = f"{asking.description.architecture}, program {asking.description.fingerprint[:12]}"
-    serving.run(lambda: print(f"Answering for {name} ({described}) on {serving.address}, from the server at {server}.", flush=True))
+    serving = Proxy(served, listen, settings, expose)
+    described = " and ".join(
+        f"{one.name} ({one.client.description.architecture}, program {one.client.description.fingerprint[:12]})" for one in served
+    )
+    where = f"the server at {servers[0]}" if len(set(servers)) == 1 else f"the servers at {' and '.join(servers)}"
+    serving.run(lambda: print(f"Answering for {described} on {serving.address}, from {where}.", flush=True))
+
+
+def _for_each(given: list[str] | str | None, folders: list[Path], option: str) -> list[Any]:
+    """An option's values, one for each model.
+
+    Raises:
+        ValueError: if there are neither one nor as many.
+    """
+    values = given if isinstance(given, list) else [given] * len(folders)
+    if len(values) != len(folders):
+        raise ValueError(f"proxy takes {option} once, or once for each --model: there are {len(folders)} models and {len(values)} of it.")
+    return values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, TypeVar
 
@@ -82,7 +82,7 @@ class Candidate:
         """The candidate as plain JSON values."""
         return {
             "architecture": str(self.architecture),
-            **asdict(self.shape),
+            **self.shape.to_dict(),
             "parameters": self.parameters,
             "flops": self.flops,
             **self.amount.to_dict(),

@@ -22,6 +22,7 @@ from hushlm.config import ModelShape
 from hushlm.plan import (
     PUBLISHED,
     Activate,
+    ActivatedGate,
     Divide,
     Embed,
     Gate,
@@ -31,11 +32,14 @@ from hushlm.plan import (
     Normalise,
     Operation,
     Plan,
+    Prepend,
     Project,
     Reveal,
+    RmsNormalise,
     Rotate,
     ScaleRows,
     Scores,
+    Step,
     StepName,
     prefill_plan,
 )
@@ -160,7 +164,7 @@ def parameters(architecture: Architecture, shape: ModelShape) -> int:
     counted in full, although the private program absorbs them.
     """
     plan = _published_plan(architecture, shape, shape.context)
-    total = sum(_weights(step.operation, architecture, shape) for step in plan.steps if step.name is not StepName.HEAD)
+    total = sum(_weights(step, architecture, shape) for step in plan.steps if step.name is not StepName.HEAD)
     if not shape.tied_head:
         total += shape.width * shape.vocabulary
     # These scalars are folded into matrices and have no step of their own.
@@ -177,15 +181,23 @@ def _published_plan(architecture: Architecture, shape: ModelShape, tokens: int) 
     return prefill_plan(architecture, shape, tokens, rewrites=PUBLISHED)
 
 
-def _weights(operation: Operation, architecture: Architecture, shape: ModelShape) -> int:
-    """How many trained numbers an operation uses."""
+def _weights(step: Step, architecture: Architecture, shape: ModelShape) -> int:
+    """How many trained numbers a step uses."""
+    operation = step.operation
     match operation:
         case Embed():
-            return (operation.vocabulary + (0 if architecture.is_parallel else shape.context)) * operation.width
+            return (operation.vocabulary + (0 if architecture.is_rotary else shape.context)) * operation.width
         case Project():
-            return (operation.inner + 1) * operation.outer
+            biased = architecture.has_biases or (shape.qkv_bias and step.name is StepName.QUERY_KEY_VALUE)
+            return (operation.inner + biased) * operation.outer
         case Normalise():
             return 2 * operation.width
+        case RmsNormalise():
+            return operation.width
+        case Prepend():
+            return 2 * operation.heads * operation.prefix * operation.width
+        case ActivatedGate():
+            return 3 if operation.kind == "silu-quadratic" else 0
         case ScaleRows():
             return shape.heads * operation.rows
         case Rotate() | Scores() | Mix() | Kernel() | Divide() | Activate() | Gate() | Reveal():
@@ -201,12 +213,16 @@ def _nonlinearity(operation: Operation) -> tuple[str, int, int, int] | None:
             return "SM", operation.heads, operation.rows, operation.keys
         case Normalise():
             return "LN", 1, operation.rows, operation.width
+        case RmsNormalise():
+            return "RMS", 1, operation.rows, operation.width
+        case ActivatedGate():
+            return "SwiQ" if operation.kind == "silu-quadratic" else "Swi", 1, operation.rows, operation.width
         case Activate():
             letter = {"relu": "R", "squared-relu": "R2", "polynomial": "P", "square": "Q"}.get(operation.kind, "G")
             return letter, 1, operation.rows, operation.width
         case Gate():
             return "B", 1, operation.rows, operation.width
-        case Embed() | Project() | ScaleRows() | Rotate() | Scores() | Mix() | Divide() | Reveal():
+        case Embed() | Project() | ScaleRows() | Rotate() | Prepend() | Scores() | Mix() | Divide() | Reveal():
             # A division belongs to the softmax, whose matrices the kernel has counted.
             return None
         case _:
@@ -223,7 +239,20 @@ def _flops(operation: Operation, convention: Literal["paper", "full"]) -> int:
         case Mix():
             full = 2 * operation.heads * operation.rows * operation.keys * operation.head_width
             return full // 2 if convention == "paper" else full
-        case Embed() | Normalise() | ScaleRows() | Rotate() | Kernel() | Divide() | Activate() | Gate() | Reveal():
+        case (
+            Embed()
+            | Normalise()
+            | RmsNormalise()
+            | ScaleRows()
+            | Rotate()
+            | Prepend()
+            | Kernel()
+            | Divide()
+            | Activate()
+            | Gate()
+            | ActivatedGate()
+            | Reveal()
+        ):
             return 0
         case _:
             assert_never(operation)

@@ -14,6 +14,7 @@ from hushlm.cost.exchange import Exchange
 from hushlm.cost.primitives import Primitives
 from hushlm.plan import (
     Activate,
+    ActivatedGate,
     Divide,
     Embed,
     Gate,
@@ -21,13 +22,16 @@ from hushlm.plan import (
     Mix,
     Normalise,
     Operation,
+    Prepend,
     Project,
     ProtocolSettings,
     Reveal,
+    RmsNormalise,
     Rotate,
     ScaleRows,
     Scores,
     Step,
+    halvings,
     row_lengths,
 )
 from hushlm.plan.cuts import Cut
@@ -109,20 +113,24 @@ def price_operation(operation: Operation, p: Primitives) -> Exchange:
         case Project():
             return _cut_product(p, operation.rows, operation.inner, operation.outer, operation.cut)
         case Normalise():
-            return _normalise(p, operation)
+            return p.truncate(operation.rows) + _normalised_rows(p, operation) + _affine(p, operation)
+        case RmsNormalise():
+            return _normalised_rows(p, operation) + _affine(p, operation)
         case ScaleRows():
             n = operation.rows * operation.width
             return p.multiply_private(n) + p.truncate(n)
-        case Rotate(heads, queries, rows, width):
+        case Rotate():
             # The angles are public, so that of the two products of each entry only the truncation moves anything.
-            return p.truncate(2 * heads * (queries + rows) * width)
+            return p.truncate(2 * operation.entries)
+        case Prepend():
+            return Exchange()
         case Scores(heads, rows, keys, head_width, joined):
             if joined:
-                return p.product_shared(heads, heads * head_width, keys) + p.truncate(heads * keys)
+                return p.product_shared(heads * rows, heads * head_width, keys) + p.truncate(heads * rows * keys)
             return (p.product_shared(rows, head_width, keys) + p.truncate(rows * keys)).times(heads)
         case Mix(heads, rows, keys, head_width, joined):
             if joined:
-                return p.product_shared(heads, keys, heads * head_width) + p.truncate(heads * heads * head_width)
+                return p.product_shared(heads * rows, keys, heads * head_width) + p.truncate(heads * rows * heads * head_width)
             return (p.product_shared(rows, keys, head_width) + p.truncate(rows * head_width)).times(heads)
         case Kernel():
             return _kernel(p, operation)
@@ -134,6 +142,8 @@ def price_operation(operation: Operation, p: Primitives) -> Exchange:
             return _activate(p, operation)
         case Gate():
             return _product(p, operation.rows * operation.width)
+        case ActivatedGate():
+            return _activated_gate(p, operation)
         case Reveal():
             return _reveal(p, operation)
         case _:
@@ -182,7 +192,7 @@ def _squared_lengths(p: Primitives, rows: int, width: int, block: int) -> Exchan
 
 def _reciprocal(p: Primitives, n: int, largest: int) -> Exchange:
     """1/x: comparisons with powers of two, a selection by them of x and another of the result, and a polynomial of three products."""
-    limits = max(0, (largest - 1).bit_length() - 1)
+    limits = halvings(largest)
     products = _product(p, n).times(3) + p.truncate(n).times(3)
     if not limits:
         return products
@@ -194,12 +204,15 @@ def _squares(p: Primitives, n: int, built_in: bool) -> Exchange:
     return p.exponential(n, 1) if built_in else _product(p, n)
 
 
-def _normalise(p: Primitives, operation: Normalise) -> Exchange:
+def _normalised_rows(p: Primitives, operation: Normalise | RmsNormalise) -> Exchange:
     rows, width = operation.rows, operation.width
-    mean_and_variance = p.truncate(rows).times(2) + _squared_lengths(p, rows, width, operation.squares_block)
-    scaled = p.reciprocal_square_root(rows) + _scaled_rows(p, rows, width, operation.scaling_block)
-    affine = p.multiply_private(rows * width) + p.truncate(rows * width) if operation.affine else Exchange()
-    return mean_and_variance + scaled + affine
+    mean_square = p.truncate(rows) + _squared_lengths(p, rows, width, operation.squares_block)
+    return mean_square + p.reciprocal_square_root(rows) + _scaled_rows(p, rows, width, operation.scaling_block)
+
+
+def _affine(p: Primitives, operation: Normalise | RmsNormalise) -> Exchange:
+    n = operation.rows * operation.width
+    return p.multiply_private(n) + p.truncate(n) if operation.affine else Exchange()
 
 
 def _kernel(p: Primitives, operation: Kernel) -> Exchange:
@@ -234,6 +247,20 @@ def _activate(p: Primitives, operation: Activate) -> Exchange:
             return p.hyperbolic_tangent(n) + p.multiply(n).times(3) + p.truncate(n).times(6)
         case _:
             assert_never(operation.kind)
+
+
+def _activated_gate(p: Primitives, operation: ActivatedGate) -> Exchange:
+    n = operation.rows * operation.width
+    match operation.kind:
+        case "silu-tanh":
+            return p.hyperbolic_tangent(n) + p.truncate(n) + _product(p, n).times(2)
+        case "silu-quartic":
+            squares = 2
+        case "silu-quadratic":
+            squares = 1
+        case _:
+            assert_never(operation.kind)
+    return _larger(p, n).times(2) + _squares(p, n, operation.built_in_squares).times(squares) + p.truncate(n) + _product(p, n)
 
 
 def _reveal(p: Primitives, operation: Reveal) -> Exchange:

@@ -12,6 +12,7 @@ from hushlm.cost.constants import Constants
 from hushlm.cost.exchange import Exchange
 from hushlm.plan import (
     Activate,
+    ActivatedGate,
     Divide,
     Embed,
     Gate,
@@ -19,8 +20,10 @@ from hushlm.plan import (
     Mix,
     Normalise,
     Operation,
+    Prepend,
     Project,
     Reveal,
+    RmsNormalise,
     Rotate,
     ScaleRows,
     Scores,
@@ -47,11 +50,13 @@ def program_lines(operation: Operation) -> int:
             inner = operation.vocabulary if isinstance(operation, Embed) else operation.inner
             parts = -(-operation.rows // operation.cut.rows) * -(-inner // operation.cut.columns)
             return 14 + 6 * (parts - 1)
-        case Normalise():
+        case Normalise() | RmsNormalise():
             blocks = sum(-(-operation.rows // block) for block in (operation.squares_block, operation.scaling_block) if block)
-            return 36 + 8 * blocks
+            return (36 if isinstance(operation, Normalise) else 29) + 8 * blocks
         case ScaleRows():
             return 10
+        case Prepend():
+            return 8
         case Rotate():
             return 85
         case Scores() | Mix():
@@ -65,6 +70,8 @@ def program_lines(operation: Operation) -> int:
             return {"relu": 10, "squared-relu": 18, "polynomial": 36, "square": 12}.get(operation.kind, 58)
         case Gate():
             return 10
+        case ActivatedGate():
+            return {"silu-quadratic": 44, "silu-quartic": 66}.get(operation.kind, 24)
         case Reveal():
             return 6 if operation.kind == "logits" else (34 * _rounds(operation.vocabulary) - 16) * operation.top
         case _:

@@ -6,11 +6,15 @@ With scores s_ij = q_i . k_j / (t_i sqrt(E)) over the allowed keys j <= i + (S -
 
     order=None   w = exp(z)                                exact softmax
     order=n      w = max(0, 1 + z / 2^n)^(2^n)             n squarings under MPC; tends to exp(z) as n grows
+    power        w = (1 + s / 2^n)^(2^n) + floor           the same without row maximum and without clip: no comparison under MPC
     p = w / sum_j w        output_i = sum_j p_ij v_j        H_i = -sum_j p_ij log p_ij   (nats)
 
 H_i lies between 0 (one-hot) and the log of the number of allowed keys (uniform). Source: arXiv 2501.03489, eq. 7, without its
 epsilon: subtracting the row maximum first makes the entropy exact, so none is needed. For order=n the gradient flows through m,
 because that kernel, unlike softmax, changes when all scores of a row move together; with m detached heads collapse to one-hot.
+
+The power kernel grows again below s = -2^n, so a model that uses it has to keep its scores above. Its floor, `POWER_FLOOR` of
+`hushlm.architectures`, bounds the row sums from below by floor times the number of allowed keys, whatever the scores.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ import torch
 from torch import Tensor
 
 from hushlm.entropy.kernels import choose
+from hushlm.entropy.kernels.base import Form
 
 __all__ = ["entropy_attention"]
 
@@ -35,6 +40,7 @@ def entropy_attention(
     *,
     temperature: Tensor | None = None,
     order: int | None = None,
+    power: bool = False,
     causal: bool = True,
     kernel: str | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -46,6 +52,7 @@ def entropy_attention(
         v_BHSE: values, E wide as the keys.
         temperature: t, positive, of shape (H,) or (H, T); None is 1. Higher is more uniform. Its gradient is exact.
         order: None for exact softmax, or n >= 1 for the MPC-native kernel of n squarings.
+        power: leave out the row maximum and the clip of the kernel of order n.
         causal: each query sees its own and earlier positions only; False shows every key to every query.
         kernel: name of an implementation, one of `hushlm.entropy.kernels.KERNELS`; None picks the fastest that can take the inputs.
 
@@ -56,7 +63,7 @@ def entropy_attention(
     Raises:
         ValueError: for shapes or types that do not fit together, or an unknown kernel.
     """
-    _check(q_BHTE, k_BHSE, v_BHSE, temperature, order, causal)
+    _check(q_BHTE, k_BHSE, v_BHSE, temperature, Form(order, power), causal)
     dtype = _ACCUMULATE[q_BHTE.dtype]
     scale_HT = q_BHTE.new_full((1, 1), 1.0 / math.sqrt(q_BHTE.shape[-1]), dtype=dtype)
     if temperature is not None:
@@ -66,11 +73,11 @@ def entropy_attention(
     device = q_BHTE.device.type
     # Under autocast a kernel's own products would be rounded to half precision.
     with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
-        output_BHTE, entropy_nats_BHT = run(q_BHTE_wide, k_BHSE_wide, v_BHSE_wide, scale_HT, order, causal)
+        output_BHTE, entropy_nats_BHT = run(q_BHTE_wide, k_BHSE_wide, v_BHSE_wide, scale_HT, Form(order, power), causal)
     return output_BHTE.to(q_BHTE.dtype), entropy_nats_BHT
 
 
-def _check(q_BHTE: Tensor, k_BHSE: Tensor, v_BHSE: Tensor, temperature: Tensor | None, order: int | None, causal: bool) -> None:
+def _check(q_BHTE: Tensor, k_BHSE: Tensor, v_BHSE: Tensor, temperature: Tensor | None, form: Form, causal: bool) -> None:
     if q_BHTE.ndim != 4 or k_BHSE.ndim != 4 or k_BHSE.shape != v_BHSE.shape or not _same_but_tokens(q_BHTE, k_BHSE):
         shapes = ", ".join(str(tuple(x.shape)) for x in (q_BHTE, k_BHSE, v_BHSE))
         raise ValueError(f"Queries, keys and values must have shapes (B, H, T, E), (B, H, S, E) and (B, H, S, E), but have {shapes}.")
@@ -83,8 +90,10 @@ def _check(q_BHTE: Tensor, k_BHSE: Tensor, v_BHSE: Tensor, temperature: Tensor |
         raise ValueError(f"Causal attention of {queries} queries needs at least as many keys, and at least one, but got {keys}.")
     if temperature is not None and tuple(temperature.shape) not in ((heads,), (heads, queries)):
         raise ValueError(f"The temperature must have shape ({heads},) or ({heads}, {queries}), but has {tuple(temperature.shape)}.")
-    if order is not None and order < 1:
-        raise ValueError(f"The kernel's order must be at least 1, or None for exact softmax, not {order}.")
+    if form.order is not None and form.order < 1:
+        raise ValueError(f"The kernel's order must be at least 1, or None for exact softmax, not {form.order}.")
+    if form.power and form.order is None:
+        raise ValueError("The kernel without row maximum needs an order: exact softmax has none.")
 
 
 def _same_but_tokens(q_BHTE: Tensor, k_BHSE: Tensor) -> bool:

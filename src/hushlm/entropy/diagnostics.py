@@ -24,6 +24,7 @@ __all__ = [
     "SILENT_SHARE",
     "HeadReport",
     "attainable_maximum_nats",
+    "overload_and_collapse_shares",
     "silent_layers",
     "summarise",
 ]
@@ -111,11 +112,8 @@ def summarise(head_entropy_nats_LH: Entropies, context: int) -> HeadReport:
         raise ValueError(f"Head entropies must be finite and between 0 and log T = {log_context_nats:.4f} nats: has the training diverged?")
     entropy_LH = entropy_LH.clamp_min(0)
     maximum_nats = float(entropy_LH.max())
+    early, deep, overloaded_LH, collapsed_LH = _flags(entropy_LH, context)
     layers = entropy_LH.shape[0]
-    early = slice(0, (layers + 1) // 2)
-    deep = slice(layers // 2, layers) if layers == 1 else slice((layers + 1) // 2, layers)
-    overloaded_LH = (entropy_LH >= 0.75 * maximum_nats) & (entropy_LH >= NEAR_UNIFORM_SHARE * attainable_nats)
-    collapsed_LH = entropy_LH < NEAR_ZERO_SHARE * log_context_nats
     return HeadReport(
         head_entropy_nats_LH=tuple(tuple(row) for row in entropy_LH.tolist()),
         maximum_nats=maximum_nats,
@@ -128,6 +126,22 @@ def summarise(head_entropy_nats_LH: Entropies, context: int) -> HeadReport:
         overloaded_layers=tuple(layer for layer in range(layers)[early] if _overfull(overloaded_LH[layer])),
         collapsed_layers=tuple(layer for layer in range(layers)[deep] if _overfull(collapsed_LH[layer])),
     )
+
+
+def overload_and_collapse_shares(head_entropy_nats_LH: Entropies, context: int) -> tuple[float, float]:
+    """The share of the early layers' heads that are overloaded, and of the deep layers' heads that are collapsed.
+
+    Above DISPROPORTIONATE_SHARE they are what `summarise` calls overload and collapse.
+
+    Args:
+        head_entropy_nats_LH: (L, H), as for `summarise`.
+        context: T.
+
+    Raises:
+        ValueError: if the context is below 2 or the entropies are not an L x H table.
+    """
+    early, deep, overloaded_LH, collapsed_LH = _flags(_table(head_entropy_nats_LH, context).clamp_min(0), context)
+    return float(overloaded_LH[early].double().mean()), float(collapsed_LH[deep].double().mean())
 
 
 def silent_layers(head_entropy_nats_LH: Entropies, context: int) -> tuple[int, ...]:
@@ -147,6 +161,15 @@ def _table(head_entropy_nats_LH: Entropies, context: int) -> Tensor:
     if context < 2 or entropy_LH.ndim != 2 or entropy_LH.numel() == 0:
         raise ValueError(f"Need an L x H table of entropies and a context of at least 2, not {tuple(entropy_LH.shape)} and {context}.")
     return entropy_LH
+
+
+def _flags(entropy_LH: Tensor, context: int) -> tuple[slice, slice, Tensor, Tensor]:
+    """Which layers are early and which deep, and which heads (L, H) are overloaded and which collapsed, wherever they lie."""
+    layers = entropy_LH.shape[0]
+    early = slice(0, (layers + 1) // 2)
+    deep = slice(layers // 2, layers) if layers == 1 else slice((layers + 1) // 2, layers)
+    diffuse_LH = entropy_LH >= NEAR_UNIFORM_SHARE * attainable_maximum_nats(context)
+    return early, deep, (entropy_LH >= 0.75 * entropy_LH.max()) & diffuse_LH, entropy_LH < NEAR_ZERO_SHARE * math.log(context)
 
 
 def _shares(entropy_LH: Tensor, maximum_nats: float) -> tuple[float, float, float, float]:

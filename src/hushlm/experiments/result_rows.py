@@ -62,7 +62,7 @@ def result_row(
         "learning_rate": outcome.learning_rate,
         "learning_rate_sweep": {f"{rate:g}": perplexity for rate, perplexity in sorted(outcome.sweep.items())},  # on the validation split
         "wanted_seeds": outcome.wanted_seeds,
-        "shape": asdict(shape),
+        "shape": shape.to_dict(),
         # How good it is, on the test split unless named otherwise.
         "perplexity_by_seed": by_seed,
         "validation_perplexity_by_seed": [run.validation_perplexity for run in runs],
@@ -87,7 +87,7 @@ def result_row(
         "ffn_gflops": operations.ffn / 1e9,
         "attention_gflops": operations.attention / 1e9,
         "bytes": int(price(prefill_plan(architecture, shape, shape.context)).total.bytes),
-        "gpt2_small": asdict(gpt2_small),
+        "gpt2_small": gpt2_small.to_dict(),
         "gpt2_small_bytes": there.bytes,
         "bytes_gpt2_small": there.bytes,
         "rounds_gpt2_small": there.rounds,

@@ -1,7 +1,7 @@
 """Any causal language model of Hugging Face transformers: its head entropies measured, or trained with the entropy regulariser.
 
-GPT-2 and GPT-NeoX can also be taken over as models of ours, saved as checkpoints, and written back. This room needs transformers
-(`hushlm[hf]`), and `EntropyTrainer` needs accelerate too, which the extra brings. Neither is imported before it is used.
+GPT-2, GPT-NeoX, LLaMA, Mistral and Qwen2 can also be taken over as models of ours, saved as checkpoints, and written back. This room needs
+transformers (`hushlm[hf]`), and `EntropyTrainer` needs accelerate too, which the extra brings. Neither is imported before it is used.
 """
 
 import lazy_loader

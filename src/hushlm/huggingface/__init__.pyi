@@ -1,5 +1,7 @@
 from .gpt2 import from_hf_gpt2 as from_hf_gpt2
 from .gpt2 import to_hf_gpt2 as to_hf_gpt2
+from .llama import from_hf_llama as from_hf_llama
+from .llama import to_hf_llama as to_hf_llama
 from .measure import HeadEntropies as HeadEntropies
 from .measure import measure_head_entropies as measure_head_entropies
 from .neox import from_hf_gpt_neox as from_hf_gpt_neox

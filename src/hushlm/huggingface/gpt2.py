@@ -5,14 +5,15 @@ transformers is imported only when a function is called.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from hushlm.architectures import Architecture, FeedForward, Norm
 from hushlm.config import ModelShape
-from hushlm.huggingface.taken_weights import TakenWeights, check_same_logits, fill
+from hushlm.huggingface.exchange import check_class, hand_over, refuse, take_over, transformers_class
+from hushlm.huggingface.taken_weights import TakenWeights
 from hushlm.model.language_model import LanguageModel
 from hushlm.model.normalisation import LAYER_NORM_EPSILON
 
@@ -48,9 +49,7 @@ def from_hf_gpt2(hf_model: GPT2LMHeadModel) -> LanguageModel:
         ValueError: if transformers is missing, the model has a setting, a layer or a weight for which there is no equal here (a bias on the
             head, adapter layers, quantised weights), or its logits are not those of its config and weights.
     """
-    gpt2_class, _ = _transformers()
-    if not isinstance(hf_model, gpt2_class):
-        raise ValueError(f"Expected a transformers GPT2LMHeadModel, not {type(hf_model).__name__}.")
+    check_class(hf_model, "GPT2LMHeadModel")
     config = hf_model.config
     feed_forward = next((kind for kind, name in _ACTIVATIONS.items() if name == config.activation_function), None)
     inner = config.n_inner or 4 * config.n_embd
@@ -63,28 +62,16 @@ def from_hf_gpt2(hf_model: GPT2LMHeadModel) -> LanguageModel:
         f"a width of {config.n_embd}, no multiple of {config.n_head} heads,": config.n_embd % config.n_head != 0,
         f"an FFN width of {inner}, no multiple of {config.n_embd}": inner % config.n_embd != 0,
     }
-    if refused := [what for what, present in refusals.items() if present]:
-        raise ValueError(f"This GPT-2 cannot be taken over: {', '.join(refused)} has no equal here.")
+    refuse("GPT-2", refusals)
     assert feed_forward is not None
-    weight = hf_model.transformer.wte.weight
-    if not weight.is_floating_point():
-        raise ValueError(f"This GPT-2 cannot be taken over: its weights are of type {weight.dtype}; load them unquantised.")
-    shape = ModelShape(
-        layers=config.n_layer,
-        heads=config.n_head,
-        width=config.n_embd,
-        context=config.n_positions,
-        vocabulary=config.vocab_size,
-        ffn_multiple=inner // config.n_embd,
-        tied_head=hf_model.lm_head.weight is weight,
-    )
-    model = LanguageModel(Architecture(norm=Norm.LAYER, feed_forward=feed_forward), shape).to(device=weight.device, dtype=weight.dtype)
-    weights = TakenWeights(hf_model.state_dict(), "GPT-2")
-    state = _to_our_names(weights, shape)
-    weights.check_all_taken()
-    fill(model, state, "GPT-2")
-    check_same_logits(model, hf_model, "GPT-2")
-    return model.train(hf_model.training)
+    sizes = {
+        "layers": config.n_layer,
+        "heads": config.n_head,
+        "width": config.n_embd,
+        "context": config.n_positions,
+        "ffn_multiple": inner // config.n_embd,
+    }
+    return take_over(hf_model, "GPT-2", Architecture(norm=Norm.LAYER, feed_forward=feed_forward), sizes, _to_our_names)
 
 
 def to_hf_gpt2(model: LanguageModel) -> GPT2LMHeadModel:
@@ -93,7 +80,7 @@ def to_hf_gpt2(model: LanguageModel) -> GPT2LMHeadModel:
     Raises:
         ValueError: if transformers is missing, or the architecture is not exact softmax with LayerNorm and G, R, R2 or the identity FFN.
     """
-    gpt2_class, config_class = _transformers()
+    gpt2_class, config_class = transformers_class("GPT2LMHeadModel"), transformers_class("GPT2Config")
     shape, architecture = model.shape, model.architecture
     activation = _ACTIVATIONS.get(architecture.feed_forward)
     same_as_gpt2 = Architecture(norm=Norm.LAYER, feed_forward=architecture.feed_forward) if activation else None
@@ -117,18 +104,11 @@ def to_hf_gpt2(model: LanguageModel) -> GPT2LMHeadModel:
             eos_token_id=None,
         )
     )
-    weight = model.embedding.weight
-    hf_model.to(device=weight.device, dtype=weight.dtype)
-    hf_model.load_state_dict(_to_their_names(model.state_dict(), shape.layers))
-    return hf_model.train(model.training)
+    return hand_over(model, hf_model, _to_their_names(model.state_dict(), shape.layers))
 
 
 def _to_our_names(theirs: TakenWeights, shape: ModelShape) -> dict[str, Tensor]:
-    ours = {"embedding.weight": theirs.take("transformer.wte.weight"), "positions.weight": theirs.take("transformer.wpe.weight")}
-    if shape.tied_head:
-        theirs.leave("lm_head.weight")
-    else:
-        ours["head.weight"] = theirs.take("lm_head.weight")
+    ours = {"positions.weight": theirs.take("transformer.wpe.weight")}
     for end in ("weight", "bias"):
         ours[f"final_norm.{end}"] = theirs.take(f"transformer.ln_f.{end}")
         for layer in range(shape.layers):
@@ -143,9 +123,7 @@ def _to_our_names(theirs: TakenWeights, shape: ModelShape) -> dict[str, Tensor]:
 
 
 def _to_their_names(ours: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
-    embedding = ours["embedding.weight"]
-    head = ours.get("head.weight", embedding)
-    theirs = {"transformer.wte.weight": embedding, "lm_head.weight": head, "transformer.wpe.weight": ours["positions.weight"]}
+    theirs = {"transformer.wpe.weight": ours["positions.weight"]}
     for end in ("weight", "bias"):
         theirs[f"transformer.ln_f.{end}"] = ours[f"final_norm.{end}"]
         for layer in range(layers):
@@ -157,11 +135,3 @@ def _to_their_names(ours: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
 
 def _transposed(x: Tensor) -> Tensor:
     return x.T.contiguous() if x.ndim == 2 else x
-
-
-def _transformers() -> tuple[Any, Any]:
-    try:
-        from transformers import GPT2Config, GPT2LMHeadModel
-    except ImportError:
-        raise ValueError("Exchanging models with Hugging Face needs transformers: install hushlm[hf].") from None
-    return GPT2LMHeadModel, GPT2Config

@@ -5,14 +5,15 @@ transformers is imported only when a function is called.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from hushlm.architectures import Architecture, Blocks, FeedForward, Norm
 from hushlm.config import ModelShape
-from hushlm.huggingface.taken_weights import TakenWeights, check_same_logits, fill
+from hushlm.huggingface.exchange import check_class, hand_over, refuse, take_over, transformers_class
+from hushlm.huggingface.taken_weights import TakenWeights
 from hushlm.model.language_model import LanguageModel
 from hushlm.model.normalisation import LAYER_NORM_EPSILON
 
@@ -50,9 +51,7 @@ def from_hf_gpt_neox(hf_model: GPTNeoXForCausalLM) -> LanguageModel:
         ValueError: if transformers is missing, the model has a setting, a layer or a weight for which there is no equal here (a bias on the
             head, adapter layers, quantised weights), or its logits are not those of its config and weights.
     """
-    neox_class, _ = _transformers()
-    if not isinstance(hf_model, neox_class):
-        raise ValueError(f"Expected a transformers GPTNeoXForCausalLM, not {type(hf_model).__name__}.")
+    check_class(hf_model, "GPTNeoXForCausalLM")
     config = hf_model.config
     rope = config.rope_parameters
     feed_forward = next((kind for kind, name in _ACTIVATIONS.items() if name == config.hidden_act), None)
@@ -70,37 +69,19 @@ def from_hf_gpt_neox(hf_model: GPTNeoXForCausalLM) -> LanguageModel:
         f"an FFN width of {config.intermediate_size}, no multiple of {config.hidden_size}": config.intermediate_size % config.hidden_size
         != 0,
     }
-    if refused := [what for what, present in refusals.items() if present]:
-        raise ValueError(f"This GPT-NeoX cannot be taken over: {', '.join(refused)} has no equal here.")
+    refuse("GPT-NeoX", refusals)
     assert feed_forward is not None
-    weight, head = hf_model.get_input_embeddings().weight, hf_model.get_output_embeddings()
-    if not weight.is_floating_point():
-        raise ValueError(f"This GPT-NeoX cannot be taken over: its weights are of type {weight.dtype}; load them unquantised.")
-    shape = ModelShape(
-        layers=config.num_hidden_layers,
-        heads=config.num_attention_heads,
-        width=config.hidden_size,
-        context=config.max_position_embeddings,
-        vocabulary=config.vocab_size,
-        ffn_multiple=config.intermediate_size // config.hidden_size,
-        tied_head=head.weight is weight,
-        rotary_share=rope.get("partial_rotary_factor", 1.0),
-        rotary_base=float(rope["rope_theta"]),
-    )
-    assert shape.rotary_width == rotated
+    sizes = {
+        "layers": config.num_hidden_layers,
+        "heads": config.num_attention_heads,
+        "width": config.hidden_size,
+        "context": config.max_position_embeddings,
+        "ffn_multiple": config.intermediate_size // config.hidden_size,
+        "rotary_share": rope.get("partial_rotary_factor", 1.0),
+        "rotary_base": float(rope["rope_theta"]),
+    }
     architecture = Architecture(norm=Norm.LAYER, feed_forward=feed_forward, blocks=Blocks.NEOX)
-    model = LanguageModel(architecture, shape).to(device=weight.device, dtype=weight.dtype)
-    weights = TakenWeights(hf_model.state_dict(), "GPT-NeoX")
-    state = _to_our_names(weights, shape)
-    head_name = next(name for name, module in hf_model.named_modules() if module is head)  # transformers has called it differently
-    if shape.tied_head:
-        weights.leave(f"{head_name}.weight")
-    else:
-        state["head.weight"] = weights.take(f"{head_name}.weight")
-    weights.check_all_taken()
-    fill(model, state, "GPT-NeoX")
-    check_same_logits(model, hf_model, "GPT-NeoX")
-    return model.train(hf_model.training)
+    return take_over(hf_model, "GPT-NeoX", architecture, sizes, _to_our_names)
 
 
 def to_hf_gpt_neox(model: LanguageModel) -> GPTNeoXForCausalLM:
@@ -109,7 +90,7 @@ def to_hf_gpt_neox(model: LanguageModel) -> GPTNeoXForCausalLM:
     Raises:
         ValueError: if transformers is missing, or the architecture is not NeoX(SM+LN) with G, R, R2 or no activation.
     """
-    neox_class, config_class = _transformers()
+    neox_class, config_class = transformers_class("GPTNeoXForCausalLM"), transformers_class("GPTNeoXConfig")
     shape, architecture = model.shape, model.architecture
     activation = _ACTIVATIONS.get(architecture.feed_forward)
     same_as_neox = Architecture(norm=Norm.LAYER, feed_forward=architecture.feed_forward, blocks=Blocks.NEOX) if activation else None
@@ -135,18 +116,11 @@ def to_hf_gpt_neox(model: LanguageModel) -> GPTNeoXForCausalLM:
             eos_token_id=None,
         )
     )
-    weight = model.embedding.weight
-    hf_model.to(device=weight.device, dtype=weight.dtype)
-    ours = model.state_dict()
-    hf_model.gpt_neox.load_state_dict(_to_their_names(ours, shape))
-    if not shape.tied_head:
-        with torch.no_grad():
-            hf_model.get_output_embeddings().weight.copy_(ours["head.weight"])
-    return hf_model.train(model.training)
+    return hand_over(model, hf_model, _to_their_names(model.state_dict(), shape))
 
 
 def _to_our_names(theirs: TakenWeights, shape: ModelShape) -> dict[str, Tensor]:
-    ours = {"embedding.weight": theirs.take("gpt_neox.embed_in.weight")}
+    ours: dict[str, Tensor] = {}
     for end in ("weight", "bias"):
         ours[f"final_norm.{end}"] = theirs.take(f"gpt_neox.final_layer_norm.{end}")
         for layer in range(shape.layers):
@@ -158,19 +132,11 @@ def _to_our_names(theirs: TakenWeights, shape: ModelShape) -> dict[str, Tensor]:
 
 
 def _to_their_names(ours: dict[str, Tensor], shape: ModelShape) -> dict[str, Tensor]:
-    theirs = {"embed_in.weight": ours["embedding.weight"]}
+    theirs: dict[str, Tensor] = {}
     for end in ("weight", "bias"):
-        theirs[f"final_layer_norm.{end}"] = ours[f"final_norm.{end}"]
+        theirs[f"gpt_neox.final_layer_norm.{end}"] = ours[f"final_norm.{end}"]
         for layer in range(shape.layers):
-            theirs |= {f"layers.{layer}.{b}.{end}": ours[f"blocks.{layer}.{a}.{end}"] for a, b in _BLOCK_NAMES.items()}
+            theirs |= {f"gpt_neox.layers.{layer}.{b}.{end}": ours[f"blocks.{layer}.{a}.{end}"] for a, b in _BLOCK_NAMES.items()}
             parts = [ours[f"blocks.{layer}.attention.{part}.{end}"].unflatten(0, (shape.heads, shape.head_width)) for part in _PARTS]
-            theirs[f"layers.{layer}.attention.query_key_value.{end}"] = torch.stack(parts, 1).flatten(0, 2)
+            theirs[f"gpt_neox.layers.{layer}.attention.query_key_value.{end}"] = torch.stack(parts, 1).flatten(0, 2)
     return theirs
-
-
-def _transformers() -> tuple[Any, Any]:
-    try:
-        from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
-    except ImportError:
-        raise ValueError("Exchanging models with Hugging Face needs transformers: install hushlm[hf].") from None
-    return GPTNeoXForCausalLM, GPTNeoXConfig

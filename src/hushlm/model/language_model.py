@@ -37,8 +37,8 @@ class ModelOutput(NamedTuple):
 
 
 class LanguageModel(nn.Module):
-    """Token embeddings, learned positions (GPT-2 blocks; NeoX blocks have rotary ones), L blocks, a final LayerNorm where the
-    architecture has one, and a head: the embedding's table, or a matrix of its own.
+    """Token embeddings, learned positions (GPT-2 blocks; the others have rotary ones), L blocks, a final LayerNorm or RMSNorm
+    where the architecture has one, and a head: the embedding's table, or a matrix of its own.
 
     Initialisation, with s = init_std sqrt(768 / D), so that init_std = 0.02 is GPT-2's at its own width:
 
@@ -47,7 +47,9 @@ class LanguageModel(nn.Module):
     | embedding, positions, head, query, key, value, expand, gate | normal, std s |
     | attention.output, contract, fused (what writes to the stream) | normal, std residual_init s / sqrt(2L) |
     | biases | 0 |
-    | LayerNorm weight, bias | 1, 0 |
+    | LayerNorm and RMSNorm weight, LayerNorm bias | 1, 0 |
+    | keys and values of the prefix | 0 |
+    | curve of SwiQ | `DEFAULT_CURVE`, a fit to SiLU |
     | alpha, beta | 1 |
     | temperature | initial_temperature |
 
@@ -63,8 +65,8 @@ class LanguageModel(nn.Module):
         seed: decides the weights. The global random state is left alone.
 
     Raises:
-        ValueError: if the architecture removes more FFNs than there are layers, the temperature or std is not positive, or a matrix to
-            be zero is to be normalised too.
+        ValueError: if the architecture removes more FFNs than there are layers, the temperature or std is not positive, a matrix to
+            be zero is to be normalised too, or a prefix is asked for without rotary positions.
     """
 
     def __init__(
@@ -82,12 +84,14 @@ class LanguageModel(nn.Module):
             raise ValueError(f"The initial temperature and std must be positive, but are {initial_temperature} and {init_std}.")
         if residual_init == 0 and any(part in architecture.norm_layers for part in ("O", "FFN")):
             raise ValueError(f"{architecture} divides by the norm of matrices that residual_init = 0 makes zero: use a small one instead.")
+        if shape.prefix and not architecture.is_rotary:
+            raise ValueError(f"{architecture} has a position of its own for every token: a prefix needs rotary positions.")
         self.architecture = architecture
         self.shape = shape
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.embedding = nn.Embedding(shape.vocabulary, shape.width)
-            self.positions = None if architecture.is_parallel else nn.Embedding(shape.context, shape.width)
+            self.positions = None if architecture.is_rotary else nn.Embedding(shape.context, shape.width)
             self.blocks = nn.ModuleList(Block(architecture, shape, layer, initial_temperature) for layer in range(shape.layers))
             self.final_norm = final_norm(architecture, shape)
             self.head = None if shape.tied_head else nn.Linear(shape.width, shape.vocabulary, bias=False)

@@ -1,4 +1,4 @@
-"""Normalisation: LayerNorm on the stream, or weight and spectral normalisation on linear layers, which inference never sees."""
+"""Normalisation: LayerNorm or RMSNorm on the stream, or weight and spectral normalisation on linear layers, which inference never sees."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations
 from hushlm.architectures import Architecture, Norm
 from hushlm.config import ModelShape
 
-__all__ = ["LayerNorm", "NoNorm", "final_norm", "normalise_weights", "stream_norm"]
+__all__ = ["LayerNorm", "NoNorm", "RMSNorm", "final_norm", "normalise_weights", "stream_norm"]
 
 LAYER_NORM_EPSILON = 1e-5
 """GPT-2's."""
@@ -27,18 +27,27 @@ class LayerNorm(nn.LayerNorm):
         super().__init__(width, eps=LAYER_NORM_EPSILON)
 
 
+class RMSNorm(nn.RMSNorm):
+    """x / sqrt(mean(x^2) + epsilon) * weight over the width."""
+
+    def __init__(self, width: int, epsilon: float) -> None:
+        super().__init__(width, eps=epsilon)
+
+
 class NoNorm(nn.Identity):
     """Hands the stream through."""
 
 
-def stream_norm(architecture: Architecture, shape: ModelShape) -> LayerNorm | NoNorm:
+def stream_norm(architecture: Architecture, shape: ModelShape) -> LayerNorm | RMSNorm | NoNorm:
     """What stands before attention and before the FFN."""
+    if architecture.norm is Norm.RMS:
+        return RMSNorm(shape.width, shape.norm_epsilon)
     return LayerNorm(shape.width) if architecture.has_layer_norm else NoNorm()
 
 
-def final_norm(architecture: Architecture, shape: ModelShape) -> LayerNorm | NoNorm:
+def final_norm(architecture: Architecture, shape: ModelShape) -> LayerNorm | RMSNorm | NoNorm:
     """What stands before the head."""
-    return LayerNorm(shape.width) if architecture.has_final_norm else NoNorm()
+    return LayerNorm(shape.width) if architecture.final_norm else stream_norm(architecture, shape)
 
 
 def normalise_weights(architecture: Architecture, attention: nn.Module, feed_forward: nn.Module | None) -> None:
@@ -50,7 +59,7 @@ def normalise_weights(architecture: Architecture, attention: nn.Module, feed_for
     """
     parametrise: Callable[..., nn.Module]
     match architecture.norm:
-        case Norm.NONE | Norm.LAYER:
+        case Norm.NONE | Norm.LAYER | Norm.RMS:
             return
         case Norm.WEIGHT:
             parametrise = parametrizations.weight_norm

@@ -1,6 +1,6 @@
 """Causal multi-head self-attention with row entropies.
 
-Legend: B batch, T query tokens, S key tokens, H heads, D width, E head width.
+Legend: B batch, T query tokens, S key tokens, P prefix, H heads, G heads of keys and values, D width, E head width.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ MINIMUM_TEMPERATURE = 1e-3
 
 @dataclass
 class KeyValueCache:
-    """Keys (turned, where positions are rotary) and values of the positions seen so far, for one layer.
+    """Keys (turned, where positions are rotary) and values of the tokens seen so far, for one layer, without the prefix.
 
     Empty at first, and grown by `Attention.forward`.
     """
 
-    k_BHSE: Tensor | None = None
-    v_BHSE: Tensor | None = None
+    k_BGSE: Tensor | None = None
+    v_BGSE: Tensor | None = None
 
     @property
     def positions(self) -> int:
-        return 0 if self.k_BHSE is None else self.k_BHSE.shape[2]
+        return 0 if self.k_BGSE is None else self.k_BGSE.shape[2]
 
-    def extend(self, k_BHTE: Tensor, v_BHTE: Tensor) -> tuple[Tensor, Tensor]:
+    def extend(self, k_BGTE: Tensor, v_BGTE: Tensor) -> tuple[Tensor, Tensor]:
         """All keys and values including these."""
-        if self.k_BHSE is not None and self.v_BHSE is not None:
-            k_BHTE, v_BHTE = torch.cat((self.k_BHSE, k_BHTE), dim=2), torch.cat((self.v_BHSE, v_BHTE), dim=2)
-        self.k_BHSE, self.v_BHSE = k_BHTE, v_BHTE
-        return k_BHTE, v_BHTE
+        if self.k_BGSE is not None and self.v_BGSE is not None:
+            k_BGTE, v_BGTE = torch.cat((self.k_BGSE, k_BGTE), dim=2), torch.cat((self.v_BGSE, v_BGTE), dim=2)
+        self.k_BGSE, self.v_BGSE = k_BGTE, v_BGTE
+        return k_BGTE, v_BGTE
 
 
 class Attention(nn.Module):
@@ -48,19 +48,29 @@ class Attention(nn.Module):
 
     `temperature` is the parameter t itself, as in the paper, of shape (H, context) or (H,), and absent where the architecture has none.
     The forward pass uses max(t, MINIMUM_TEMPERATURE) but hands the gradient to t as if there were no floor, so that a t pushed
-    below it can come back. In NeoX blocks queries and keys carry rotary positions.
+    below it can come back. In NeoX and Llama blocks queries and keys carry rotary positions. With fewer heads of keys and values than of
+    queries, G < H, query head h reads key head h G / H, rounded down.
+
+    `prefix_key` and `prefix_value` (G, P, E), present where `shape.prefix` is P > 0, are keys (turned already) and values of P positions
+    before every text: what a first token leaves behind that is the same for every text. At 0, where they start, they only take weight.
     """
 
     def __init__(self, architecture: Architecture, shape: ModelShape, initial_temperature: float) -> None:
         super().__init__()
         self.order = architecture.kernel_order
-        self.heads = shape.heads
-        self.rotary_width = shape.rotary_width if architecture.is_parallel else 0
+        self.head_width = shape.head_width
+        self.groups = shape.heads // shape.cache_heads
+        self.rotary_width = shape.rotary_width if architecture.is_rotary else 0
         self.rotary_base = shape.rotary_base
-        self.query = nn.Linear(shape.width, shape.width)
-        self.key = nn.Linear(shape.width, shape.width)
-        self.value = nn.Linear(shape.width, shape.width)
-        self.output = nn.Linear(shape.width, shape.width)
+        biases = architecture.has_biases
+        self.query = nn.Linear(shape.width, shape.width, bias=biases or shape.qkv_bias)
+        self.key = nn.Linear(shape.width, shape.key_width, bias=biases or shape.qkv_bias)
+        self.value = nn.Linear(shape.width, shape.key_width, bias=biases or shape.qkv_bias)
+        self.output = nn.Linear(shape.width, shape.width, bias=biases)
+        self.prefix = shape.prefix
+        if self.prefix:
+            size = (shape.cache_heads, shape.prefix, shape.head_width)
+            self.prefix_key, self.prefix_value = nn.Parameter(torch.zeros(size)), nn.Parameter(torch.zeros(size))
         self.temperature: nn.Parameter | None = None
         if architecture.temperature is not Temperature.NONE:
             per_position = architecture.temperature is Temperature.PER_HEAD_AND_POSITION
@@ -81,14 +91,22 @@ class Attention(nn.Module):
             y_BTD without the residual, and entropy_nats_BHT.
         """
         q_BHTE, k_BHSE, v_BHSE = (
-            linear(x_BTD).unflatten(-1, (self.heads, -1)).transpose(1, 2) for linear in (self.query, self.key, self.value)
+            linear(x_BTD).unflatten(-1, (-1, self.head_width)).transpose(1, 2) for linear in (self.query, self.key, self.value)
         )
         past = 0 if cache is None else cache.positions
         if self.rotary_width:
-            cos_TR, sin_TR = rotary_tables(past, x_BTD.shape[1], self.rotary_width, self.rotary_base, q_BHTE)
+            first = self.prefix + past
+            cos_TR, sin_TR = rotary_tables(first, x_BTD.shape[1], self.rotary_width, self.rotary_base, q_BHTE)
             q_BHTE, k_BHSE = rotate(q_BHTE, cos_TR, sin_TR), rotate(k_BHSE, cos_TR, sin_TR)
         if cache is not None:
             k_BHSE, v_BHSE = cache.extend(k_BHSE, v_BHSE)
+        if self.prefix:
+            k_BHSE, v_BHSE = (
+                torch.cat((before.to(x.dtype).expand(len(x), -1, -1, -1), x), dim=2)
+                for before, x in ((self.prefix_key, k_BHSE), (self.prefix_value, v_BHSE))
+            )
+        if self.groups > 1:
+            k_BHSE, v_BHSE = k_BHSE.repeat_interleave(self.groups, 1), v_BHSE.repeat_interleave(self.groups, 1)
         temperature = self.effective_temperature()
         if temperature is not None and temperature.ndim == 2:
             temperature = temperature[:, past : past + x_BTD.shape[1]]

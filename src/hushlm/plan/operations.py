@@ -6,7 +6,7 @@ in the key-value cache.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Literal
 
 from hushlm.plan.cuts import Cut
@@ -14,6 +14,7 @@ from hushlm.plan.step_names import StepName
 
 __all__ = [
     "Activate",
+    "ActivatedGate",
     "Divide",
     "Embed",
     "Gate",
@@ -21,12 +22,15 @@ __all__ = [
     "Mix",
     "Normalise",
     "Operation",
+    "Prepend",
     "Project",
     "Reveal",
+    "RmsNormalise",
     "Rotate",
     "ScaleRows",
     "Scores",
     "Step",
+    "halvings",
     "needed_squarings",
     "parse_reveal",
     "row_lengths",
@@ -70,6 +74,24 @@ class Normalise:
 
 
 @dataclass(frozen=True)
+class RmsNormalise:
+    """x / sqrt(mean(x^2) + epsilon) of each row.
+
+    Attributes:
+        affine: whether the result is multiplied by a gain of the server's.
+        epsilon: what is added to the mean square.
+        squares_block, scaling_block: as those of `Normalise`.
+    """
+
+    rows: int
+    width: int
+    affine: bool
+    epsilon: float
+    squares_block: int
+    scaling_block: int
+
+
+@dataclass(frozen=True)
 class Project:
     """A shared matrix (rows, inner) times the server's (inner, outer), plus the server's bias. `cut` says how the product is cut."""
 
@@ -87,28 +109,62 @@ class ScaleRows:
     width: int
 
 
-@dataclass(frozen=True)
-class Rotate:
+class _BriefRepr:
+    """A repr without fields at their defaults: they are younger than results/gpt2-private-counts.json, whose keys contain reprs."""
+
+    def __repr__(self) -> str:
+        assert is_dataclass(self)
+        shown = [f"{field.name}={getattr(self, field.name)!r}" for field in fields(self) if getattr(self, field.name) != field.default]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+@dataclass(frozen=True, repr=False)
+class Rotate(_BriefRepr):
     """Rotary positions: the first `width` entries of every head, of the shared queries and keys, are turned by public angles.
 
-    There are `queries` rows of queries and `rows` rows of new keys.
+    There are `queries` rows of queries and `rows` rows of new keys, of `key_heads` heads; None is as many as of queries.
     """
 
     heads: int
     queries: int
     rows: int
     width: int
+    key_heads: int | None = None
+
+    @property
+    def entries(self) -> int:
+        """How many entries of queries and keys are turned."""
+        return (self.heads * self.queries + (self.key_heads or self.heads) * self.rows) * self.width
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Q K^T of two shared tensors, as one product for each head, or as one product for all heads where it is `joined`."""
+class Prepend:
+    """The server's `prefix` rows of keys and of values are put before `rows` rows of each head (rows, width). Nothing is computed."""
+
+    heads: int
+    prefix: int
+    rows: int
+    width: int
+
+
+@dataclass(frozen=True, repr=False)
+class Scores(_BriefRepr):
+    """Q K^T of two shared tensors, as one product for each head, or as one product for all heads where it is `joined`.
+
+    These are heads of keys: where `groups` heads of queries share one, their `rows` stand behind one another.
+    """
 
     heads: int
     rows: int
     keys: int
     head_width: int
     joined: bool
+    groups: int = 1
+
+    @property
+    def is_triangle(self) -> bool:
+        """Whether row t attends to the first t + 1 keys alone."""
+        return self.groups == 1 and self.rows == self.keys
 
 
 @dataclass(frozen=True)
@@ -118,7 +174,7 @@ class Kernel:
     Attributes:
         squarings: the number n.
         bounded: whether the kernel is zero below z = -2^n (SMn). Otherwise it stands for exp, and z is clipped where exp is negligible.
-        triangle: whether row t has its first t + 1 keys alone. Otherwise every row has all keys, up to a public mask.
+        triangle: whether row t has its first t + 1 + keys - rows keys alone. Otherwise every row has all keys, up to a public mask.
         written_out: how many of the scores that go through the kernel are squared as x * x; these are the last ones.
         exponentials: how many calls of the engine's exponential the other scores go through; each makes squarings / exponentials of the
             squarings.
@@ -139,15 +195,24 @@ class Kernel:
         return self.heads * sum(row_lengths(self))
 
 
-@dataclass(frozen=True)
-class Mix:
-    """The attention weights times V, both shared, as one product for each head, or as one for all heads where it is `joined`."""
+@dataclass(frozen=True, repr=False)
+class Mix(_BriefRepr):
+    """The attention weights times V, both shared, as one product for each head, or as one for all heads where it is `joined`.
+
+    Heads, rows and groups are those of `Scores`.
+    """
 
     heads: int
     rows: int
     keys: int
     head_width: int
     joined: bool
+    groups: int = 1
+
+    @property
+    def is_triangle(self) -> bool:
+        """Whether row t attends to the first t + 1 keys alone."""
+        return self.groups == 1 and self.rows == self.keys
 
 
 @dataclass(frozen=True)
@@ -193,6 +258,23 @@ class Gate:
 
 
 @dataclass(frozen=True)
+class ActivatedGate:
+    """The first half of each shared row times a function of the second half, elementwise: (rows, 2 width) -> (rows, width).
+
+    Attributes:
+        kind: the function of a gate h. "silu-quartic" is h/2 plus a quartic in |h| below a bound and |h|/2 beyond, near h sigmoid(2h).
+            "silu-tanh" is h/2 (1 + tanh h), the same. "silu-quadratic" is q (min(|h|, B) + p)^2 + (h + |h|)/2 + r, with the server's own
+            p and r.
+        built_in_squares: as that of `Activate`.
+    """
+
+    rows: int
+    width: int
+    kind: Literal["silu-quartic", "silu-tanh", "silu-quadratic"]
+    built_in_squares: bool
+
+
+@dataclass(frozen=True)
 class Reveal:
     """What the client learns of `vocabulary` logits: the arg max, the `top` largest ones with their ids, or all of them.
 
@@ -218,7 +300,23 @@ def parse_reveal(text: str) -> tuple[RevealKind, int]:
     raise ValueError(f"What to reveal must be token, topk:K with K from 1 to {MOST_REVEALED}, or logits, not {text!r}.")
 
 
-Operation = Embed | Normalise | Project | ScaleRows | Rotate | Scores | Kernel | Mix | Divide | Activate | Gate | Reveal
+Operation = (
+    Embed
+    | Normalise
+    | RmsNormalise
+    | Project
+    | ScaleRows
+    | Rotate
+    | Prepend
+    | Scores
+    | Kernel
+    | Mix
+    | Divide
+    | Activate
+    | Gate
+    | ActivatedGate
+    | Reveal
+)
 
 
 @dataclass(frozen=True)
@@ -238,7 +336,12 @@ class Step:
 
 def row_lengths(kernel: Kernel) -> list[int]:
     """How many scores of each row go through a kernel."""
-    return list(range(1, kernel.rows + 1)) if kernel.triangle else [kernel.keys] * kernel.rows
+    return list(range(kernel.keys - kernel.rows + 1, kernel.keys + 1)) if kernel.triangle else [kernel.keys] * kernel.rows
+
+
+def halvings(largest: int) -> int:
+    """With how many powers of two, 2, 4, ..., the reciprocal of a number from 1 to `largest` compares it to bring it to [1, 2]."""
+    return max(0, (largest - 1).bit_length() - 1)
 
 
 def needed_squarings(operation: Operation) -> int | None:
@@ -246,7 +349,7 @@ def needed_squarings(operation: Operation) -> int | None:
     match operation:
         case Kernel() if operation.written_out < operation.elements:
             return operation.squarings // operation.exponentials
-        case Activate() if operation.built_in_squares:
+        case Activate() | ActivatedGate() if operation.built_in_squares:
             return 1
         case _:
             return None

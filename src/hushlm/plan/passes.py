@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, assert_never
 
-from hushlm.architectures import Architecture, FeedForward, Temperature
+from hushlm.architectures import Architecture, FeedForward, Norm, Temperature
 from hushlm.config import ModelShape
 from hushlm.plan.cuts import few_squares, product_cut, scaling_block, squares_block
 from hushlm.plan.operations import (
     Activate,
+    ActivatedGate,
     Divide,
     Embed,
     Gate,
@@ -21,8 +22,10 @@ from hushlm.plan.operations import (
     Mix,
     Normalise,
     Operation,
+    Prepend,
     Project,
     Reveal,
+    RmsNormalise,
     Rotate,
     ScaleRows,
     Scores,
@@ -45,7 +48,7 @@ class Plan:
         architecture, shape: what the model is and how large it is.
         rewrites: how the program is written.
         rows: how many new tokens the pass computes.
-        keys: how many tokens are attended to, including the new ones.
+        keys: how many positions are attended to, including the new tokens and the prefix.
         steps: the steps of the pass, in order.
     """
 
@@ -67,20 +70,22 @@ def bucket_length(tokens: int, context: int) -> int:
     return min(whole_buckets(tokens), context)
 
 
-def _normalise(rewrites: Rewrites, rows: int, width: int) -> Normalise:
-    matrices = rewrites.row_products == "matrices"
+def _normalise(architecture: Architecture, shape: ModelShape, rewrites: Rewrites, rows: int) -> Normalise | RmsNormalise:
+    width, matrices, affine = shape.width, rewrites.row_products == "matrices", not rewrites.fold_affine
     squares, scaling = (squares_block(rows, width), scaling_block(rows, width)) if matrices else (0, 0)
-    return Normalise(rows, width, not rewrites.fold_affine, squares, scaling)
+    if architecture.norm is Norm.RMS:
+        return RmsNormalise(rows, width, affine, shape.norm_epsilon, squares, scaling)
+    return Normalise(rows, width, affine, squares, scaling)
 
 
-def _kernel(rewrites: Rewrites, architecture: Architecture, heads: int, queries: int, keys: int) -> Kernel:
+def _kernel(rewrites: Rewrites, architecture: Architecture, shape: ModelShape, queries: int, keys: int) -> Kernel:
     kernel = Kernel(
-        heads,
+        shape.heads,
         queries,
         keys,
         architecture.squarings,
         bounded=architecture.kernel_order is not None,
-        triangle=rewrites.triangle and queries == keys,
+        triangle=rewrites.triangle and queries + shape.prefix == keys,
         written_out=0,
         exponentials=architecture.squarings // exponential_squarings(architecture),
     )
@@ -103,7 +108,14 @@ def exponential_squarings(architecture: Architecture) -> int:
     It is the n of the attention kernel, so that the kernel is one call of the exponential. Where the activation of the feed-forward
     networks needs single squares, it is 1.
     """
-    squares = FeedForward.GELU, FeedForward.SQUARED_RELU, FeedForward.POLYNOMIAL, FeedForward.QUADRATIC
+    squares = (
+        FeedForward.GELU,
+        FeedForward.SQUARED_RELU,
+        FeedForward.POLYNOMIAL,
+        FeedForward.QUADRATIC,
+        FeedForward.SWIGLU,
+        FeedForward.SWIGLU_QUADRATIC,
+    )
     return 1 if architecture.feed_forward in squares else architecture.squarings
 
 
@@ -122,7 +134,7 @@ def prefill_plan(
         ValueError: if `tokens` is not between 1 and the context.
     """
     _check_length(tokens, shape)
-    return _plan(architecture, shape, tokens, tokens, reveal, rewrites)
+    return _plan(architecture, shape, tokens, None, reveal, rewrites)
 
 
 def decode_plan(architecture: Architecture, shape: ModelShape, keys: int, reveal: Reveal | None = None, rewrites: Rewrites = HUSH) -> Plan:
@@ -140,19 +152,21 @@ def _check_length(tokens: int, shape: ModelShape) -> None:
         raise ValueError(f"{tokens} tokens do not fit a context of {shape.context}: give between 1 and {shape.context}.")
 
 
-def _plan(architecture: Architecture, shape: ModelShape, rows: int, keys: int, reveal: Reveal | None, rewrites: Rewrites) -> Plan:
+def _plan(architecture: Architecture, shape: ModelShape, rows: int, cached: int | None, reveal: Reveal | None, rewrites: Rewrites) -> Plan:
+    """The plan over `rows` new tokens, with `cached` tokens and the prefix in the key-value cache; None makes the cache."""
     width, vocabulary = shape.width, shape.vocabulary
+    keys = shape.prefix + (rows if cached is None else cached)
     steps = [Step(StepName.EMBEDDING, None, Embed(rows, vocabulary, width, product_cut(rows, vocabulary, width, rewrites.encoded_bytes)))]
     for layer in range(shape.layers):
         queries = 1 if rewrites.last_row_only and layer == shape.layers - 1 else rows
         ffn = _ffn_steps(architecture, shape, rewrites, layer, queries)
         # In NeoX blocks the FFN reads what attention reads, so it comes before attention writes.
         beside, after = (ffn, []) if architecture.is_parallel else ([], ffn)
-        steps += _attention_steps(architecture, shape, rewrites, layer, rows, keys, queries, beside)
+        steps += _attention_steps(architecture, shape, rewrites, layer, rows, keys, queries, cached is None, beside)
         steps += after
     last = 1 if rewrites.last_row_only else rows
     if architecture.has_final_norm:
-        steps.append(Step(StepName.FINAL_NORM, None, _normalise(rewrites, last, width)))
+        steps.append(Step(StepName.FINAL_NORM, None, _normalise(architecture, shape, rewrites, last)))
     steps.append(Step(StepName.HEAD, None, _project(rewrites, last, width, vocabulary)))
     steps.append(Step(StepName.REVEAL, None, reveal or Reveal(vocabulary, "token")))
     return Plan(architecture, shape, rewrites, rows, keys, tuple(steps))
@@ -166,34 +180,39 @@ def _attention_steps(
     rows: int,
     keys: int,
     queries: int,
+    fills_cache: bool,
     beside: list[Step],
 ) -> list[Step]:
     """The attention of one block, for `queries` of its rows.
 
-    The steps `beside` it come right after those that read the stream for attention.
+    The first pass `fills_cache`, where a prefix comes first. The steps `beside` it come right after those that read the stream for
+    attention.
     """
     heads, width, head_width = shape.heads, shape.width, shape.head_width
     joined = rewrites.one_product_decode and queries == 1
     named: list[tuple[StepName, Operation]] = []
-    if architecture.has_layer_norm:
-        named.append((StepName.NORM_ATTENTION, _normalise(rewrites, rows, width)))
+    if architecture.has_block_norm:
+        named.append((StepName.NORM_ATTENTION, _normalise(architecture, shape, rewrites, rows)))
     if queries == rows:
-        named.append((StepName.QUERY_KEY_VALUE, _project(rewrites, rows, width, 3 * width)))
+        named.append((StepName.QUERY_KEY_VALUE, _project(rewrites, rows, width, width + 2 * shape.key_width)))
     else:
         named += [
             (StepName.QUERY, _project(rewrites, queries, width, width)),
-            (StepName.KEY_VALUE, _project(rewrites, rows, width, 2 * width)),
+            (StepName.KEY_VALUE, _project(rewrites, rows, width, 2 * shape.key_width)),
         ]
     reads = len(named)
-    if architecture.is_parallel:
-        named.append((StepName.ROTARY, Rotate(heads, queries, rows, shape.rotary_width)))
+    key_heads, groups = shape.cache_heads, heads // shape.cache_heads
+    if architecture.is_rotary:
+        named.append((StepName.ROTARY, Rotate(heads, queries, rows, shape.rotary_width, key_heads if groups > 1 else None)))
+    if shape.prefix and fills_cache:
+        named.append((StepName.PREFIX, Prepend(key_heads, shape.prefix, rows, head_width)))
     if architecture.temperature is Temperature.PER_HEAD_AND_POSITION:
         named.append((StepName.TEMPERATURE, ScaleRows(queries, width)))
     divide = (StepName.DIVIDE, _divide(rewrites, heads, queries, head_width if rewrites.divide_late else keys, keys))
-    mix = (StepName.MIX, Mix(heads, queries, keys, head_width, joined))
+    mix = (StepName.MIX, Mix(key_heads, groups * queries, keys, head_width, joined, groups))
     named += [
-        (StepName.SCORES, Scores(heads, queries, keys, head_width, joined)),
-        (StepName.KERNEL, _kernel(rewrites, architecture, heads, queries, keys)),
+        (StepName.SCORES, Scores(key_heads, groups * queries, keys, head_width, joined, groups)),
+        (StepName.KERNEL, _kernel(rewrites, architecture, shape, queries, keys)),
     ]
     named += [mix, divide] if rewrites.divide_late else [divide, mix]
     named.append((StepName.ATTENTION_OUTPUT, _project(rewrites, queries, width, width)))
@@ -206,27 +225,44 @@ def _ffn_steps(architecture: Architecture, shape: ModelShape, rewrites: Rewrites
         return []
     width, hidden = shape.width, shape.ffn_width
     named: list[tuple[StepName, Operation]] = []
-    # Side by side, both LayerNorms normalise the same stream; they differ only in gain and bias, which are folded into the next map.
-    if architecture.has_layer_norm and not (architecture.is_parallel and rewrites.fold_affine):
-        named.append((StepName.NORM_FFN, _normalise(rewrites, rows, width)))
+    # Side by side, both norms normalise the same stream; they differ only in gain and bias, which are folded into the next map.
+    if architecture.has_block_norm and not (architecture.is_parallel and rewrites.fold_affine):
+        named.append((StepName.NORM_FFN, _normalise(architecture, shape, rewrites, rows)))
     expand = (StepName.FFN_EXPAND, _project(rewrites, rows, width, hidden))
     contract = (StepName.FFN_CONTRACT, _project(rewrites, rows, hidden, width))
     match architecture.feed_forward:
         case FeedForward.IDENTITY | FeedForward.SCALED | FeedForward.SCALED_FUSED:
-            if rewrites.absorb_ffns and not architecture.has_layer_norm and layer not in rewrites.explicit_ffns:
+            if rewrites.absorb_ffns and not architecture.has_block_norm and layer not in rewrites.explicit_ffns:
                 return []
             if rewrites.absorb_ffns or architecture.feed_forward is FeedForward.SCALED_FUSED:
                 # There is nothing nonlinear inside, so that it is one D x D product.
                 named.append((StepName.FFN, _project(rewrites, rows, width, width)))
             else:
                 named += [expand, contract]
-        case FeedForward.BILINEAR:
+        case FeedForward.BILINEAR | FeedForward.SWIGLU | FeedForward.SWIGLU_QUADRATIC:
             # Both maps read the same rows, which one product sends only once.
             both = (StepName.FFN_EXPAND, _project(rewrites, rows, width, 2 * hidden))
-            named += [both, (StepName.FFN_ACTIVATION, Gate(rows, hidden)), contract]
+            named += [both, (StepName.FFN_ACTIVATION, _gate(architecture.feed_forward, rewrites, rows, hidden)), contract]
         case _:
             named += [expand, (StepName.FFN_ACTIVATION, _activate(architecture.feed_forward, rewrites, rows, hidden)), contract]
     return [Step(name, layer, operation) for name, operation in named]
+
+
+def _gate(
+    kind: Literal[FeedForward.BILINEAR, FeedForward.SWIGLU, FeedForward.SWIGLU_QUADRATIC], rewrites: Rewrites, rows: int, hidden: int
+) -> Gate | ActivatedGate:
+    built_in_squares = rewrites.exponential == "built-in" and not few_squares(rows * hidden)
+    match kind:
+        case FeedForward.BILINEAR:
+            return Gate(rows, hidden)
+        case FeedForward.SWIGLU:
+            # GELU and SiLU are written alike.
+            tanh = rewrites.gelu == "tanh"
+            return ActivatedGate(rows, hidden, "silu-tanh" if tanh else "silu-quartic", built_in_squares and not tanh)
+        case FeedForward.SWIGLU_QUADRATIC:
+            return ActivatedGate(rows, hidden, "silu-quadratic", built_in_squares)
+        case _:
+            assert_never(kind)
 
 
 def _activate(

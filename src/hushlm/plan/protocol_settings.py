@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["ProtocolSettings"]
+__all__ = ["SMALL_RING_BITS", "ProtocolSettings"]
+
+SMALL_RING_BITS = 32
+"""The ring in which prepared answers compare numbers and look up embeddings; everything else is in a ring of 64 bits."""
 
 
 @dataclass(frozen=True)

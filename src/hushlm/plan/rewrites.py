@@ -31,7 +31,8 @@ class Rewrites:
             "built-in" for the engine's own.
         row_products: whether sums of squares, and products of each row with a number, are computed as products of "matrices" or of
             "numbers". Matrices move a third to two thirds of the bytes, but take both parties the time of about as many more products.
-        gelu: "quartic" for x/2 plus a quartic in |x| inside |x| < 3.3 and |x|/2 outside, or "tanh" for the engine's own tanh.
+        gelu: "quartic" for x/2 plus a quartic in |x| inside |x| < 3.3 and |x|/2 outside, or "tanh" for the engine's own tanh. SiLU goes
+            the same way, with another quartic.
     """
 
     absorb_ffns: bool = True

@@ -33,6 +33,8 @@ class StepName(StrEnum):
     """In the last layer of a pass over a prompt the query is asked for one row only, so that it is a product of its own."""
     KEY_VALUE = "key_value"
     ROTARY = "rotary"
+    PREFIX = "prefix"
+    """Keys and values of the prefix are put before those of the prompt."""
     TEMPERATURE = "temperature"
     SCORES = "scores"
     KERNEL = "kernel"
@@ -65,6 +67,7 @@ class StepName(StrEnum):
                 | StepName.QUERY
                 | StepName.KEY_VALUE
                 | StepName.ROTARY
+                | StepName.PREFIX
                 | StepName.TEMPERATURE
                 | StepName.SCORES
                 | StepName.KERNEL
@@ -103,7 +106,7 @@ class Value(StrEnum):
     STREAM = "x"
     """The residual stream."""
     NORMALISED = "h"
-    """The residual stream behind a LayerNorm."""
+    """The residual stream behind a LayerNorm or an RMSNorm."""
     LAST_STREAM = "x_last"
     """The row of the stream from which the next token is predicted."""
     LAST_NORMALISED = "h_last"
@@ -155,6 +158,10 @@ class Tensor(StrEnum):
     WEIGHT = "weight"
     INVERSE = "inverse"
     """The inverse temperatures."""
+    CURVE = "curve"
+    """What a layer adds inside and after the square of its quadratic gate."""
+    KEYS = "keys"
+    VALUES = "values"
 
     @property
     def position_axis(self) -> int | None:
@@ -164,7 +171,7 @@ class Tensor(StrEnum):
                 return 0
             case Tensor.INVERSE:
                 return 1
-            case Tensor.TABLE | Tensor.GAIN | Tensor.BIAS | Tensor.WEIGHT:
+            case Tensor.TABLE | Tensor.GAIN | Tensor.BIAS | Tensor.WEIGHT | Tensor.CURVE | Tensor.KEYS | Tensor.VALUES:
                 return None
             case _:
                 assert_never(self)

@@ -11,14 +11,17 @@ from typing import assert_never
 
 from hushlm.plan.operations import (
     Activate,
+    ActivatedGate,
     Divide,
     Embed,
     Gate,
     Kernel,
     Mix,
     Normalise,
+    Prepend,
     Project,
     Reveal,
+    RmsNormalise,
     Rotate,
     ScaleRows,
     Scores,
@@ -37,7 +40,10 @@ class Surroundings(Enum):
 
     NONE = "none"
     SPLIT_HEADS = "split heads"
-    """The product (T, parts x D) is split into the step's outputs, each (H, T, E)."""
+    """The product (T, N) is split into the step's outputs, each (H, T, E) with its own number of heads."""
+    GROUPED_HEADS = "grouped heads"
+    """The first input (H, T, N) is reshaped to (G, H/G T, N) before the operation, where H/G heads of queries share one of keys, and the
+    result back."""
     RESIDUAL = "residual"
     """The step's second input is added to the result."""
     MERGED_HEADS_RESIDUAL = "merged heads, residual"
@@ -81,7 +87,8 @@ class ServerTensor:
 
 def wiring(plan: Plan, step: Step) -> Wiring:
     """The wiring of a step of this plan."""
-    stream = Value.NORMALISED if plan.architecture.has_layer_norm else Value.STREAM
+    stream = Value.NORMALISED if plan.architecture.has_block_norm else Value.STREAM
+    grouped = Surroundings.GROUPED_HEADS if plan.shape.cache_heads < plan.shape.heads else Surroundings.NONE
     match step.name:
         case StepName.EMBEDDING:
             return Wiring((Value.ONE_HOT,), (Value.STREAM,))
@@ -95,23 +102,25 @@ def wiring(plan: Plan, step: Step) -> Wiring:
             return Wiring((stream,), (Value.KEYS, Value.VALUES), Surroundings.SPLIT_HEADS)
         case StepName.ROTARY:
             return Wiring((Value.QUERIES, Value.KEYS, Value.TURNS_QUERY, Value.TURNS), (Value.QUERIES, Value.KEYS))
+        case StepName.PREFIX:
+            return Wiring((Value.KEYS, Value.VALUES), (Value.KEYS, Value.VALUES))
         case StepName.TEMPERATURE:
             return Wiring((Value.QUERIES,), (Value.QUERIES,))
         case StepName.SCORES:
-            return Wiring((Value.QUERIES, Value.KEYS), (Value.SCORES,))
+            return Wiring((Value.QUERIES, Value.KEYS), (Value.SCORES,), grouped)
         case StepName.KERNEL:
             return Wiring((Value.SCORES, Value.MASK), (Value.WEIGHTS, Value.SUMS))
         case StepName.MIX:
-            return Wiring((Value.WEIGHTS, Value.VALUES), (Value.MIXED,))
+            return Wiring((Value.WEIGHTS, Value.VALUES), (Value.MIXED,), grouped)
         case StepName.DIVIDE:
             divided = Value.MIXED if plan.rewrites.divide_late else Value.WEIGHTS
             return Wiring((divided, Value.SUMS), (divided,))
         case StepName.ATTENTION_OUTPUT:
             return Wiring((Value.MIXED, Value.STREAM), (Value.STREAM,), Surroundings.MERGED_HEADS_RESIDUAL)
         case StepName.FFN:
-            if plan.architecture.has_layer_norm:
+            if plan.architecture.has_block_norm:
                 return Wiring((Value.NORMALISED, Value.STREAM), (Value.STREAM,), Surroundings.RESIDUAL)
-            # Without LayerNorm an explicit linear FFN is the whole map x M + c, its residual connection inside M.
+            # Without a norm an explicit linear FFN is the whole map x M + c, its residual connection inside M.
             return Wiring((Value.STREAM,), (Value.STREAM,))
         case StepName.FFN_EXPAND:
             return Wiring((stream,), (Value.HIDDEN,))
@@ -131,10 +140,11 @@ def wiring(plan: Plan, step: Step) -> Wiring:
 def input_shapes(plan: Plan, step: Step) -> tuple[Shape, ...]:
     """Shapes of the values that a step reads, in order."""
     width, heads, head_width = plan.shape.width, plan.shape.heads, plan.shape.head_width
+    groups = heads // plan.shape.cache_heads
     match step.operation:
         case Embed(rows, vocabulary):
             return ((rows, vocabulary),)
-        case Normalise(rows):
+        case Normalise(rows) | RmsNormalise(rows):
             return ((rows, width),)
         case Project(rows, inner, outer):
             match wiring(plan, step).surroundings:
@@ -144,21 +154,25 @@ def input_shapes(plan: Plan, step: Step) -> tuple[Shape, ...]:
                     return (rows, inner), (rows, outer)
                 case Surroundings.MERGED_HEADS_RESIDUAL:
                     return (heads, rows, head_width), (rows, outer)
+                case Surroundings.GROUPED_HEADS:
+                    raise AssertionError(f"{step.name} multiplies no heads")
         case ScaleRows(rows):
             return ((heads, rows, head_width),)
         case Rotate(_, queries, rows, turned):
-            return (heads, queries, head_width), (heads, rows, head_width), (2, queries, turned), (2, rows, turned)
-        case Scores(_, rows, keys):
-            return (heads, rows, head_width), (heads, keys, head_width)
+            return (heads, queries, head_width), (heads // groups, rows, head_width), (2, queries, turned), (2, rows, turned)
+        case Prepend(key_heads, _, rows):
+            return (key_heads, rows, head_width), (key_heads, rows, head_width)
+        case Scores(key_heads, rows, keys):
+            return (heads, rows // groups, head_width), (key_heads, keys, head_width)
         case Kernel(_, rows, keys):
             return (heads, rows, keys), (rows, keys)
-        case Mix(_, rows, keys):
-            return (heads, rows, keys), (heads, keys, head_width)
+        case Mix(key_heads, rows, keys):
+            return (heads, rows // groups, keys), (key_heads, keys, head_width)
         case Divide(_, rows, divided):
             return (heads, rows, divided), (heads, rows)
         case Activate(rows, hidden):
             return ((rows, hidden),)
-        case Gate(rows, hidden):
+        case Gate(rows, hidden) | ActivatedGate(rows, hidden):
             return ((rows, 2 * hidden),)
         case Reveal(vocabulary):
             return ((1, vocabulary),)
@@ -174,6 +188,12 @@ def server_tensors(plan: Plan, step: Step) -> tuple[ServerTensor, ...]:
             shapes = ((Tensor.TABLE, (vocabulary, width)), (Tensor.POSITIONS, (rows, width)))
         case Normalise(_, width, affine):
             shapes = ((Tensor.GAIN, (width,)), (Tensor.BIAS, (width,))) if affine else ()
+        case RmsNormalise(_, width, affine):
+            shapes = ((Tensor.GAIN, (width,)),) if affine else ()
+        case Prepend(heads, prefix, _, width):
+            shapes = ((Tensor.KEYS, (heads, prefix, width)), (Tensor.VALUES, (heads, prefix, width)))
+        case ActivatedGate(kind=kind):
+            shapes = ((Tensor.CURVE, (2,)),) if kind == "silu-quadratic" else ()
         case Project(_, inner, outer):
             shapes = ((Tensor.WEIGHT, (inner, outer)), (Tensor.BIAS, (outer,)))
         case ScaleRows(rows):

@@ -1,11 +1,12 @@
-"""The endpoint: `/v1/completions`, `/v1/models`, and a sentence for everything else."""
+"""The endpoint: `/v1/completions`, `/v1/chat/completions`, `/v1/models`, and a sentence for everything else."""
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import hmac
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +18,18 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from hushlm.private.client.client import Client
+from hushlm.private.client.preparing import check_lengths, usual_prompt_tokens
 from hushlm.private.program.description import RevealPolicy
 from hushlm.private.session.messages import printable
+from hushlm.proxy.background_preparation import BackgroundPreparation
+from hushlm.proxy.chat.builder import ChatBuilder
+from hushlm.proxy.chat.chat_format import ChatFormat
+from hushlm.proxy.chat.schema import read_chat
 from hushlm.proxy.completion_builder import CompletionBuilder
 from hushlm.proxy.completion_response import CompletionResponse
 from hushlm.proxy.errors import ApiError, internal_error
-from hushlm.proxy.questions import questions_of
+from hushlm.proxy.models import Models, ServedModel, check_name
+from hushlm.proxy.questions import DEFAULT_NEW_TOKENS, chat_questions_of, questions_of
 from hushlm.proxy.request_sessions import RequestSessions, SessionPool
 from hushlm.proxy.schema import read_completion
 
@@ -40,14 +47,17 @@ class ProxySettings:
     """What the endpoint does.
 
     Attributes:
-        model: id of the served model, for requests and lists.
-        created: when the model was exported, in Unix seconds.
+        model: id of the served model, for requests and lists, where a client is given and no list of models.
+        created: when that model was exported, in Unix seconds.
         reveal: most that a request may have revealed to this side.
         sessions: how many private sessions may run at a time.
         waiting: how many more may wait for a place.
         new_tokens: how many tokens a choice may ask for at most; None leaves the context as the limit.
         end_early: whether a session ends with its text, see `SessionPool`.
         api_key: the key that requests must carry; None asks for none.
+        keep_prepared: how many prepared answers to keep for each model, made while nobody asks; 0 makes none.
+        tokens_each: how many tokens each of them has.
+        prompt_tokens: length of their prompts; None takes the shortest.
         hosts: names in the `host` header under which requests are answered; None allows all. Where only this machine can reach the proxy,
             another name means that a web page has a browser speak to it under a false name.
     """
@@ -60,30 +70,41 @@ class ProxySettings:
     new_tokens: int | None = None
     end_early: bool = False
     api_key: str | None = None
+    keep_prepared: int = 0
+    tokens_each: int = DEFAULT_NEW_TOKENS
+    prompt_tokens: int | None = None
     hosts: tuple[str, ...] | None = ("127.0.0.1", "localhost", "::1")
 
     def __post_init__(self) -> None:
-        if not self.model or not self.model.isprintable() or "/" in self.model or " " in self.model:
-            raise ValueError(f"A model's name has no spaces and no slashes, unlike {self.model!r}.")
+        check_name(self.model)
         if self.sessions < 1 or self.waiting < 0:
             raise ValueError("A proxy needs at least one session at a time, and room for 0 or more to wait.")
+        if self.keep_prepared < 0 or self.tokens_each < 1:
+            raise ValueError("A proxy keeps 0 or more prepared answers, of at least one token each.")
         if self.new_tokens is not None and self.new_tokens < 1:
             raise ValueError(f"A request must be allowed at least one token, not {self.new_tokens}.")
 
 
-def application(client: Client, settings: ProxySettings, pool: SessionPool | None = None) -> Starlette:
-    """An ASGI application that asks through `client`.
+def application(models: Client | Sequence[ServedModel], settings: ProxySettings, pool: SessionPool | None = None) -> Starlette:
+    """An ASGI application that asks private servers.
 
     Args:
-        client: asks the private server.
+        models: those that requests may name; or the client of a single one, which chats by the plain template.
         settings: what the endpoint does.
         pool: the room for sessions; made from the settings by default.
     """
-    endpoint = _Endpoint(client, settings, pool or session_pool(settings))
+    if isinstance(models, Client):
+        models = [ServedModel(settings.model, models, settings.created, ChatFormat.of(models.tokenizer))]
+    endpoint = _Endpoint(Models(models), settings, pool or session_pool(settings))
+    preparations = [_preparation(model.client, settings, endpoint.pool) for model in models] if settings.keep_prepared else []
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        preparing = [asyncio.create_task(preparation.run()) for preparation in preparations]
         yield
+        for task in preparing:
+            task.cancel()
+        await asyncio.gather(*preparing, return_exceptions=True)
         await endpoint.pool.close()
 
     routes = [
@@ -95,6 +116,14 @@ def application(client: Client, settings: ProxySettings, pool: SessionPool | Non
     ]
     handlers: dict[Any, Any] = {ApiError: _api_error, HTTPException: _http_error, ClientDisconnect: _gone, Exception: _internal_error}
     return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+
+
+def _preparation(client: Client, settings: ProxySettings, pool: SessionPool) -> BackgroundPreparation:
+    """Raises: ValueError, if the lengths of prepared answers do not fit the context."""
+    context, tokens_each = client.description.shape.context, settings.tokens_each
+    prompt_tokens = settings.prompt_tokens or usual_prompt_tokens(context, tokens_each)
+    check_lengths(context, settings.keep_prepared, tokens_each, prompt_tokens)
+    return BackgroundPreparation(client, pool, settings.keep_prepared, prompt_tokens, tokens_each)
 
 
 def session_pool(settings: ProxySettings) -> SessionPool:
@@ -118,32 +147,41 @@ def _contained(endpoint: Callable[[_Endpoint, Request], Awaitable[Response]]) ->
 
 
 class _Endpoint:
-    def __init__(self, client: Client, settings: ProxySettings, pool: SessionPool) -> None:
-        self._client, self._settings, self.pool = client, settings, pool
-        self._body_limit_bytes = max(MINIMUM_BODY_LIMIT_BYTES, BODY_BYTES_PER_TOKEN * client.description.shape.context)
+    def __init__(self, models: Models, settings: ProxySettings, pool: SessionPool) -> None:
+        self._models, self._settings, self.pool = models, settings, pool
+        self._body_limit_bytes = max(MINIMUM_BODY_LIMIT_BYTES, BODY_BYTES_PER_TOKEN * models.context)
 
     @_contained
     async def completions(self, request: Request) -> Response:
         self._admit(request)
-        wanted = read_completion(await _body(request, self._body_limit_bytes), self._client.description.shape.context)
-        self._check_model(wanted.model)
-        client, settings = self._client, self._settings
+        wanted = read_completion(await _body(request, self._body_limit_bytes), self._models.context)
+        client, settings = self._models.get(wanted.model).client, self._settings
         questions = questions_of(wanted, client.tokenizer, client.description, settings.reveal, settings.new_tokens)
         completion = CompletionBuilder(wanted, questions, client.tokenizer, client.description.fingerprint[:12])
         return CompletionResponse(RequestSessions(client, self.pool, questions, completion.name), completion, bool(wanted.stream))
 
+    @_contained
     async def chat(self, request: Request) -> Response:
         self._admit(request)
-        raise ApiError(404, f"{self._settings.model} is a base model without a chat template: use /v1/completions.", "unsupported_endpoint")
+        wanted = read_chat(await _body(request, self._body_limit_bytes), self._models.context)
+        served, settings = self._models.get(wanted.model), self._settings
+        if served.chat is None:
+            raise ApiError(
+                404, f"Chat is switched off for {served.name} (--chat-template off): use /v1/completions.", "unsupported_endpoint", "model"
+            )
+        client = served.client
+        questions = chat_questions_of(wanted, served.chat, client.description, settings.reveal, settings.new_tokens)
+        answer = ChatBuilder(wanted, questions, client.tokenizer, served.chat, client.description.fingerprint[:12])
+        return CompletionResponse(RequestSessions(client, self.pool, questions, answer.name), answer, bool(wanted.stream))
 
     async def models(self, request: Request) -> Response:
         self._admit(request)
-        return JSONResponse({"object": "list", "data": [self._model()]})
+        data = [model.document(self._settings.reveal) for model in self._models.served.values()]
+        return JSONResponse({"object": "list", "data": data})
 
     async def one_model(self, request: Request) -> Response:
         self._admit(request)
-        self._check_model(request.path_params["model"])
-        return JSONResponse(self._model())
+        return JSONResponse(self._models.get(request.path_params["model"]).document(self._settings.reveal))
 
     async def health(self, _request: Request) -> Response:
         return JSONResponse({"status": "ok", "sessions": self.pool.running})
@@ -156,25 +194,6 @@ class _Endpoint:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         if key is not None and not hmac.compare_digest(given.encode(), key.encode()):
             raise ApiError(401, "This is not the proxy's API key: use the one in the file that it was started with.", "invalid_api_key")
-
-    def _check_model(self, name: str) -> None:
-        if name != self._settings.model:
-            raise ApiError(
-                404, f"There is no model {printable(name)!r} here: the only one is {self._settings.model}.", "model_not_found", "model"
-            )
-
-    def _model(self) -> dict[str, Any]:
-        description = self._client.description
-        return {
-            "id": self._settings.model,
-            "object": "model",
-            "created": self._settings.created,
-            "owned_by": "hushlm",
-            "architecture": description.architecture,
-            "context_length": description.shape.context,
-            "fingerprint": description.fingerprint,
-            "reveal": str(self._settings.reveal),
-        }
 
 
 def _host(header: str) -> str:
@@ -206,7 +225,7 @@ async def _api_error(_request: Request, error: ApiError) -> Response:
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:
-    known = "This proxy has POST /v1/completions, GET /v1/models and GET /health"
+    known = "This proxy has POST /v1/completions, POST /v1/chat/completions, GET /v1/models and GET /health"
     return ApiError(error.status_code, f"{known}, and not {request.method} {printable(request.url.path)}.", "unknown_url").response()
 
 

@@ -1,4 +1,4 @@
-"""One completion as an HTTP response, whole or as a stream of events. A caller who hangs up ends the private sessions behind it."""
+"""One answer as an HTTP response, whole or as a stream of events. A caller who hangs up ends the private sessions behind it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from hushlm.private.program.token_answer import TokenAnswer
-from hushlm.proxy.completion_builder import CompletionBuilder
+from hushlm.proxy.answers import AnswerBuilder
 from hushlm.proxy.errors import ApiError, internal_error
 from hushlm.proxy.request_sessions import RequestSessions
 from hushlm.report.question import describe
@@ -34,7 +34,7 @@ class CompletionResponse(Response):
         stream: whether to answer with server-sent events.
     """
 
-    def __init__(self, sessions: RequestSessions, completion: CompletionBuilder, stream: bool) -> None:
+    def __init__(self, sessions: RequestSessions, completion: AnswerBuilder, stream: bool) -> None:
         self.background = None
         self._sessions, self._completion, self._stream = sessions, completion, stream
         self._started = False
@@ -82,11 +82,13 @@ class CompletionResponse(Response):
         async for index, item in self._sessions.events():
             if not isinstance(item, TokenAnswer):
                 self._progress = describe(item)
+                self._completion.note_progress(index, item)
                 continue
-            chunk = self._completion.note(index, item)
+            chunks = self._completion.chunks(index, item)
             if self._completion.ended(index):
                 self._sessions.stop(index, self._completion.complete(index))
-            await self._chunk(send, chunk)
+            for chunk in chunks:
+                await self._chunk(send, chunk)
         if not self._stream:
             return JSONResponse(self._completion.whole())
         if usage := self._completion.closing():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -11,7 +12,18 @@ from pydantic_core import from_json
 from hushlm.private.session.messages import printable
 from hushlm.proxy.errors import ApiError
 
-__all__ = ["CompletionRequest", "read_completion"]
+__all__ = [
+    "Closed",
+    "CompletionRequest",
+    "Stop",
+    "StreamOptions",
+    "check_entries",
+    "check_neutral",
+    "check_stream_options",
+    "read_completion",
+    "read_object",
+    "refusal",
+]
 
 MAXIMUM_CHOICES = 16
 """How many private sessions one request may take."""
@@ -23,12 +35,14 @@ Text = Annotated[str, Field(min_length=1)]
 Stop = Annotated[str, Field(min_length=1, max_length=200)]
 
 
-class _Closed(BaseModel):
+class Closed(BaseModel):
+    """What a request may hold, and nothing else."""
+
     # Strict: "3" is not 3. Closed: a parameter that would be ignored is refused.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class StreamOptions(_Closed):
+class StreamOptions(Closed):
     """What a stream holds besides the answer.
 
     Attributes:
@@ -40,7 +54,7 @@ class StreamOptions(_Closed):
     include_obfuscation: bool = False
 
 
-class CompletionRequest(_Closed):
+class CompletionRequest(Closed):
     """OpenAI's `POST /v1/completions`.
 
     Attributes:
@@ -84,6 +98,11 @@ class CompletionRequest(_Closed):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     @property
+    def named(self) -> int | None:
+        """How many of the likeliest tokens to name at each place; 0 for the chosen one alone; None without log-probabilities."""
+        return self.logprobs
+
+    @property
     def prompts(self) -> list[str | list[int]]:
         """One or more, each text or token ids."""
         match self.prompt:
@@ -105,26 +124,51 @@ def read_completion(body: bytes, context: int | None = None) -> CompletionReques
     Raises:
         ApiError: 400, with the first thing that is wrong.
     """
-    _check_sizes(_read_object(body), context)
+    values = read_object(body)
+    check_entries(values, CompletionRequest)
+    _check_prompts(values.get("prompt"), context)
     try:
         request = CompletionRequest.model_validate_json(body)
     except ValidationError as error:
-        raise _refusal(error) from error
+        raise refusal(error) from error
     if not request.prompts:
         raise ApiError(400, "The list of prompts is empty: give at least one.", parameter="prompt")
-    for name, neutral in _NEUTRAL.items():
-        value = getattr(request, name)
-        if value is not None and value not in neutral and not (name == "best_of" and value == (request.n or 1)):
-            raise ApiError(400, f"{name} is not supported by this proxy: leave it out.", "unsupported_parameter", name)
+    check_neutral(request, _NEUTRAL | {"best_of": (1, request.n or 1)})
     if request.echo and request.logprobs is not None:
         raise ApiError(400, "logprobs are known of the answer only: leave out echo or logprobs.", "unsupported_parameter", "echo")
     _check_choices(len(request.prompts) * (request.n or 1))
-    if request.stream_options is not None and not request.stream:
-        raise ApiError(400, "stream_options are for streams: set stream to true or leave them out.", parameter="stream_options")
+    check_stream_options(request)
     return request
 
 
-def _read_object(body: bytes) -> dict[str, Any]:
+def check_neutral(request: BaseModel, neutral: Mapping[str, tuple[Any, ...]]) -> None:
+    """Refuse what is not supported, unless its value asks for nothing.
+
+    Args:
+        request: read already.
+        neutral: values that ask for nothing, by the parameter's name.
+
+    Raises:
+        ApiError: 400, for the first one that does.
+    """
+    for name, values in neutral.items():
+        value = getattr(request, name)
+        if value is not None and value not in values:
+            raise ApiError(400, f"{name} is not supported by this proxy: leave it out.", "unsupported_parameter", name)
+
+
+def check_stream_options(request: Any) -> None:
+    """Raises: ApiError, 400, if there are options of a stream, and no stream."""
+    if request.stream_options is not None and not request.stream:
+        raise ApiError(400, "stream_options are for streams: set stream to true or leave them out.", parameter="stream_options")
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in a request's body.
+
+    Raises:
+        ApiError: 400, in one sentence, if it holds something else.
+    """
     try:
         values = from_json(body)
     except ValueError as error:
@@ -163,15 +207,21 @@ def _lone_surrogate(value: Any, name: str = "") -> tuple[str, int] | None:
     return None
 
 
-def _check_sizes(values: dict[str, Any], context: int | None) -> None:
-    """Refuse what is far too much of anything before each part of it is looked at, which would stop all other requests for seconds."""
-    unknown = next((name for name in values if name not in CompletionRequest.model_fields), None)
+def check_entries(values: dict[str, Any], kind: type[BaseModel]) -> None:
+    """Refuse unknown names, and far too much of anything, before each part is looked at, which would stop all other requests for seconds.
+
+    Raises:
+        ApiError: 400, for the first of them.
+    """
+    unknown = next((name for name in values if name not in kind.model_fields), None)
     if unknown is not None:
         raise _unknown_parameter(printable(unknown))
     for name, value in values.items():
         if isinstance(value, dict) and len(value) > MAXIMUM_ENTRIES:
             raise ApiError(400, f"{name} has {len(value)} entries, and may have {MAXIMUM_ENTRIES}: leave it out.", "invalid_value", name)
-    prompt = values.get("prompt")
+
+
+def _check_prompts(prompt: Any, context: int | None) -> None:
     if not isinstance(prompt, list) or not prompt:
         return
     if isinstance(prompt[0], str | list):
@@ -198,7 +248,6 @@ def _unknown_parameter(name: str) -> ApiError:
 
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "best_of": (1,),
     "suffix": ("",),
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
@@ -214,7 +263,8 @@ _UNIONS = {
 """Parameters of several types, where the first of many complaints says little."""
 
 
-def _refusal(error: ValidationError) -> ApiError:
+def refusal(error: ValidationError) -> ApiError:
+    """The error for the first thing that is wrong with a request's values."""
     first: Any = error.errors(include_input=False, include_url=False)[0]
     name = printable(str(first["loc"][0])) if first["loc"] else None
     match first["type"]:

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -18,6 +18,7 @@ import uvicorn
 from hushlm.private.client.client import Client
 from hushlm.private.session.addresses import listen, listener_address, parse_address
 from hushlm.proxy.application import ProxySettings, application, session_pool
+from hushlm.proxy.models import ServedModel
 
 __all__ = ["Proxy", "read_api_key"]
 
@@ -26,10 +27,10 @@ GOODBYE_SECONDS = 5
 
 
 class Proxy:
-    """An OpenAI-compatible endpoint in front of a private client.
+    """An OpenAI-compatible endpoint in front of one or several private clients.
 
     Args:
-        client: asks the server.
+        models: as `application` takes them.
         address: HOST:PORT to listen on; port 0 lets the system choose.
         settings: what the endpoint does.
         expose: whether it may listen on an address that other machines can reach.
@@ -38,7 +39,7 @@ class Proxy:
         ValueError: if other machines can reach the address and `expose` or an API key is missing; or if the address is taken.
     """
 
-    def __init__(self, client: Client, address: str, settings: ProxySettings, expose: bool = False) -> None:
+    def __init__(self, models: Client | Sequence[ServedModel], address: str, settings: ProxySettings, expose: bool = False) -> None:
         host, port = parse_address(address)
         if not _is_loopback(host):
             if not expose:
@@ -49,10 +50,10 @@ class Proxy:
             if settings.api_key is None:
                 raise ValueError("A proxy that other machines can reach needs a key: add --api-key-file FILE.")
             settings = replace(settings, hosts=None)
+        self._pool = session_pool(settings)
+        self._application = application(models, settings, self._pool)
         self._listener = listen(host, port, "--listen")
         self.address = listener_address(self._listener)
-        self._pool = session_pool(settings)
-        self._application = application(client, settings, self._pool)
 
     def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
         """Answer until SIGTERM or SIGINT comes; private sessions that are under way then are given up at both ends."""

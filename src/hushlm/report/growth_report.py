@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class GrowthReport:
         """Plain JSON values; `by_tokens` is of the asked shape."""
         return {
             "architecture": str(self.architecture),
-            "shape": asdict(self.shape),
+            "shape": self.shape.to_dict(),
             "prompt": self.prompt,
             "by_size": self.by_size,
             "by_tokens": self.answers["this shape"],

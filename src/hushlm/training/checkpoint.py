@@ -3,6 +3,7 @@
 config.json          the resolved run (architecture, shape, data, training, entropy) and its provenance
 model.safetensors    the model's state, float32
 tokenizer.json       text to ids and back
+chat_template.jinja, tokenizer_config.json, generation_config.json   of a model that was taken over, see `hushlm.data.chat_files`
 metrics.jsonl        one row a record
 state/               what a resumed run needs: optimiser.safetensors, regulariser.safetensors (EReg only), progress.json
 manifest.json        sha256 and size of every file, written last
@@ -114,6 +115,7 @@ def save_checkpoint(
     corpus: str,
     corpus_fingerprint: str,
     state: TrainingState | None,
+    beside: Mapping[str, str] = {},
 ) -> None:
     """Write a checkpoint in one step: a kill at any moment leaves the folder's old checkpoint or this one, whole.
 
@@ -130,6 +132,7 @@ def save_checkpoint(
         corpus: its name.
         corpus_fingerprint: `TokenStore.fingerprint`.
         state: what a resumed run needs; None for a model that was not trained here, which cannot be resumed.
+        beside: further files by name, such as a chat template.
 
     Raises:
         ValueError: if `folder` holds files that are not ours.
@@ -151,6 +154,8 @@ def save_checkpoint(
         write_atomic(temporary / "model.safetensors", tensor_bytes(weights))
         write_atomic(temporary / "tokenizer.json", tokenizer.to_str())
         write_atomic(temporary / "metrics.jsonl", rows)
+        for name, content in beside.items():
+            write_atomic(temporary / name, content)
         if state is not None:
             write_atomic(temporary / "state/optimiser.safetensors", tensor_bytes({**state.optimiser, "random_state": state.random_state}))
             progress = {"step": step, "sampler": state.sampler, "metrics_bytes": len(rows.encode())}

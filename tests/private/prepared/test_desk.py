@@ -9,11 +9,11 @@ import pytest
 from tests.private.prepared.shared import opened, shared
 
 from hushlm.calibration.both_parties import run_both
+from hushlm.cost.prepared.online_bytes import SELECTION, SMALL_COMPARISON
 from hushlm.private.engine import Engine, EngineSettings, Party
 from hushlm.private.engine.shares import decode, encode, install_private, install_words, words_of
 from hushlm.private.prepared.desk import Desk
 from hushlm.private.prepared.masks import MaskSource
-from hushlm.private.prepared.online_bytes import SELECTION, SMALL_COMPARISON
 
 pytest.importorskip("spu")
 pytestmark = [pytest.mark.slow, pytest.mark.two_party]

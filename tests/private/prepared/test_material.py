@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hushlm.plan.needs import MultiplyNeed, Need, SquareNeed
 from hushlm.private.prepared.masks import MaskSource
 from hushlm.private.prepared.material import Item, Material, MaterialError
-from hushlm.private.prepared.needs import MultiplyNeed, Need, SquareNeed
 
 
 def made(*needs: Need) -> tuple[Material, list[Item]]:

@@ -14,6 +14,8 @@ from tests.private.models import SHAPE, arrays, random_model
 from hushlm.architectures import parse
 from hushlm.config import RunConfig
 from hushlm.data import open_token_store
+from hushlm.data.chat_files import ChatFiles, read_chat_files
+from hushlm.data.tokenizer import make_tokenizer
 from hushlm.plan import HUSH
 from hushlm.private.program.description import load_description, load_server_weights
 from hushlm.private.program.export_model import ERROR_TOLERANCE, choose_rewrites, export_model, rounded_error
@@ -67,6 +69,23 @@ def test_export_is_deterministic(checkpoint: Checkpoint, tmp_path: Path) -> None
     for side in ("server", "client"):
         for path in (tmp_path / "one" / side).iterdir():
             assert path.read_bytes() == (tmp_path / "two" / side / path.name).read_bytes()
+
+
+def test_a_template_beside_the_tokenizer_of_the_training_goes_to_the_client(tiny: Callable[..., RunConfig], tmp_path: Path) -> None:
+    vendor = tmp_path / "vendor"
+    vendor.mkdir()
+    make_tokenizer("bytes", []).save(vendor / "tokenizer.json")
+    (vendor / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    (vendor / "tokenizer_config.json").write_text('{"name_or_path": "/home/me", "eos_token": "!"}')
+    config = tiny("SM", data={"tokenizer": str(vendor / "tokenizer.json")}, training={"steps": 1, "warmup_steps": 1, "evaluate_every": 1})
+    train(config, open_token_store(config.data))
+    checkpoint = load_checkpoint(config.output)
+    export_model(checkpoint, tmp_path / "export")
+    assert read_chat_files(tmp_path / "export/client") == ChatFiles("{{ messages[0].content }}", {"eos_token": "!"})
+    assert not list((tmp_path / "export/server").glob("*chat*"))
+    make_tokenizer("bpe:257", ["aa aa"]).save(vendor / "tokenizer.json")  # another tokenizer there now has nothing to say of this one
+    export_model(checkpoint, tmp_path / "export")
+    assert read_chat_files(tmp_path / "export/client") == ChatFiles()
 
 
 def test_altered_export_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:

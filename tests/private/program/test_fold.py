@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,7 +56,10 @@ OTHERS = (
     "SM+LNf(2 deepest FFNs removed)",
     "SM+LNf+R",
     "SM+LN+B",
-    *(f"NeoX({row})" for row in ("SM2+R2", "SM+LN+Q", "SM2+B", "SM+LN+B")),
+    *(f"NeoX({row})" for row in ("SM2+R2", "SM+LN+Q", "SM2+B", "SM+LN+B", "SM+RMS+Swi", "SM2+SwiQ")),
+    *(f"Llama({row})" for row in ("SM+RMS", "SM+LN+R", "SM(t)+ScFuFFN", "SM2+R", "SM+LNf+ScFFN", "SM2+B", "SM1+SwiQ", "SM+RMS+B")),
+    "SM+RMS+SwiQ",
+    "SM+Swi",
 )
 """NeoX blocks, whose attention and FFN stand side by side, and a LayerNorm before the head only."""
 
@@ -65,7 +69,7 @@ def test_neox_blocks_and_final_norms_are_the_checkpoints_function(name: str) -> 
     assert largest_relative_error(parse(name), EXACT) < 1e-9
 
 
-@pytest.mark.parametrize("name", [name for name in OTHERS if parse(name).feed_forward.is_linear and not parse(name).has_layer_norm])
+@pytest.mark.parametrize("name", [name for name in OTHERS if parse(name).feed_forward.is_linear and not parse(name).has_block_norm])
 def test_their_ffns_can_be_kept_as_products(name: str) -> None:
     assert largest_relative_error(parse(name), replace(EXACT, explicit_ffns=(0, 3))) < 1e-9
 
@@ -113,3 +117,20 @@ def test_absorbed_ffns_leave_no_tensor_behind() -> None:
     assert not [name for name in weights if "ffn" in name]
     kept = fold_weights(arrays(random_model(architecture)), architecture, SHAPE, replace(HUSH, explicit_ffns=(1,)))
     assert [name for name in kept if "ffn" in name] == ["1.ffn.weight", "1.ffn.bias"]
+
+
+GROUPED = replace(SHAPE, key_value_heads=2, explicit_ffn_width=44, rotary_share=1.0, norm_epsilon=1e-3, tied_head=False)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"prefix": 1}, {"prefix": 3, "key_value_heads": 1}, {"key_value_heads": 4, "prefix": 2, "qkv_bias": True}]
+)
+@pytest.mark.parametrize("name", ["Llama(SM+RMS+Swi)", "Llama(SM2(t)+RMS+SwiQ)", "Llama(SM2+R)", "NeoX(SM2+ScFuFFN)", "NeoX(SM+LN+R)"])
+@pytest.mark.parametrize("rewrites", [EXACT, replace(EXACT, triangle=False, one_product_decode=False, divide_late=False)])
+def test_grouped_heads_and_prefixes_are_the_checkpoints_function(name: str, changes: dict[str, Any], rewrites: Rewrites) -> None:
+    """From one bucket into the next."""
+    assert largest_relative_error(parse(name), rewrites, 30, 4, replace(GROUPED, **changes)) < 1e-9
+
+
+def test_grouped_heads_need_no_rotary_positions() -> None:
+    assert largest_relative_error(parse("SM2(th)+LN+R"), EXACT, shape=GROUPED) < 1e-9

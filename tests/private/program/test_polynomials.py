@@ -11,11 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hushlm.architectures import GATE_QUADRATIC
 from hushlm.model.feed_forward import smooth_relu as trained_smooth_relu
-from hushlm.plan import Activate, Divide, Gate, Kernel, Normalise
+from hushlm.model.gate_curve import DEFAULT_CURVE, fit_gate_curve, quadratic_silu
+from hushlm.plan import Activate, ActivatedGate, Divide, Gate, Kernel, Normalise
 from hushlm.private.engine import Engine, EngineSettings, Party
 from hushlm.private.program.backend import EngineBackend
-from hushlm.private.program.polynomials import GELU_BOUND, gelu, reciprocal, smooth_relu
+from hushlm.private.program.polynomials import GELU_BOUND, SILU_BOUND, SILU_SCALE, gelu, quadratic_gate, reciprocal, silu, smooth_relu
 from hushlm.private.program.steps import arithmetic
 
 LAST_PLACE = 2.0**-18
@@ -130,3 +132,43 @@ def test_row_products_in_fixed_point(block: int) -> None:
     found = in_fixed_point(lambda xp: arithmetic(normalise, xp), rows)
     # The engine's inverse root is a polynomial itself.
     assert np.abs(found - arithmetic(normalise, np)(rows)).max() < 0.01
+
+
+def test_quartic_silu_is_within_eleven_thousandths_everywhere() -> None:
+    g = np.linspace(-60, 60, 400_001)
+    found = silu(np, SILU_SCALE * g, True) / SILU_SCALE
+    assert np.abs(found - g / (1 + np.exp(-g))).max() < 0.0108
+    outside = np.abs(SILU_SCALE * g) >= SILU_BOUND
+    np.testing.assert_allclose(found[outside], np.maximum(g[outside], 0), atol=1e-6)
+    assert np.abs(np.diff(found)).max() < 1.2 * (g[1] - g[0]), "a jump"
+
+
+@given(st.lists(st.floats(-20, 20), min_size=1, max_size=50), st.floats(0.25, 4), st.floats(-0.5, 0.5), st.floats(-0.5, 0.5))
+def test_the_quadratic_gate_is_the_models(values: list[float], scale: float, slope: float, constant: float) -> None:
+    g = np.array(values)
+    shift = (slope - 0.5) / (2 * GATE_QUADRATIC)
+    curve = np.array([shift, constant - GATE_QUADRATIC * shift**2])
+    model = quadratic_silu(torch.tensor(g), torch.tensor([scale, slope, constant], dtype=torch.float64)).numpy()
+    np.testing.assert_allclose(quadratic_gate(np, scale * g, curve, True) / scale, model, rtol=1e-9, atol=1e-6)
+
+
+@pytest.mark.parametrize(("spread", "error"), [(0.1, 1e-4), (0.5, 0.003), (1.0, 0.016), (2.0, 0.025), (5.0, 0.03)])
+def test_a_fitted_gate_is_near_silu_where_the_gates_are(spread: float, error: float) -> None:
+    g = spread * torch.randn(20_000, generator=torch.Generator().manual_seed(0))
+    curve, stated = fit_gate_curve(g)
+    left = quadratic_silu(g.double(), curve) - torch.nn.functional.silu(g.double())
+    assert float(left.square().mean().sqrt()) == pytest.approx(stated, rel=1e-9)
+    assert stated < error
+    default = quadratic_silu(g.double(), torch.tensor(DEFAULT_CURVE, dtype=torch.float64)) - torch.nn.functional.silu(g.double())
+    assert stated <= float(default.square().mean().sqrt()) * 1.001
+
+
+@pytest.mark.parametrize("built_in", [True, False])
+def test_gates_in_fixed_point(built_in: bool) -> None:
+    h = np.linspace(-8, 8, 4001)
+    x = np.concatenate([np.full_like(h, 3.0), h])[None]
+    curve = np.array([-2.6, -0.3])
+    found = in_fixed_point(lambda xp: arithmetic(ActivatedGate(1, len(h), "silu-quadratic", built_in), xp), x, curve)
+    assert np.abs(found[0] - 3 * quadratic_gate(np, h, curve, built_in)).max() < 12 * LAST_PLACE
+    found = in_fixed_point(lambda xp: arithmetic(ActivatedGate(1, len(h), "silu-quartic", built_in), xp), x)
+    assert np.abs(found[0] - 3 * silu(np, h, built_in)).max() < 90 * LAST_PLACE

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tests.private.models import SMALL, arrays, next_logits, random_model
 
 from hushlm.architectures import parse
+from hushlm.config import ModelShape
 from hushlm.model import LanguageModel
 from hushlm.private.engine import Engine, Party
 from hushlm.private.program.backend import EngineBackend
@@ -36,23 +39,26 @@ ERRORS = {
     "NeoX(SM2+LNf+ScFuFFN)": 0.02,
     "EReg(NeoX(SM(t)+ScFuFFN))": 3e-3,
     "NeoX(SM+LN+R)": 0.02,
+    "Llama(SM+RMS+Swi)": 0.2,
+    "Llama(SM2(th)+RMS+SwiQ)": 0.02,
 }
+GROUPED = replace(SMALL, heads=4, key_value_heads=2, explicit_ffn_width=27, rotary_share=1.0, prefix=1)
 
 
-def simulated(name: str, seed: int = 1) -> tuple[LanguageModel, PrivateGenerator, EngineBackend]:
+def simulated(name: str, seed: int = 1, shape: ModelShape = SMALL) -> tuple[LanguageModel, PrivateGenerator, EngineBackend]:
     architecture = parse(name)
-    model = random_model(architecture, SMALL, seed, spread=0.15)
+    model = random_model(architecture, shape, seed, spread=0.15)
     state = arrays(model)
-    rewrites, _ = choose_rewrites(state, architecture, SMALL, 18)
-    description = describe(architecture, SMALL, rewrites, simulate=True)
+    rewrites, _ = choose_rewrites(state, architecture, shape, 18)
+    description = describe(architecture, shape, rewrites, simulate=True)
     backend = EngineBackend(Engine(Party.CLIENT, description.engine, None))
-    return model, PrivateGenerator(backend, description, fold_weights(state, architecture, SMALL, rewrites)), backend
+    return model, PrivateGenerator(backend, description, fold_weights(state, architecture, shape, rewrites)), backend
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ERRORS)
-def test_fixed_point_answers_are_near_the_models(name: str) -> None:
-    model, generator, _ = simulated(name)
+@pytest.mark.parametrize(("name", "shape"), [*((name, SMALL) for name in ERRORS), *((name, GROUPED) for name in ERRORS if "Llama" in name)])
+def test_fixed_point_answers_are_near_the_models(name: str, shape: ModelShape) -> None:
+    model, generator, _ = simulated(name, shape=shape)
     tokens = np.random.default_rng(5).integers(0, SMALL.vocabulary, 20).tolist()
     for answer in generator.generate(tokens, len(tokens), 2, RevealPolicy(kind="logits")):
         wanted = next_logits(model, tokens)

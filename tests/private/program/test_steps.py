@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hushlm.plan import Activate, Divide, Kernel, Normalise, Project, Reveal, row_lengths
+from hushlm.plan import Activate, ActivatedGate, Divide, Kernel, Mix, Normalise, Prepend, Project, Reveal, RmsNormalise, Scores, row_lengths
 from hushlm.plan.cuts import Cut, product_cut
 from hushlm.plan.engine_tiles import POLYNOMIAL_BYTES, tile_product
 from hushlm.private.program.steps import arithmetic
@@ -112,3 +112,37 @@ def test_cuts_keep_to_the_servers_memory(rows: int, inner: int, outer: int) -> N
     assert 1 <= cut.rows <= rows
     assert 1 <= cut.columns <= inner
     assert tile_product(cut.rows, cut.columns, outer).plaintexts * POLYNOMIAL_BYTES <= 4e9
+
+
+@pytest.mark.parametrize("block", [0, 1, 3, 9])
+def test_rms_norm_with_gain(block: int) -> None:
+    random = np.random.default_rng(2)
+    x, gain = random.standard_normal((5, 8)), random.standard_normal(8)
+    plain = x / np.sqrt((x * x).mean(-1, keepdims=True) + 0.01)
+    np.testing.assert_allclose(arithmetic(RmsNormalise(5, 8, False, 0.01, block, block), np)(x), plain, atol=1e-12)
+    np.testing.assert_allclose(arithmetic(RmsNormalise(5, 8, True, 0.01, block, block), np)(x, gain), plain * gain, atol=1e-12)
+
+
+def test_tanh_silu_is_silu() -> None:
+    g = np.linspace(-60, 60, 4001)
+    found = arithmetic(ActivatedGate(1, len(g), "silu-tanh", False), np)(np.concatenate([np.full_like(g, 3.0), g / 2])[None])
+    np.testing.assert_allclose(2 * found[0], 3 * g / (1 + np.exp(-g)), atol=1e-12)
+
+
+@pytest.mark.parametrize("joined", [True, False])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_scores_and_mix_of_heads_that_share_keys(rows: int, joined: bool) -> None:
+    random = np.random.default_rng(2)
+    q, k, weights = random.standard_normal((2, rows, 4)), random.standard_normal((2, 7, 4)), random.standard_normal((2, rows, 7))
+    scores = arithmetic(Scores(2, rows, 7, 4, joined, rows), np)(q, k)
+    np.testing.assert_allclose(scores, np.einsum("gre,gse->grs", q, k), atol=1e-12)
+    mixed = arithmetic(Mix(2, rows, 7, 4, joined, rows), np)(weights, k)
+    np.testing.assert_allclose(mixed, np.einsum("grs,gse->gre", weights, k), atol=1e-12)
+
+
+def test_a_prefix_comes_first() -> None:
+    random = np.random.default_rng(2)
+    k, v, before_k, before_v = (random.standard_normal((2, rows, 4)) for rows in (5, 5, 3, 3))
+    keys, values = arithmetic(Prepend(2, 3, 5, 4), np)(k, v, before_k, before_v)
+    np.testing.assert_array_equal(keys, np.concatenate([before_k, k], 1))
+    np.testing.assert_array_equal(values, np.concatenate([before_v, v], 1))

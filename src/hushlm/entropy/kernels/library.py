@@ -29,7 +29,7 @@ class Problem(Structure):
     """`problem` of native/attention.c, field by field."""
 
     _fields_ = (
-        *((name, c_int64) for name in ("batch", "heads", "queries", "keys", "width", "order", "causal", "threads")),
+        *((name, c_int64) for name in ("batch", "heads", "queries", "keys", "width", "order", "power", "causal", "threads")),
         *((name, StridedTensor) for name in ("q", "k", "v", "output", "d_output", "d_q", "d_k", "d_v")),
         ("scale", c_void_p),
         ("scale_step", c_int64 * 2),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hushlm.entropy.kernels.base import KernelImplementation
+from hushlm.entropy.kernels.base import Form, KernelImplementation
 
 __all__ = ["KERNEL"]
 
@@ -42,13 +42,13 @@ class _Attention(torch.autograd.Function):
     """q_NTE (scaled), k_NSE, v_NSE, contiguous -> output_NTE, entropy_nats_NT."""
 
     @staticmethod
-    def forward(ctx: Any, q_NTE: Tensor, k_NSE: Tensor, v_NSE: Tensor, order: int, causal: bool) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, q_NTE: Tensor, k_NSE: Tensor, v_NSE: Tensor, form: Form, causal: bool) -> tuple[Tensor, Tensor]:
         from hushlm.entropy.kernels.triton_code import forward
 
         heads, queries, width = q_NTE.shape
         output_NTE, rows_3NT = torch.empty_like(q_NTE), q_NTE.new_empty(3, heads, queries)
         sizes = {"queries": queries, "keys": k_NSE.shape[1], "width": width}
-        shape = _shape(width, order, causal)
+        shape = _shape(width, form, causal)
         forward[(_blocks(queries, shape["QUERIES"]), heads)](q_NTE, k_NSE, v_NSE, output_NTE, *rows_3NT, **sizes, **shape)
         ctx.save_for_backward(q_NTE, k_NSE, v_NSE, output_NTE, rows_3NT)
         ctx.sizes, ctx.shape = sizes, shape
@@ -78,17 +78,17 @@ def _blocks(count: int, size: int) -> int:
     return (count + size - 1) // size
 
 
-def _shape(width: int, order: int, causal: bool) -> dict[str, Any]:
+def _shape(width: int, form: Form, causal: bool) -> dict[str, Any]:
     """What a kernel is compiled for."""
     padded = max(16, 1 << (width - 1).bit_length())
     wide = padded > 64
     tile = {"QUERIES": max(16, QUERIES // 2) if wide else QUERIES, "KEYS": KEYS, "num_warps": 8 if wide else 4}
-    return {"PADDED": padded, "ORDER": order, "CAUSAL": causal, "PRECISION": PRECISION, **tile}
+    return {"PADDED": padded, "ORDER": form.order or 0, "POWER": form.power, "CAUSAL": causal, "PRECISION": PRECISION, **tile}
 
 
-def _run(q_BHTE: Tensor, k_BHSE: Tensor, v_BHSE: Tensor, scale_HT: Tensor, order: int | None, causal: bool) -> tuple[Tensor, Tensor]:
+def _run(q_BHTE: Tensor, k_BHSE: Tensor, v_BHSE: Tensor, scale_HT: Tensor, form: Form, causal: bool) -> tuple[Tensor, Tensor]:
     q_NTE, k_NSE, v_NSE = (x.flatten(0, 1).contiguous() for x in (q_BHTE * scale_HT[..., None], k_BHSE, v_BHSE))
-    output_NTE, entropy_NT = _Attention.apply(q_NTE, k_NSE, v_NSE, order or 0, causal)
+    output_NTE, entropy_NT = _Attention.apply(q_NTE, k_NSE, v_NSE, form, causal)
     batch_and_heads = q_BHTE.shape[:2]
     return output_NTE.unflatten(0, batch_and_heads), entropy_NT.unflatten(0, batch_and_heads)
 

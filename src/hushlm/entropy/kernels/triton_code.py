@@ -1,8 +1,9 @@
 """The device code of `hushlm.entropy.kernels.triton`; importing it needs triton.
 
 Every kernel takes contiguous float32 tensors (N, tokens, width) and rows (N, T); heads N are the grid's second axis. PADDED is the
-head width rounded up to a power of 2, ORDER is 0 for exact softmax, PRECISION is that of products. The row maximum is found again by
-equality, so all kernels compute a tile of scores in the same shape. Formulas as in `hushlm.entropy.kernels.analytic`.
+head width rounded up to a power of 2, ORDER is 0 for exact softmax, POWER says that there is neither row maximum nor clip, PRECISION is
+that of products. The row maximum is found again by equality, so all kernels compute a tile of scores in the same shape. Formulas as in
+`hushlm.entropy.kernels.analytic`.
 """
 
 # mypy: ignore-errors
@@ -10,7 +11,10 @@ equality, so all kernels compute a tile of scores in the same shape. Formulas as
 import triton
 import triton.language as tl
 
+from hushlm.architectures import POWER_FLOOR
+
 LOWEST = tl.constexpr(-1e30)  # the score of a key that must not be seen, finite, so that 0 times it is 0
+FLOOR = tl.constexpr(POWER_FLOOR)
 TINY = tl.constexpr(2e-38)  # a normal number, as float32
 
 
@@ -44,8 +48,8 @@ def _scores(q, k, i0, j0, queries, keys, CAUSAL: tl.constexpr, QUERIES: tl.const
 
 
 @triton.jit
-def _weights(z, seen, ORDER: tl.constexpr):
-    """w, dw/dz and log w of z = s - m; log w is 0 where w is."""
+def _weights(z, seen, ORDER: tl.constexpr, POWER: tl.constexpr):
+    """w, dw/dz and log w of z = s - m, or of z = s for the power kernel; log w is 0 where w is."""
     if ORDER == 0:
         w = tl.where(seen, tl.exp(z), 0.0)
         slope = w
@@ -53,21 +57,28 @@ def _weights(z, seen, ORDER: tl.constexpr):
     else:
         scale: tl.constexpr = 2**ORDER
         u = 1 + z / scale
-        u = tl.where(seen & ~(u < 0), u, 0.0)  # not (u > 0): what is not a number stays so
+        if not POWER:
+            seen = seen & ~(u < 0)  # not (u > 0): what is not a number stays so
+        u = tl.where(seen, u, 0.0)
         square = u
         slope = u
         for _ in tl.static_range(ORDER - 1):
             square = square * square
             slope = slope * square
         w = slope * u
-        log_w = tl.where(w == 0, 0.0, scale * tl.log(tl.maximum(u, TINY)))
+        if POWER:
+            w = tl.where(seen, w + FLOOR, 0.0)
+            log_w = tl.where(seen, tl.log(tl.maximum(w, FLOOR)), 0.0)
+        else:
+            log_w = tl.where(w == 0, 0.0, scale * tl.log(tl.maximum(u, TINY)))
     return w, slope, log_w
 
 
 @triton.jit
 def forward(
     q, k, v, output, maximum, total, entropy, queries, keys, width,
-    PADDED: tl.constexpr, ORDER: tl.constexpr, CAUSAL: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
+    PADDED: tl.constexpr, ORDER: tl.constexpr, POWER: tl.constexpr, CAUSAL: tl.constexpr,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Output, and row maximum, total and entropy. Softmax rescales as the maximum grows; order n first looks for it."""
     i0, head = tl.program_id(0) * QUERIES, tl.program_id(1)
@@ -75,8 +86,8 @@ def forward(
     limit = keys
     if CAUSAL:
         limit = tl.minimum(keys, i0 + QUERIES + keys - queries)
-    top = tl.full((QUERIES,), LOWEST, tl.float32)
-    if ORDER > 0:
+    top = tl.full((QUERIES,), 0.0 if POWER else LOWEST, tl.float32)
+    if (ORDER > 0) & (not POWER):
         for j0 in range(0, limit, KEYS):
             s, _ = _scores(q_block, _rows(k, head, j0, keys, width, PADDED, KEYS), i0, j0, queries, keys, CAUSAL, QUERIES, KEYS, PRECISION)
             top = tl.maximum(top, tl.max(s, 1))
@@ -93,7 +104,7 @@ def forward(
             sum_w = shrink * sum_w
             mixed = shrink[:, None] * mixed
             top = higher
-        w, _, log_w = _weights(s - top[:, None], seen, ORDER)
+        w, _, log_w = _weights(s - top[:, None], seen, ORDER, POWER)
         sum_w += tl.sum(w, 1)
         sum_log += tl.sum(w * log_w, 1)
         mixed += tl.dot(w, _rows(v, head, j0, keys, width, PADDED, KEYS), input_precision=PRECISION)
@@ -110,7 +121,8 @@ def forward(
 @triton.jit
 def _differentiate(
     q_block, k_block, v_block, d_block, maximum, of_log, of_one, head, i0, j0, queries, keys,
-    ORDER: tl.constexpr, CAUSAL: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
+    ORDER: tl.constexpr, POWER: tl.constexpr, CAUSAL: tl.constexpr,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Weights of a tile, gradients of its scores without the row maximum's share, and which scores are at the maximum."""
     row = i0 + tl.arange(0, QUERIES)
@@ -119,7 +131,7 @@ def _differentiate(
     slope_log = tl.load(of_log + head * queries + row, mask=inside, other=0.0)
     constant = tl.load(of_one + head * queries + row, mask=inside, other=0.0)
     s, seen = _scores(q_block, k_block, i0, j0, queries, keys, CAUSAL, QUERIES, KEYS, PRECISION)
-    w, slope, log_w = _weights(s - top[:, None], seen, ORDER)
+    w, slope, log_w = _weights(s - top[:, None], seen, ORDER, POWER)
     d_w = tl.dot(d_block, tl.trans(v_block), input_precision=PRECISION) + slope_log[:, None] * log_w + constant[:, None]
     return w, tl.where(seen, d_w * slope, 0.0), seen & (s >= top[:, None])
 
@@ -127,7 +139,8 @@ def _differentiate(
 @triton.jit
 def backward_queries(
     q, k, v, d_output, maximum, of_log, of_one, share, d_q, queries, keys, width,
-    PADDED: tl.constexpr, ORDER: tl.constexpr, CAUSAL: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
+    PADDED: tl.constexpr, ORDER: tl.constexpr, POWER: tl.constexpr, CAUSAL: tl.constexpr,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the queries; for order n also what each key at the row maximum gives back, `share`."""
     i0, head = tl.program_id(0) * QUERIES, tl.program_id(1)
@@ -144,15 +157,15 @@ def backward_queries(
         k_block = _rows(k, head, j0, keys, width, PADDED, KEYS)
         _, d_s, tied = _differentiate(
             q_block, k_block, _rows(v, head, j0, keys, width, PADDED, KEYS), d_block, maximum, of_log, of_one, head, i0, j0, queries, keys,
-            ORDER, CAUSAL, QUERIES, KEYS, PRECISION,
+            ORDER, POWER, CAUSAL, QUERIES, KEYS, PRECISION,
         )  # fmt: skip
         gradient += tl.dot(d_s, k_block, input_precision=PRECISION)
-        if ORDER > 0:
+        if (ORDER > 0) & (not POWER):
             tied = tied.to(tl.float32)
             at_maximum += tl.dot(tied, k_block, input_precision=PRECISION)
             lost += tl.sum(d_s, 1)
             ties += tl.sum(tied, 1)
-    if ORDER > 0:
+    if (ORDER > 0) & (not POWER):
         each = lost / tl.maximum(ties, 1.0)
         gradient -= each[:, None] * at_maximum
         row = i0 + tl.arange(0, QUERIES)
@@ -163,7 +176,8 @@ def backward_queries(
 @triton.jit
 def backward_keys(
     q, k, v, d_output, maximum, of_log, of_one, share, d_k, d_v, queries, keys, width,
-    PADDED: tl.constexpr, ORDER: tl.constexpr, CAUSAL: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
+    PADDED: tl.constexpr, ORDER: tl.constexpr, POWER: tl.constexpr, CAUSAL: tl.constexpr,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a block of keys and of their values, over all queries that see them; after `backward_queries`."""
     j0, head = tl.program_id(0) * KEYS, tl.program_id(1)
@@ -191,12 +205,13 @@ def backward_keys(
             queries,
             keys,
             ORDER,
+            POWER,
             CAUSAL,
             QUERIES,
             KEYS,
             PRECISION,
         )
-        if ORDER > 0:
+        if (ORDER > 0) & (not POWER):
             row = i0 + tl.arange(0, QUERIES)
             each = tl.load(share + head * queries + row, mask=row < queries, other=0.0)
             d_s -= tl.where(tied, each[:, None], 0.0)

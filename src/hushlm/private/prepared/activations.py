@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from hushlm.architectures import GATE_BOUND, GATE_QUADRATIC
 from hushlm.private.engine.shares import Words, encode
 from hushlm.private.prepared.desk import Desk
-from hushlm.private.program.polynomials import GELU_BOUND, quartic_terms
+from hushlm.private.program.polynomials import GELU_BOUND, GELU_COEFFICIENTS, SILU_BOUND, SILU_COEFFICIENTS, quartic_terms
 
-__all__ = ["activate"]
+__all__ = ["activate", "activate_gate"]
 
 Square = Callable[[Words], Words]
 
@@ -30,7 +31,7 @@ def activate(
         case "polynomial":
             return _smooth_relu(desk, x, square)
         case "gelu-quartic":
-            return _gelu(desk, x, square)
+            return _even_quartic(desk, x, GELU_COEFFICIENTS, GELU_BOUND, square)
         case "gelu-tanh":
             raise AssertionError("GELU by tanh has no prepared form")
 
@@ -49,21 +50,35 @@ def _smooth_relu(desk: Desk, x: Words, square: Square) -> Words:
     return desk.divide(square(joint), 2) + over
 
 
-def _gelu(desk: Desk, x: Words, square: Square) -> Words:
-    """x/2 + g(|x|), as `hushlm.private.program.polynomials.gelu` has it: c4 ((v + p)^2 + q)^2 + s v + r, v = min(|x|, bound)."""
+def activate_gate(desk: Desk, h: Words, square: Square, curve: Words | None) -> Words:
+    """SiLU's quartic of gates (T, F), or with a `curve` (2,) the quadratic, as `hushlm.private.program.polynomials` has them."""
+    if curve is None:
+        return _even_quartic(desk, h, SILU_COEFFICIENTS, SILU_BOUND, square)
+    size, v = _clipped(desk, h, GATE_BOUND)
+    factors = [encode(np.asarray(factor), desk.fraction_bits) for factor in (GATE_QUADRATIC, 0.5)]
+    return desk.truncate(square(v + curve[0]) * factors[0] + (h + size) * factors[1]) + curve[1]
+
+
+def _clipped(desk: Desk, x: Words, bound: float) -> tuple[Words, Words]:
+    """|x| and min(|x|, bound): two comparisons at once, two selections."""
     import jax.numpy as jnp
 
-    bound = round(GELU_BOUND * 2**desk.fraction_bits)
+    limit = round(bound * 2**desk.fraction_bits)
 
     def signs(v: Any) -> Any:
         negative = v < 0
-        return negative, jnp.where(negative, -v, v) >= bound
+        return negative, jnp.where(negative, -v, v) >= limit
 
-    negative, large = desk.small(("gelu", bound), signs, [x], results=2)
+    negative, large = desk.small(("clipped", limit), signs, [x], results=2)
     below = desk.where(negative, x)
     size = x - below - below
-    v = size - desk.where(large, size - desk.constant(GELU_BOUND))
-    c4, p, q, r, s = quartic_terms()
+    return size, size - desk.where(large, size - desk.constant(bound))
+
+
+def _even_quartic(desk: Desk, x: Words, coefficients: tuple[float, ...], bound: float, square: Square) -> Words:
+    """x/2 + g(|x|), as `hushlm.private.program.polynomials` has it: c4 ((v + p)^2 + q)^2 + s v + r, v = min(|x|, bound)."""
+    size, v = _clipped(desk, x, bound)
+    c4, p, q, r, s = quartic_terms(coefficients)
     outer = square(square(v + desk.constant(p)) + desk.constant(q))
     factors = [encode(np.asarray(factor), desk.fraction_bits) for factor in (c4, s - 0.5, 0.5)]
     terms = outer * factors[0] + v * factors[1] + (x + size) * factors[2]

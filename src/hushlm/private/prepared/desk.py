@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from hushlm.plan.protocol_settings import SMALL_RING_BITS
 from hushlm.private.engine import Engine, Executable, Party, Traffic, compile_program
 from hushlm.private.engine.shares import WordLink, Words, encode, install_bits, install_words, words_of
 from hushlm.private.engine.small_ring import SmallRing, SmallWords
 
 __all__ = ["Desk"]
-
-SMALL_RING_BITS = 32
 
 
 class Desk:

@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from hushlm.plan import halvings
 from hushlm.private.engine.shares import Words, encode
 from hushlm.private.engine.small_ring import SmallWords
 from hushlm.private.prepared.desk import Desk
-from hushlm.private.program.polynomials import halvings, reciprocal_terms
+from hushlm.private.program.polynomials import reciprocal_terms
 
 __all__ = ["reciprocals"]
 

@@ -6,13 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from hushlm.plan.needs import IDENTITY_BYTES, Need, SquareNeed, covers
 from hushlm.private.engine.shares import Words
-from hushlm.private.prepared.needs import Need, SquareNeed, covers
 
 __all__ = ["IDENTITY_BYTES", "Item", "Material", "MaterialError"]
-
-
-IDENTITY_BYTES = 16
 
 
 class MaterialError(RuntimeError):
@@ -65,6 +62,16 @@ class Material:
     def size_bytes(self) -> int:
         """In memory, of this party, what is used up included."""
         return sum(item.size_bytes for item in self._items)
+
+    def unused_items(self) -> Sequence[Item]:
+        """All items, to be stored elsewhere.
+
+        Raises:
+            MaterialError: if any was taken.
+        """
+        if self._next:
+            raise MaterialError("Some of what was prepared for this answer has been used, so it cannot be stored: prepare again.")
+        return self._items
 
     @contextmanager
     def take(self, need: Need) -> Iterator[dict[str, Words]]:

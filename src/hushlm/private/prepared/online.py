@@ -18,6 +18,7 @@ import numpy as np
 
 from hushlm.plan import (
     Activate,
+    ActivatedGate,
     Divide,
     Embed,
     Gate,
@@ -25,24 +26,26 @@ from hushlm.plan import (
     Mix,
     Normalise,
     Operation,
+    Prepend,
     Project,
     Reveal,
+    RmsNormalise,
     Rotate,
     ScaleRows,
     Scores,
 )
+from hushlm.plan.needs import Where, is_prepared, operation_needs
 from hushlm.private.engine.shares import Words, encode
-from hushlm.private.prepared.activations import activate
+from hushlm.private.prepared.activations import activate, activate_gate
 from hushlm.private.prepared.cache import OpenedRows
 from hushlm.private.prepared.desk import Desk
 from hushlm.private.prepared.inverse import reciprocals
 from hushlm.private.prepared.kernel import power_of_scores, score_places
 from hushlm.private.prepared.material import Material
-from hushlm.private.prepared.needs import Where, is_prepared, operation_needs
 from hushlm.private.prepared.products import centred_rows, multiply, project, scale_by_server, scale_rows, square
 from hushlm.private.prepared.ring import full_product
 from hushlm.private.prepared.values import ClientRows, ServerValue, SmallValue
-from hushlm.private.program.steps import NORM_EPSILON, Arithmetic, arithmetic
+from hushlm.private.program.steps import NORM_EPSILON, SMALLEST_EPSILON, Arithmetic, arithmetic
 
 __all__ = ["OnlineForms"]
 
@@ -100,11 +103,15 @@ class OnlineForms:
             case Embed():
                 return lambda one_hot_TV, table_VD, positions_TD: self._embed(operation, one_hot_TV, table_VD, positions_TD)
             case Normalise():
-                return lambda x_TD: self._normalise(operation, x_TD)
+                return lambda x_TD: self._normalise(operation, self._centred(x_TD), NORM_EPSILON)
+            case RmsNormalise():
+                return lambda x_TD: self._normalise(operation, x_TD, max(operation.epsilon, SMALLEST_EPSILON))
             case Project():
                 return lambda x_TI, weight, bias: project(desk, self._taking(), needs(operation, weight=weight.name)[0], x_TI, weight, bias)
             case ScaleRows():
                 return lambda q_HTE, inverse: scale_by_server(desk, self._taking(), needs(operation, heads=len(q_HTE))[0], q_HTE, inverse)
+            case Prepend():
+                return self._prepend
             case Rotate(width=width):
                 return lambda *arguments: self._rotate(width, *arguments)
             case Scores() | Mix():
@@ -117,6 +124,8 @@ class OnlineForms:
                 return lambda x_TF: activate(desk, operation.kind, x_TF, self._squares(operation))
             case Gate(_, width):
                 return lambda x_TN: multiply(desk, self._taking(), needs(operation)[0], x_TN[:, :width], x_TN[:, width:])
+            case ActivatedGate():
+                return lambda x_TN, *curve: self._activated_gate(operation, x_TN, *curve)
             case Reveal():
                 return lambda row_1V: self._reveal(operation, row_1V)
             case _:
@@ -149,18 +158,32 @@ class OnlineForms:
                 product = table.matrix(need.ring_bits).product(masked.astype(np.uint64)) + item["product"]
         return desk.widen(product.astype(np.uint32), 0) + positions.words(desk.fraction_bits)
 
-    def _normalise(self, operation: Normalise, x_TD: Words) -> Words:
+    def _centred(self, x_TD: Words) -> Words:
+        part = encode(np.asarray(1 / x_TD.shape[1]), self._desk.fraction_bits)
+        return x_TD - self._desk.truncate(x_TD.sum(-1, dtype=np.uint64) * part)[:, None]
+
+    def _normalise(self, operation: Normalise | RmsNormalise, x_TD: Words, epsilon: float) -> Words:
         desk, width = self._desk, operation.width
-        part = encode(np.asarray(1 / width), desk.fraction_bits)
-        centred = x_TD - desk.truncate(x_TD.sum(-1, dtype=np.uint64) * part)[:, None]
 
         def inverse_root(lengths_T: Words) -> Words:
             import jax
 
-            key = ("inverse root", width)
-            return desk.program(key, lambda sums: jax.lax.rsqrt(sums * (1 / width) + NORM_EPSILON), [lengths_T])[0]
+            key = ("inverse root", width, epsilon)
+            return desk.program(key, lambda sums: jax.lax.rsqrt(sums * (1 / width) + epsilon), [lengths_T])[0]
 
-        return centred_rows(desk, self._taking(), self._needs(operation)[0], centred, inverse_root)
+        return centred_rows(desk, self._taking(), self._needs(operation)[0], x_TD, inverse_root)
+
+    def _prepend(self, k_GTE: Words, v_GTE: Words, prefix_k: ServerValue, prefix_v: ServerValue) -> tuple[Words, Words]:
+        bits = self._desk.fraction_bits
+        return np.concatenate([prefix_k.words(bits), k_GTE], 1), np.concatenate([prefix_v.words(bits), v_GTE], 1)
+
+    def _activated_gate(self, operation: ActivatedGate, x_TN: Words, *curve: ServerValue) -> Words:
+        desk, material, width = self._desk, self._taking(), operation.width
+        left = iter(self._needs(operation))
+        gate = activate_gate(
+            desk, x_TN[:, width:], lambda x: square(desk, material, next(left), x), curve[0].words(desk.fraction_bits) if curve else None
+        )
+        return multiply(desk, material, next(left), x_TN[:, :width], gate)
 
     def _rotate(self, width: int, q_HTE: Words, k_HSE: Words, turns_2TR: np.ndarray, turns_2SR: np.ndarray) -> tuple[Words, Words]:
         """Products with public numbers are local; both products of an entry are added before the truncation."""

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from hushlm.plan.needs import CentreNeed, MultiplyNeed, ProjectNeed, ScaleNeed, ScaleRowsNeed, SquareNeed
 from hushlm.private.engine.shares import Words
 from hushlm.private.prepared.desk import Desk
 from hushlm.private.prepared.material import Material
-from hushlm.private.prepared.needs import CentreNeed, MultiplyNeed, ProjectNeed, ScaleNeed, ScaleRowsNeed, SquareNeed
 from hushlm.private.prepared.values import ServerValue
 
 __all__ = ["centred_rows", "multiply", "project", "scale_by_server", "scale_rows", "square"]

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import numpy as np
 
-from hushlm.plan import Activate, Kernel, Reveal
+from hushlm.plan import Activate, ActivatedGate, Kernel, Reveal
 from hushlm.private.engine import Traffic
 from hushlm.private.prepared.desk import SMALL_RING_BITS
 from hushlm.private.program.backend import ReferenceBackend
@@ -36,7 +36,7 @@ class _Compared(ReferenceBackend):
         self, key: Hashable, build: Callable[[ModuleType], Arithmetic], inputs: Sequence[str], outputs: Sequence[str], public: Sequence[str]
     ) -> Traffic:
         operation = key[0] if isinstance(key, tuple) else None
-        named = {Kernel: "attention scores", Activate: "FFN hidden values", Reveal: "logits"}.get(type(operation))
+        named = {Kernel: "attention scores", Activate: "FFN hidden values", ActivatedGate: "gates", Reveal: "logits"}.get(type(operation))
         if named is not None:
             largest = float(np.abs(self._values[inputs[0]]).max())
             self.largest_read[named] = float(np.max([self.largest_read.get(named, 0.0), largest]))

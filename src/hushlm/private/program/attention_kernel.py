@@ -1,8 +1,8 @@
 """The attention kernel as an array program: the row maxima, clip, exponential and row sums of the scores that may be attended to.
 
-Under a causal mask only the lower triangle of the scores goes through the kernel. Its rows stand behind one another in one flat vector,
-without padding, because comparisons are paid for by the element and squares by the ciphertext. Where each score stands is public, so that
-rearranging them costs nothing.
+Under a causal mask only the lower triangle of the scores goes through the kernel, behind the prefix if there is one. Its rows stand behind
+one another in one flat vector, without padding, because comparisons are paid for by the element and squares by the ciphertext. Where each
+score stands is public, so that rearranging them costs nothing.
 """
 
 from __future__ import annotations

@@ -19,8 +19,11 @@ import numpy as np
 
 from hushlm.architectures import Architecture
 from hushlm.config import ModelShape
+from hushlm.data.chat_files import ChatFiles, read_chat_files
+from hushlm.data.tokenizer import Tokenizer
 from hushlm.files import MANIFEST, new_folder, verify_manifest, write_atomic
 from hushlm.plan import HUSH, Rewrites
+from hushlm.plan.engine_tiles import LARGEST_PRODUCT_BITS
 from hushlm.private.program.backend import ReferenceBackend
 from hushlm.private.program.description import DESCRIPTION_FILE, WEIGHTS_FILE, ProgramDescription, RevealPolicy, describe
 from hushlm.private.program.fold import fold_weights, moving_bases
@@ -36,11 +39,6 @@ ERROR_TOLERANCE = 0.01
 
 SAMPLE_TOKENS = 32
 """How many tokens the prompt has on which the error is measured."""
-
-LARGEST_PRODUCT_BITS = 62
-"""A product has twice as many fraction bits until it is truncated, and the engine truncates only numbers below 2^62 correctly. With 18
-fraction bits a product must therefore be below 2^26, and a number that is squared below 8192 (measured between two processes: the square of
-8000 is right, that of 8500 is wrong)."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ def choose_rewrites(
         The rewrites, and their `rounded_error`, which is at most `ERROR_TOLERANCE` or else the least that was found.
     """
     best, least = rewrites, rounded_error(state, architecture, shape, rewrites, fraction_bits)
-    if architecture.has_layer_norm or not architecture.feed_forward.is_linear:
+    if architecture.has_block_norm or not architecture.feed_forward.is_linear:
         return best, least
     with_ffn = shape.layers - architecture.removed_ffns
     runs = 2
@@ -139,14 +137,14 @@ def export_model(
 
     Raises:
         ValueError: if `checkpoint` is none or its folder is gone, if `output` holds other files, or if the numbers are too large for fixed
-            point.
+            point; or if a file with the model's chat template cannot be read.
     """
     from safetensors.numpy import save
 
     if not isinstance(getattr(checkpoint, "folder", None), Path):
         raise ValueError(
             f"export_model takes a checkpoint as load_checkpoint returns it, not a {type(checkpoint).__name__}: a Hugging Face model "
-            "becomes one by hushlm.huggingface.save_hf_checkpoint."
+            "becomes one by hushlm.huggingface.save_hf_checkpoint, or `hushlm import`."
         )
     verify_manifest(checkpoint.folder)  # its digest becomes part of the program's description
     model = checkpoint.model
@@ -175,6 +173,7 @@ def export_model(
         checkpoint=hashlib.sha256((checkpoint.folder / MANIFEST).read_bytes()).hexdigest(),
         tokenizer=hashlib.sha256(tokenizer).hexdigest(),
     )
+    chat = _chat_files(checkpoint)
     public = description.model_dump_json(indent=2)
     tensors = save({name: np.ascontiguousarray(value, dtype=np.float32) for name, value in weights.items()})
     with new_folder(output / "server", replace=True) as folder:
@@ -182,8 +181,10 @@ def export_model(
         write_atomic(folder / DESCRIPTION_FILE, public)
     with new_folder(output / "client", replace=True) as folder:
         write_atomic(folder / "tokenizer.json", tokenizer)
+        for name, content in chat.contents().items():
+            write_atomic(folder / name, content)
         write_atomic(folder / DESCRIPTION_FILE, public)
-    absorbable = architecture.feed_forward.is_linear and not architecture.has_layer_norm
+    absorbable = architecture.feed_forward.is_linear and not architecture.has_block_norm
     layers = [layer for layer in range(shape.layers) if architecture.has_ffn(layer, shape.layers)] if absorbable else []
     bases = moving_bases(state, architecture, shape, chosen)
     return ExportReport(
@@ -195,3 +196,17 @@ def export_model(
         rounding_error=error,
         server_bytes=len(tensors),
     )
+
+
+def _chat_files(checkpoint: Checkpoint) -> ChatFiles:
+    """What is known of conversations: from the checkpoint's own files, or from those beside the tokenizer that it was trained with.
+
+    Raises:
+        ValueError: one sentence, if such a file cannot be read.
+    """
+    found = read_chat_files(checkpoint.folder)
+    beside = Path(checkpoint.config.data.tokenizer).expanduser()
+    if found != ChatFiles() or beside.suffix != ".json" or not beside.is_file():
+        return found
+    # The file may have been replaced since the training.
+    return read_chat_files(beside.parent) if Tokenizer.from_file(beside).to_str() == checkpoint.tokenizer.to_str() else found

@@ -1,7 +1,8 @@
 """Exact rewrites of a checkpoint's weights into the tensors of its private program.
 
-Several factors are folded into the neighbouring linear maps: 1/sqrt(E) of a head of width E, a temperature per head, LayerNorm's gain and
-bias, and the scalars alpha and beta of scaled feed-forward networks (FFNs). Linear FFNs without LayerNorm before them disappear. Such an
+Several factors are folded into the neighbouring linear maps: 1/sqrt(E) of a head of width E, a temperature per head, the gain and bias of a
+LayerNorm or RMSNorm, the scale of SiLU, and the scalars alpha and beta of scaled feed-forward networks (FFNs). Linear FFNs without a norm
+before them disappear. Such an
 FFN computes x_out = x_sa M + c from the residual stream x_sa after attention. The residual stream is written in a moving basis,
 
     x_l = r_l B_l + o_l,    B_{l+1} = B_l M_l,    o_{l+1} = (o_l + b_o) M_l + c_l,
@@ -22,9 +23,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hushlm.architectures import Architecture, FeedForward, Temperature
+from hushlm.architectures import GATE_QUADRATIC, Architecture, FeedForward, Temperature
 from hushlm.config import ModelShape
 from hushlm.plan import Rewrites, StepName, Tensor, tensor_name
+from hushlm.private.program.polynomials import SILU_SCALE
 
 __all__ = ["Basis", "ffn_map", "fold_weights", "moving_bases"]
 
@@ -47,14 +49,15 @@ class Basis:
 
 
 def _linear(state: Weights, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The weight, as (inner, outer), and the bias of a `torch.nn.Linear`."""
-    return state[f"{name}.weight"].T, state[f"{name}.bias"]
+    """The weight, as (inner, outer), and the bias of a `torch.nn.Linear`; zeros where it has none."""
+    weight = state[f"{name}.weight"].T
+    return weight, state.get(f"{name}.bias", np.zeros(weight.shape[1]))
 
 
 def ffn_map(state: Weights, architecture: Architecture, layer: int) -> tuple[np.ndarray, np.ndarray]:
     """The matrix M and the vector c of a linear FFN.
 
-    With LayerNorm, n M + c is the FFN's output before the residual connection is added. Without LayerNorm the residual connection is part
+    With a norm, n M + c is the FFN's output before the residual connection is added. Without one the residual connection is part
     of the map: M = beta I + W_in W_out / alpha for scaled FFNs, and M = I + W_in W_out for the identity activation.
     """
     name = f"blocks.{layer}.feed_forward"
@@ -66,14 +69,14 @@ def ffn_map(state: Weights, architecture: Architecture, layer: int) -> tuple[np.
     if architecture.feed_forward.is_scaled:
         alpha, beta = float(state[f"{name}.alpha"]), float(state[f"{name}.beta"])
         return beta * np.eye(len(matrix)) + matrix / alpha, bias / alpha
-    return (matrix if architecture.has_layer_norm else matrix + np.eye(len(matrix))), bias
+    return (matrix if architecture.has_block_norm else matrix + np.eye(len(matrix))), bias
 
 
 def explicit_layers(architecture: Architecture, shape: ModelShape, rewrites: Rewrites) -> list[bool]:
     """Whether each layer computes a linear FFN as a product of its own, after which a new basis starts."""
     linear = architecture.feed_forward.is_linear
     return [
-        linear and architecture.has_ffn(layer, shape.layers) and (architecture.has_layer_norm or layer in rewrites.explicit_ffns)
+        linear and architecture.has_ffn(layer, shape.layers) and (architecture.has_block_norm or layer in rewrites.explicit_ffns)
         for layer in range(shape.layers)
     ]
 
@@ -85,7 +88,7 @@ def moving_bases(state: Weights, architecture: Architecture, shape: ModelShape, 
     the last run before a final LayerNorm.
     """
     explicit = explicit_layers(architecture, shape, rewrites)
-    moves = architecture.feed_forward.is_linear and not architecture.has_layer_norm
+    moves = architecture.feed_forward.is_linear and not architecture.has_block_norm
     identity = np.eye(shape.width)
     products = [identity]
     for layer in range(shape.layers):
@@ -102,7 +105,7 @@ def moving_bases(state: Weights, architecture: Architecture, shape: ModelShape, 
     offset, bases = _first_offset(state, architecture, shape), []
     for layer, matrix in enumerate(matrices):
         bases.append(Basis(matrix, np.linalg.inv(matrix), offset))
-        if layer < shape.layers and not architecture.has_layer_norm:
+        if layer < shape.layers and not architecture.has_block_norm:
             offset = _next_offset(state, architecture, shape, layer, offset)
     return bases
 
@@ -127,7 +130,7 @@ def _attention_gain(state: Weights, architecture: Architecture, shape: ModelShap
 
 def _next_offset(state: Weights, architecture: Architecture, shape: ModelShape, layer: int, offset: np.ndarray) -> np.ndarray:
     """The offset after a block. It carries along what the biases add to the stream, so that they need not be added at every layer."""
-    added = state[f"blocks.{layer}.attention.output.bias"]
+    _, added = _linear(state, f"blocks.{layer}.attention.output")
     if not architecture.has_ffn(layer, shape.layers):
         return offset + added
     if architecture.feed_forward.is_linear:
@@ -135,7 +138,7 @@ def _next_offset(state: Weights, architecture: Architecture, shape: ModelShape, 
         if architecture.is_parallel:
             return offset @ matrix + _attention_gain(state, architecture, shape, layer) * added + bias
         return (offset + added) @ matrix + bias
-    return offset + added + state[f"blocks.{layer}.feed_forward.contract.bias"]
+    return offset + added + _linear(state, f"blocks.{layer}.feed_forward.contract")[1]
 
 
 def fold_weights(state: Weights, architecture: Architecture, shape: ModelShape, rewrites: Rewrites) -> dict[str, np.ndarray]:
@@ -151,7 +154,7 @@ def fold_weights(state: Weights, architecture: Architecture, shape: ModelShape, 
     bases = moving_bases(state, architecture, shape, rewrites)
     first, last = bases[0], bases[-1]
     explicit = explicit_layers(architecture, shape, rewrites)
-    positions = np.zeros((shape.context, shape.width)) if architecture.is_parallel else state["positions.weight"]
+    positions = np.zeros((shape.context, shape.width)) if architecture.is_rotary else state["positions.weight"]
     folded = {
         tensor_name(StepName.EMBEDDING, None, Tensor.TABLE): state["embedding.weight"] @ first.inverse_DD,
         tensor_name(StepName.EMBEDDING, None, Tensor.POSITIONS): (positions - first.offset_D) @ first.inverse_DD,
@@ -171,10 +174,10 @@ def _product(step: StepName, layer: int | None, weight: np.ndarray, bias: np.nda
 
 
 def _read(state: Weights, norm: str, basis: Basis, weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The weight and bias of a linear map that reads the stream, with LayerNorm's gain and bias folded in, or else the basis."""
+    """The weight and bias of a linear map that reads the stream, with a norm's gain and bias folded in, or else the basis."""
     if f"{norm}.weight" in state:
-        gain, shift = state[f"{norm}.weight"], state[f"{norm}.bias"]
-        return gain[:, None] * weight, bias + shift @ weight
+        gain = state[f"{norm}.weight"]
+        return gain[:, None] * weight, bias + state.get(f"{norm}.bias", np.zeros_like(gain)) @ weight
     return basis.matrix_DD @ weight, bias + basis.offset_D @ weight
 
 
@@ -204,17 +207,20 @@ def _attention(
         # In a pass over a prompt the last layer narrows to one row, so that its queries are a map of their own there.
         folded |= _product(StepName.QUERY, layer, query, query_bias)
         folded |= _product(StepName.KEY_VALUE, layer, np.concatenate([key, value], 1), np.concatenate([key_bias, value_bias]))
+    if shape.prefix:
+        folded[tensor_name(StepName.PREFIX, layer, Tensor.KEYS)] = state[f"{name}.prefix_key"]
+        folded[tensor_name(StepName.PREFIX, layer, Tensor.VALUES)] = state[f"{name}.prefix_value"]
     weight, bias = _linear(state, f"{name}.output")
     gain = _attention_gain(state, architecture, shape, layer)
     weight = gain * weight @ (after if architecture.is_parallel else basis).inverse_DD
-    return folded | _product(StepName.ATTENTION_OUTPUT, layer, weight, bias if architecture.has_layer_norm else np.zeros(shape.width))
+    return folded | _product(StepName.ATTENTION_OUTPUT, layer, weight, bias if architecture.has_block_norm else np.zeros(shape.width))
 
 
 def _explicit_ffn(state: Weights, architecture: Architecture, layer: int, before: Basis, after: Basis) -> dict[str, np.ndarray]:
     norm = f"blocks.{layer}.norm_feed_forward"
     if architecture.feed_forward.is_linear:
         matrix, bias = ffn_map(state, architecture, layer)
-        if architecture.has_layer_norm:
+        if architecture.has_block_norm:
             weight, bias = _read(state, norm, before, matrix, bias)
         else:
             # The offset after this layer already contains the bias.
@@ -222,16 +228,28 @@ def _explicit_ffn(state: Weights, architecture: Architecture, layer: int, before
         return _product(StepName.FFN, layer, weight, bias)
     name = f"blocks.{layer}.feed_forward"
     expand, expand_bias = _linear(state, f"{name}.expand")
-    if architecture.feed_forward is FeedForward.BILINEAR:
+    curve: dict[str, np.ndarray] = {}
+    if architecture.feed_forward.is_gated:
         gate, gate_bias = _linear(state, f"{name}.gate")
-        expand, expand_bias = np.concatenate([expand, gate], 1), np.concatenate([expand_bias, gate_bias])
+        scale = 1.0
+        if architecture.feed_forward is FeedForward.SWIGLU:
+            scale = SILU_SCALE
+        elif architecture.feed_forward is FeedForward.SWIGLU_QUADRATIC:
+            scale, slope, constant = map(float, state[f"{name}.curve"])
+            # q v^2 + c v + d - v/2 = q (v + p)^2 + r
+            shift = (slope - 0.5) / (2 * GATE_QUADRATIC)
+            curve[tensor_name(StepName.FFN_ACTIVATION, layer, Tensor.CURVE)] = np.array([shift, constant - GATE_QUADRATIC * shift**2])
+        expand = np.concatenate([expand / scale, gate * scale], 1)
+        expand_bias = np.concatenate([expand_bias / scale, gate_bias * scale])
     contract, contract_bias = _linear(state, f"{name}.contract")
-    # Without LayerNorm the FFN reads the stream after attention, whose output bias the offset before the layer does not contain yet. In
+    # Without a norm the FFN reads the stream after attention, whose output bias the offset before the layer does not contain yet. In
     # NeoX blocks the FFN reads the stream before attention.
-    added = 0.0 if architecture.is_parallel else state[f"blocks.{layer}.attention.output.bias"]
+    added = 0.0 if architecture.is_parallel else _linear(state, f"blocks.{layer}.attention.output")[1]
     inside = replace(before, offset_D=before.offset_D + added)
     weight, bias = _read(state, norm, inside, expand, expand_bias)
-    written_bias = contract_bias if architecture.has_layer_norm else np.zeros_like(contract_bias)
-    return _product(StepName.FFN_EXPAND, layer, weight, bias) | _product(
-        StepName.FFN_CONTRACT, layer, contract @ before.inverse_DD, written_bias
+    written_bias = contract_bias if architecture.has_block_norm else np.zeros_like(contract_bias)
+    return (
+        curve
+        | _product(StepName.FFN_EXPAND, layer, weight, bias)
+        | _product(StepName.FFN_CONTRACT, layer, contract @ before.inverse_DD, written_bias)
     )

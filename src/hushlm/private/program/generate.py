@@ -193,15 +193,18 @@ class PrivateGenerator:
                 value = self._weight(tensor)
                 part = None if value is None else value.take(range(start, start + rows), axis)
                 backend.put(tensor.name, Party.SERVER, tensor.shape, part)
-        queries = np.arange(plan.rows)[:, None] + first
+        prefix = self._shape.prefix  # the text's positions start after it
+        queries = np.arange(plan.rows)[:, None] + first + prefix
         keys = np.arange(plan.keys)[None]
         backend.put_public(Value.MASK, (keys <= queries).astype(np.float32))
-        backend.put_public("mask_last", (keys <= position).astype(np.float32))
-        if self._architecture.is_parallel:
+        backend.put_public("mask_last", (keys <= position + prefix).astype(np.float32))
+        if self._architecture.is_rotary:
             width, base = self._shape.rotary_width, self._shape.rotary_base
-            backend.put_public(Value.TURNS, turns(first, plan.rows, width, base))
-            backend.put_public("turns_last", turns(position, 1, width, base))
-        backend.put_public("slot", (np.arange(plan.keys) == position).astype(np.float32))
+            backend.put_public(Value.TURNS, turns(first + prefix, plan.rows, width, base))
+            backend.put_public("turns_last", turns(position + prefix, 1, width, base))
+        # Of a row of the prompt, or of a place in the cache.
+        slots, slot = (plan.keys, position + prefix) if plan.rows == 1 else (plan.rows, position)
+        backend.put_public("slot", (np.arange(slots) == slot).astype(np.float32))
 
     def _run_step(self, plan: Plan, step: Step, names: dict[Value, str]) -> Traffic:
         """Run a step. `names` says which variable holds each value, and is updated with the step's results."""
@@ -221,7 +224,7 @@ class PrivateGenerator:
         if step.name.ends_all_rows:
             names |= {stream: names[stream.last_row] for stream in STREAMS if stream in names}
         # The cache holds keys in the form in which the scores read them: turned, where positions are rotary.
-        if Value.KEYS in program.outputs and plan.rows == 1 and isinstance(step.operation, Rotate) == self._architecture.is_parallel:
+        if Value.KEYS in program.outputs and plan.rows == 1 and isinstance(step.operation, Rotate) == self._architecture.is_rotary:
             for part in CACHED:
                 cache = f"{step.layer}.cache.{part}"
                 self._local("update", _update, (cache, names[part], "slot"), cache, ("slot",))

@@ -13,14 +13,21 @@ import numpy as np
 from numpy.polynomial import Polynomial
 from numpy.polynomial.chebyshev import Chebyshev
 
+from hushlm.architectures import GATE_BOUND, GATE_QUADRATIC
+from hushlm.plan import halvings
+
 __all__ = [
     "GELU_BOUND",
     "GELU_COEFFICIENTS",
+    "SILU_BOUND",
+    "SILU_COEFFICIENTS",
+    "SILU_SCALE",
     "gelu",
-    "halvings",
+    "quadratic_gate",
     "quartic_terms",
     "reciprocal",
     "reciprocal_terms",
+    "silu",
     "smooth_relu",
     "square",
 ]
@@ -34,6 +41,12 @@ GELU_COEFFICIENTS = (4.6082671614e-05, -0.0296691671, 0.5299938385, -0.178557604
 It is the minimax fit to GPT-2's GELU among those that meet |x|/2 at the bound, beyond which the even part goes on as |x|/2. The error is at
 most 0.0021 everywhere.
 """
+
+SILU_SCALE = 0.5
+"""SiLU(g) = S(h) / `SILU_SCALE` with h = `SILU_SCALE` g and S(h) = h sigmoid(2h) = h/2 (1 + tanh h), which is as steep as GELU."""
+SILU_BOUND = 3.2
+SILU_COEFFICIENTS = (0.0, 0.020972317196, 0.52781213742, -0.19770207029, 0.024856507654)
+"""The even part of S, as `GELU_COEFFICIENTS` are that of GELU. The error is at most 0.0054 everywhere."""
 
 
 def square(xp: ModuleType, x: Array, built_in: bool) -> Array:
@@ -49,22 +62,39 @@ def square(xp: ModuleType, x: Array, built_in: bool) -> Array:
     return xp.exp(less + less)
 
 
-def quartic_terms() -> tuple[float, float, float, float, float]:
-    """c4, p, q, r, s of `gelu`."""
-    c0, c1, c2, c3, c4 = GELU_COEFFICIENTS
+def quartic_terms(coefficients: tuple[float, ...]) -> tuple[float, float, float, float, float]:
+    """c4, p, q, r, s of an even part, c4 ((v + p)^2 + q)^2 + s v + r."""
+    c0, c1, c2, c3, c4 = coefficients
     p = c3 / (4 * c4)
     q = c2 / (2 * c4) - 3 * p * p
     return c4, p, q, c0 - c4 * (p * p + q) ** 2, c1 - 4 * p * (p * p + q) * c4
 
 
 def gelu(xp: ModuleType, x: Array, built_in_squares: bool) -> Array:
-    """GELU as x/2 + g(|x|), with g from `GELU_COEFFICIENTS`. Each element takes a sign, a clip and two squares.
+    """GELU as x/2 + g(|x|), with g from `GELU_COEFFICIENTS`."""
+    return _even_quartic(xp, x, GELU_COEFFICIENTS, GELU_BOUND, built_in_squares)
 
-    The polynomial of degree 4 is written as two nested squares and a linear term, c4 ((v + p)^2 + q)^2 + s v + r.
+
+def silu(xp: ModuleType, h: Array, built_in_squares: bool) -> Array:
+    """S(h) of `SILU_SCALE` as h/2 + g(|h|), with g from `SILU_COEFFICIENTS`."""
+    return _even_quartic(xp, h, SILU_COEFFICIENTS, SILU_BOUND, built_in_squares)
+
+
+def quadratic_gate(xp: ModuleType, h: Array, curve: Array, built_in_squares: bool) -> Array:
+    """q (v + p)^2 + (h + |h|)/2 + r with v = min(|h|, B) and the curve p, r. Each element takes a sign, a clip and a square."""
+    size = xp.where(h < 0.0, -h, h)
+    inner = square(xp, xp.minimum(size, GATE_BOUND) + curve[0], built_in_squares)
+    return xp.stack([inner, h + size], -1) @ np.array([GATE_QUADRATIC, 0.5], np.float32) + curve[1]
+
+
+def _even_quartic(xp: ModuleType, x: Array, coefficients: tuple[float, ...], bound: float, built_in_squares: bool) -> Array:
+    """x/2 + g(|x|), with g a polynomial of degree 4 up to the bound and |x|/2 beyond. Each element takes a sign, a clip and two squares.
+
+    The polynomial is written as two nested squares and a linear term, c4 ((v + p)^2 + q)^2 + s v + r.
     """
-    c4, p, q, r, s = quartic_terms()
+    c4, p, q, r, s = quartic_terms(coefficients)
     size = xp.where(x < 0.0, -x, x)
-    v = xp.minimum(size, GELU_BOUND)
+    v = xp.minimum(size, bound)
     inner = square(xp, v + p, built_in_squares) + q
     outer = square(xp, inner, built_in_squares)
     # c4 outer + s v + r + (x + |x| - v) / 2
@@ -97,11 +127,6 @@ def _reciprocal_coefficients() -> np.ndarray:
 
 
 RECIPROCAL_COEFFICIENTS = _reciprocal_coefficients()
-
-
-def halvings(largest: int) -> int:
-    """With how many powers of two, 2, 4, ..., `reciprocal` compares its argument."""
-    return max(0, (largest - 1).bit_length() - 1)
 
 
 def reciprocal_terms() -> tuple[tuple[float, ...], float]:

@@ -2,7 +2,7 @@
 
 A product of shares with public numbers moves nothing. Only its truncation does, so that all products of a step are computed in one call.
 
-Legend: H heads, T rows of queries, S rows of keys, E width of a head, R turned entries of each head.
+Legend: H heads (of keys there may be fewer), T rows of queries, S rows of keys, E width of a head, R turned entries of each head.
 """
 
 from __future__ import annotations

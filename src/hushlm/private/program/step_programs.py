@@ -5,12 +5,13 @@ A step's program is the arithmetic of its operation (`hushlm.private.program.ste
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, assert_never
 
-from hushlm.plan import Plan, ServerTensor, Step, Surroundings, Value, server_tensors, wiring
+from hushlm.config import ModelShape
+from hushlm.plan import Plan, ServerTensor, Step, Surroundings, Value, Wiring, server_tensors, wiring
 from hushlm.private.program.steps import Arithmetic, Array, arithmetic
 
 __all__ = ["StepProgram", "step_program"]
@@ -42,13 +43,15 @@ class StepProgram:
 
 def step_program(plan: Plan, step: Step) -> StepProgram:
     """The program of a step of this plan."""
-    operation, wired, heads = step.operation, wiring(plan, step), plan.shape.heads
+    operation, wired, shape = step.operation, wiring(plan, step), plan.shape
     key: tuple[Any, ...]
     match wired.surroundings:
         case Surroundings.NONE:
             key = (operation,)
         case Surroundings.SPLIT_HEADS:
             key = (operation, step.name)
+        case Surroundings.GROUPED_HEADS:
+            key = (operation, "grouped heads")
         case Surroundings.RESIDUAL:
             key = (operation, False, "residual")
         case Surroundings.MERGED_HEADS_RESIDUAL:
@@ -57,32 +60,47 @@ def step_program(plan: Plan, step: Step) -> StepProgram:
             assert_never(wired.surroundings)
 
     def build(xp: ModuleType) -> Arithmetic:
-        return _surrounded(arithmetic(operation, xp), wired.surroundings, heads, len(wired.writes))
+        return _surrounded(arithmetic(operation, xp), wired, shape)
 
     return StepProgram(build, key, wired.reads, wired.writes, server_tensors(plan, step))
 
 
-def _surrounded(program: Arithmetic, surroundings: Surroundings, heads: int, outputs: int) -> Arithmetic:
+def _surrounded(program: Arithmetic, wired: Wiring, shape: ModelShape) -> Arithmetic:
     """The program of an operation with what is done before and after it."""
-    match surroundings:
+    match wired.surroundings:
         case Surroundings.NONE:
             return program
         case Surroundings.SPLIT_HEADS:
-            return lambda *arguments: _split_heads(program(*arguments), heads, outputs)
+            heads = [shape.heads if value is Value.QUERIES else shape.cache_heads for value in wired.writes]
+            return lambda *arguments: _split_heads(program(*arguments), heads, shape.head_width)
+        case Surroundings.GROUPED_HEADS:
+            return lambda x_HTN, y_GSE: _by_head(program(_by_key_head(x_HTN, shape.cache_heads), y_GSE), shape.heads)
         case Surroundings.RESIDUAL:
             return lambda y, x, *tensors: x + program(y, *tensors)
         case Surroundings.MERGED_HEADS_RESIDUAL:
             return lambda y, x, *tensors: x + program(_merge_heads(y), *tensors)
         case _:
-            assert_never(surroundings)
+            assert_never(wired.surroundings)
 
 
-def _split_heads(x_TN: Array, heads: int, parts: int) -> Array | tuple[Array, ...]:
-    """(T, parts x D) -> as many arrays (H, T, E) as there are parts; a single one is not put into a tuple."""
-    rows, columns = x_TN.shape
-    width = columns // parts
-    split = x_TN.reshape(rows, parts, heads, width // heads).transpose(1, 2, 0, 3)
-    return tuple(split[i] for i in range(parts)) if parts > 1 else split[0]
+def _split_heads(x_TN: Array, heads: Sequence[int], head_width: int) -> Array | tuple[Array, ...]:
+    """(T, N) -> one array (H, T, E) for each number of heads; a single one is not put into a tuple."""
+    parts, start = [], 0
+    for count in heads:
+        part = x_TN[:, start : start + count * head_width]
+        parts.append(part.reshape(len(part), count, head_width).transpose(1, 0, 2))
+        start += count * head_width
+    return tuple(parts) if len(parts) > 1 else parts[0]
+
+
+def _by_key_head(x_HTN: Array, key_heads: int) -> Array:
+    """(H, T, N) -> (G, H/G T, N): the rows of the heads of queries that share a head of keys, behind one another."""
+    return x_HTN.reshape(key_heads, -1, x_HTN.shape[-1])
+
+
+def _by_head(x_GRN: Array, heads: int) -> Array:
+    """The inverse of `_by_key_head`."""
+    return x_GRN.reshape(heads, -1, x_GRN.shape[-1])
 
 
 def _merge_heads(o_HTE: Array) -> Array:

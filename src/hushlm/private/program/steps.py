@@ -16,10 +16,27 @@ from typing import Any, assert_never
 
 import numpy as np
 
-from hushlm.plan import Activate, Divide, Embed, Gate, Kernel, Mix, Normalise, Operation, Project, Reveal, Rotate, ScaleRows, Scores
+from hushlm.plan import (
+    Activate,
+    ActivatedGate,
+    Divide,
+    Embed,
+    Gate,
+    Kernel,
+    Mix,
+    Normalise,
+    Operation,
+    Prepend,
+    Project,
+    Reveal,
+    RmsNormalise,
+    Rotate,
+    ScaleRows,
+    Scores,
+)
 from hushlm.plan.cuts import Cut
 from hushlm.private.program.attention_kernel import MASKED_SCORE, attention_kernel
-from hushlm.private.program.polynomials import gelu, reciprocal, smooth_relu, square
+from hushlm.private.program.polynomials import gelu, quadratic_gate, reciprocal, silu, smooth_relu, square
 from hushlm.private.program.rotary_turns import rotate
 
 __all__ = ["Array", "arithmetic"]
@@ -28,6 +45,8 @@ Array = Any
 Arithmetic = Callable[..., Array | tuple[Array, ...]]
 
 NORM_EPSILON = 1e-5
+SMALLEST_EPSILON = 4e-6
+"""About one unit of 18 fraction bits: what is smaller would be rounded to 0, and a row of zeros would have no inverse root."""
 
 
 def _scale_rows(xp: ModuleType, factor_R: Array, x_RN: Array, block: int) -> Array:
@@ -67,18 +86,18 @@ def _matrix_product(x_RI: Array, weight_IO: Array, cut: Cut, xp: ModuleType) -> 
     return xp.concatenate([row_block(x_RI[start : start + cut.rows]) for start in range(0, rows, cut.rows)], 0)
 
 
-def _block_diagonal(xp: ModuleType, x_HN: Array) -> Array:
-    """(H, N) -> (H, H N), with row h in columns h N to (h + 1) N, so that one product does for all heads. The zeros are free."""
-    heads, width = x_HN.shape
-    rows = [xp.pad(x_HN[h : h + 1], ((0, 0), (h * width, (heads - 1 - h) * width))) for h in range(heads)]
+def _block_diagonal(xp: ModuleType, x_HRN: Array) -> Array:
+    """(H, R, N) -> (H R, H N), with head h in columns h N to (h + 1) N, so that one product does for all heads. The zeros are free."""
+    heads, _, width = x_HRN.shape
+    rows = [xp.pad(x_HRN[h], ((0, 0), (h * width, (heads - 1 - h) * width))) for h in range(heads)]
     return xp.concatenate(rows, 0)
 
 
 def _scores(xp: ModuleType, operation: Scores) -> Arithmetic:
-    def joined(q_H1E: Array, k_HSE: Array) -> Array:
-        heads, _, head_width = q_H1E.shape
+    def joined(q_HRE: Array, k_HSE: Array) -> Array:
+        heads, rows, head_width = q_HRE.shape
         k_DS = k_HSE.transpose(0, 2, 1).reshape(heads * head_width, -1)
-        return (_block_diagonal(xp, q_H1E[:, 0]) @ k_DS)[:, None]
+        return (_block_diagonal(xp, q_HRE) @ k_DS).reshape(heads, rows, -1)
 
     def by_head(q_HTE: Array, k_HSE: Array) -> Array:
         return q_HTE @ k_HSE.transpose(0, 2, 1)
@@ -87,10 +106,11 @@ def _scores(xp: ModuleType, operation: Scores) -> Arithmetic:
 
 
 def _mix(xp: ModuleType, operation: Mix) -> Arithmetic:
-    def joined(weights_H1S: Array, v_HSE: Array) -> Array:
+    def joined(weights_HRS: Array, v_HSE: Array) -> Array:
         heads, keys, head_width = v_HSE.shape
-        mixed_HD = weights_H1S[:, 0] @ v_HSE.transpose(1, 0, 2).reshape(keys, heads * head_width)
-        return xp.stack([mixed_HD[h : h + 1, h * head_width : (h + 1) * head_width] for h in range(heads)])
+        rows = weights_HRS.shape[1]
+        mixed_ND = weights_HRS.reshape(heads * rows, keys) @ v_HSE.transpose(1, 0, 2).reshape(keys, heads * head_width)
+        return xp.stack([mixed_ND[h * rows : (h + 1) * rows, h * head_width : (h + 1) * head_width] for h in range(heads)])
 
     def by_head(weights_HTS: Array, v_HSE: Array) -> Array:
         return weights_HTS @ v_HSE
@@ -98,20 +118,56 @@ def _mix(xp: ModuleType, operation: Mix) -> Arithmetic:
     return joined if operation.joined else by_head
 
 
+def _normalised_rows(xp: ModuleType, operation: Normalise | RmsNormalise, x: Array, epsilon: float) -> Array:
+    """Each row over the root of its mean square."""
+    mean_square = _squared_lengths(xp, x, operation.squares_block) * (1 / operation.width)
+    if xp is np:
+        inverse = 1 / np.sqrt(mean_square + epsilon)
+    else:
+        import jax
+
+        inverse = jax.lax.rsqrt(mean_square + max(epsilon, SMALLEST_EPSILON))
+    return _scale_rows(xp, inverse, x, operation.scaling_block)
+
+
 def _normalise(xp: ModuleType, operation: Normalise) -> Arithmetic:
     def normalise(x: Array, *affine: Array) -> Array:
         centred = x - xp.sum(x, -1, keepdims=True) * (1 / operation.width)
-        variance = _squared_lengths(xp, centred, operation.squares_block) * (1 / operation.width)
-        if xp is np:
-            inverse = 1 / np.sqrt(variance + NORM_EPSILON)
-        else:
-            import jax
-
-            inverse = jax.lax.rsqrt(variance + NORM_EPSILON)
-        normal = _scale_rows(xp, inverse, centred, operation.scaling_block)
+        normal = _normalised_rows(xp, operation, centred, NORM_EPSILON)
         return normal * affine[0] + affine[1] if affine else normal
 
     return normalise
+
+
+def _rms_normalise(xp: ModuleType, operation: RmsNormalise) -> Arithmetic:
+    def normalise(x: Array, *gain: Array) -> Array:
+        normal = _normalised_rows(xp, operation, x, operation.epsilon)
+        return normal * gain[0] if gain else normal
+
+    return normalise
+
+
+def _prepend(xp: ModuleType) -> Arithmetic:
+    def prepend(k_GTE: Array, v_GTE: Array, prefix_k_GPE: Array, prefix_v_GPE: Array) -> tuple[Array, Array]:
+        return xp.concatenate([prefix_k_GPE, k_GTE], 1), xp.concatenate([prefix_v_GPE, v_GTE], 1)
+
+    return prepend
+
+
+def _activated_gate(xp: ModuleType, operation: ActivatedGate) -> Arithmetic:
+    def gated(x_TN: Array, *curve: Array) -> Array:
+        u, h = x_TN[:, : operation.width], x_TN[:, operation.width :]
+        match operation.kind:
+            case "silu-quartic":
+                return silu(xp, h, operation.built_in_squares) * u
+            case "silu-tanh":
+                return 0.5 * h * (1 + xp.tanh(h)) * u
+            case "silu-quadratic":
+                return quadratic_gate(xp, h, curve[0], operation.built_in_squares) * u
+            case _:
+                assert_never(operation.kind)
+
+    return gated
 
 
 def _divide(xp: ModuleType, operation: Divide) -> Arithmetic:
@@ -207,15 +263,18 @@ def arithmetic(operation: Operation, xp: ModuleType) -> Arithmetic:
     Arguments and results by operation (weights of the server last):
         Embed: one-hot (T, V), table (V, D), positions (T, D) -> (T, D)
         Normalise: (T, D), and with `affine` gain (D,), bias (D,) -> (T, D)
+        RmsNormalise: (T, D), and with `affine` gain (D,) -> (T, D)
         Project: (T, I), weight (I, O), bias (O,) -> (T, O)
         ScaleRows: (H, T, E), inverse temperatures (H, T, 1) -> (H, T, E)
         Rotate: (H, T, E), (H, S, E), public turns (2, T, R), (2, S, R) -> (H, T, E), (H, S, E)
+        Prepend: (G, T, E), (G, T, E), the prefix's keys and values (G, P, E) -> (G, P + T, E), (G, P + T, E)
         Scores: (H, T, E), (H, S, E) -> (H, T, S)
         Kernel: (H, T, S), public mask (T, S) -> (H, T, S), (H, T)
         Mix: (H, T, S), (H, S, E) -> (H, T, E)
         Divide: (H, T, N), (H, T) -> (H, T, N)
         Activate: (T, F) -> (T, F)
         Gate: (T, 2F) -> (T, F)
+        ActivatedGate: (T, 2F), and of "silu-quadratic" the curve (2,) -> (T, F)
         Reveal: (1, V) -> (V,), or ids (1,), or ids (k,) and logits (k,)
 
     A namespace that is not a module (of prepared answers) has forms of its own.
@@ -228,6 +287,10 @@ def arithmetic(operation: Operation, xp: ModuleType) -> Arithmetic:
             return lambda one_hot_TV, table_VD, positions_TD: _matrix_product(one_hot_TV, table_VD, cut, xp) + positions_TD
         case Normalise():
             return _normalise(xp, operation)
+        case RmsNormalise():
+            return _rms_normalise(xp, operation)
+        case Prepend():
+            return _prepend(xp)
         case Project():
             cut = operation.cut
             return lambda x_TI, weight_IO, bias_O: _matrix_product(x_TI, weight_IO, cut, xp) + bias_O
@@ -247,6 +310,8 @@ def arithmetic(operation: Operation, xp: ModuleType) -> Arithmetic:
             return _activate(xp, operation)
         case Gate(_, width):
             return lambda x_TN: x_TN[:, :width] * x_TN[:, width:]
+        case ActivatedGate():
+            return _activated_gate(xp, operation)
         case Reveal():
             return _reveal(xp, operation)
         case _:

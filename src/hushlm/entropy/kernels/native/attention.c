@@ -5,7 +5,8 @@
    touch no key that none of a panel's rows may see. The backward pass computes scores again, with the same bits.
 
    Scores come in units of the kernel: for softmax s log2(e), so that w = 2^(s - m); for order n s / 2^n, so that u = 1 + s - m.
-   `unit` is what one of them is in nats; the queries carry scale / unit. */
+   `unit` is what one of them is in nats; the queries carry scale / unit. The power kernel is order n without maximum and clip, as if
+   every maximum were 0: u = 1 + s, w = u^N + FLOOR. */
 #include <stdint.h>
 #include <string.h>
 #ifdef _OPENMP
@@ -16,6 +17,10 @@
 
 #define QUERIES 96 /* rows a block: a multiple of MR */
 #define KEYS 64    /* keys a tile: a multiple of a register tile's columns */
+
+#define FLOOR 0x1p-10f /* POWER_FLOOR of hushlm/architectures.py */
+
+enum { SOFTMAX, BOUNDED, POWER };
 
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
@@ -29,7 +34,7 @@ typedef struct {
 } tensor;
 
 typedef struct {
-  int64_t batch, heads, queries, keys, width, order, causal, threads; /* order 0 is softmax */
+  int64_t batch, heads, queries, keys, width, order, power, causal, threads; /* order 0 is softmax */
   tensor q, k, v, output, d_output, d_q, d_k, d_v;                    /* d_output may be null */
   const float *scale;                                                 /* by head and token */
   int64_t scale_step[2];
@@ -49,6 +54,11 @@ static float *of_head(const tensor *x, const problem *p, long task) {
 }
 
 static float unit_of(const problem *p) { return p->order ? (float)(1 << p->order) : 0.6931471806f; }
+
+static int form_of(const problem *p) { return p->power ? POWER : p->order ? BOUNDED : SOFTMAX; }
+
+/* What a logarithm of a weight counts in, in nats. */
+static float log_unit_of(const problem *p) { return p->power ? 1 : unit_of(p); }
 
 /* Rows of `x` into packed rows of whole vectors, zeros behind. */
 static void pack(float *to, const float *x, long step, long rows, long all_rows, long width, long padded) {
@@ -126,22 +136,23 @@ static void find_maximum(const float *s, long seen, float maximum, int32_t *firs
   while (total && s[*first] < maximum) ++*first;
 }
 
-/* log w in units, from the same: t for softmax, log u for order n; 0 where w is 0. */
-INLINE vec log_weight(vec z, int order) { return order ? log_of(larger(splat(1.17549435e-38f), z)) : z; }
+/* log w in units: z for softmax, log u for order n, log w for the power kernel; finite where w is 0. */
+INLINE vec log_weight(vec z, vec w, int form) {
+  return form == SOFTMAX ? z : log_of(form == POWER ? w : larger(splat(1.17549435e-38f), z));
+}
 
 /* A row of scores becomes weights, zeros to `end`; their sum, and the sum of weight times log weight in units. */
-INLINE void weigh(float *s, long seen, long end, float maximum, int order, float *total, float *mixed) {
+INLINE void weigh(float *s, long seen, long end, float maximum, int form, int order, float *total, float *mixed) {
   vec sum = splat(0), sum_log = splat(0);
   for (long j = 0; j < seen; j += WIDTH) {
     vec w, log_w, z = load(s + j) - splat(maximum);
-    if (order) {
-      z = larger(splat(0), z + splat(1));
-      w = power(z, order);
-      log_w = log_weight(z, order);
-    } else {
+    if (form == SOFTMAX) {
       w = exp2_of(z);
-      log_w = z;
+    } else {
+      z = form == POWER ? z + splat(1) : larger(splat(0), z + splat(1));
+      w = form == POWER ? power(z, order) + splat(FLOOR) : power(z, order);
     }
+    log_w = log_weight(z, w, form);
     if (j + WIDTH > seen) {
       const ivec inside = first_lanes(seen - j);
       w = keep(inside, w);
@@ -158,7 +169,8 @@ INLINE void weigh(float *s, long seen, long end, float maximum, int order, float
 
 static void forward_head(const problem *p, long task, float *scratch) {
   const long head = task % p->heads, padded = rounded(p->width, WIDTH), all_keys = rounded(p->keys, KEYS);
-  const long row = all_keys + 2 * WIDTH + MR, order = p->order; /* of scores: rows are zero a little beyond what they see */
+  const long row = all_keys + 2 * WIDTH + MR; /* of scores: rows are zero a little beyond what they see */
+  const int form = form_of(p), order = (int)p->order;
   float *k_t = scratch, *v = k_t + all_keys * p->width, *q = v + all_keys * padded, *out = q + QUERIES * padded, *s = out + QUERIES * padded;
   const float *q_in = of_head(&p->q, p, task);
   float *output = of_head(&p->output, p, task);
@@ -175,16 +187,18 @@ static void forward_head(const problem *p, long task, float *scratch) {
     for (long i = 0; i < rows; i++) {
       const long at = task * p->queries + i0 + i, seen = seen_by(p, i0 + i), end = smaller(rounded(seen + MR, WIDTH), row);
       float *scores = s + i * row, total, mixed;
-      const float maximum = maximum_of(scores, seen);
-      if (order) {
+      const float maximum = form == POWER ? 0 : maximum_of(scores, seen);
+      if (form == POWER) {
+        weigh(scores, seen, end, maximum, POWER, order, &total, &mixed);
+      } else if (form == BOUNDED) {
         find_maximum(scores, seen, maximum, p->first + at, p->ties + at);
-        weigh(scores, seen, end, maximum, (int)order, &total, &mixed);
+        weigh(scores, seen, end, maximum, BOUNDED, order, &total, &mixed);
       } else {
-        weigh(scores, seen, end, maximum, 0, &total, &mixed);
+        weigh(scores, seen, end, maximum, SOFTMAX, 0, &total, &mixed);
       }
       p->maximum[at] = maximum;
       p->total[at] = total;
-      const float entropy = __builtin_logf(total) - unit_of(p) * mixed / total;
+      const float entropy = __builtin_logf(total) - log_unit_of(p) * mixed / total;
       p->entropy[at] = entropy < 0 ? 0 : entropy; /* rounding may leave -1e-8 */
     }
     for (long j0 = 0; j0 < limit; j0 += KEYS)
@@ -200,25 +214,25 @@ static void forward_head(const problem *p, long task, float *scratch) {
 }
 
 /* A row of scores and one of d_output . v / Z (or zeros) become w and dS, zeros to `end`; adds up dS over the row for order n. */
-INLINE void differentiate(float *s, float *d, long seen, long end, float maximum, float of_log, float of_one, int order, int with_entropy,
-                          float *slack) {
-  vec lost = order ? load(slack) : splat(0);
+INLINE void differentiate(float *s, float *d, long seen, long end, float maximum, float of_log, float of_one, int form, int order,
+                          int with_entropy, float *slack) {
+  vec lost = form == BOUNDED ? load(slack) : splat(0);
   for (long j = 0; j < seen; j += WIDTH) {
     vec w, slope, z = load(s + j) - splat(maximum);
-    if (order) {
-      z = larger(splat(0), z + splat(1));
+    if (form != SOFTMAX) {
+      z = form == POWER ? z + splat(1) : larger(splat(0), z + splat(1));
       vec square = z;
       slope = z;
       for (int n = 1; n < order; n++) {
         square = square * square;
         slope = slope * square;
       }
-      w = slope * z;
+      w = form == POWER ? slope * z + splat(FLOOR) : slope * z;
     } else {
       slope = w = exp2_of(z);
     }
     vec of_w = load(d + j) + splat(of_one);
-    if (with_entropy) of_w += splat(of_log) * log_weight(z, order);
+    if (with_entropy) of_w += splat(of_log) * log_weight(z, w, form);
     vec of_s = of_w * slope;
     if (j + WIDTH > seen) {
       const ivec inside = first_lanes(seen - j);
@@ -233,7 +247,7 @@ INLINE void differentiate(float *s, float *d, long seen, long end, float maximum
     store(s + j, splat(0));
     store(d + j, splat(0));
   }
-  if (order) store(slack, lost);
+  if (form == BOUNDED) store(slack, lost);
 }
 
 /* Order n only: a row's maximum takes what its scores lost together, shared by the tied keys. */
@@ -258,7 +272,7 @@ static void through_maximum(const problem *p, long at, long seen, float lost, co
 static void backward_head(const problem *p, long task, float *scratch) {
   const long head = task % p->heads, padded = rounded(p->width, WIDTH), all_keys = rounded(p->keys, KEYS);
   const long row = KEYS + 2 * WIDTH + MR, first_seen = p->causal ? p->keys - p->queries : p->keys;
-  const int order = (int)p->order, with_output = p->d_output.at != 0;
+  const int form = form_of(p), order = (int)p->order, with_output = p->d_output.at != 0;
   float *k_t = scratch, *k = k_t + all_keys * p->width, *v_t = k + all_keys * padded, *d_k = v_t + all_keys * p->width;
   float *d_v = d_k + all_keys * padded, *q = d_v + all_keys * padded, *d_q = q + QUERIES * padded, *d_out = d_q + QUERIES * padded;
   float *s = d_out + QUERIES * padded, *d = s + QUERIES * row, *slack = d + QUERIES * row, *of_one = slack + QUERIES * WIDTH;
@@ -285,7 +299,7 @@ static void backward_head(const problem *p, long task, float *scratch) {
         for (long e = p->width; e < padded; e++) d_out[i * padded + e] = 0;
       }
       of_one[i] = -(along + g * (p->entropy[at] - __builtin_logf(p->total[at]))) * per_total;
-      of_log[i] = -g * per_total * unit;
+      of_log[i] = -g * per_total * log_unit_of(p);
     }
     for (long j0 = 0; j0 < limit; j0 += KEYS) {
       const long keys = smaller(KEYS, limit - j0);
@@ -299,10 +313,13 @@ static void backward_head(const problem *p, long task, float *scratch) {
         for (long r = i; r < i + count; r++) {
           const long seen = seen_in(p, i0 + r, j0), end = smaller(rounded(seen + MR, WIDTH), row);
           const float maximum = p->maximum[task * p->queries + i0 + r];
-          if (order) {
-            differentiate(s + r * row, d + r * row, seen, end, maximum, of_log[r], of_one[r], order, p->d_entropy != 0, slack + r * WIDTH);
+          float *scores = s + r * row, *gradients = d + r * row, *lost = slack + r * WIDTH;
+          if (form == POWER) {
+            differentiate(scores, gradients, seen, end, maximum, of_log[r], of_one[r], POWER, order, p->d_entropy != 0, lost);
+          } else if (form == BOUNDED) {
+            differentiate(scores, gradients, seen, end, maximum, of_log[r], of_one[r], BOUNDED, order, p->d_entropy != 0, lost);
           } else {
-            differentiate(s + r * row, d + r * row, seen, end, maximum, of_log[r], of_one[r], 0, p->d_entropy != 0, slack + r * WIDTH);
+            differentiate(scores, gradients, seen, end, maximum, of_log[r], of_one[r], SOFTMAX, 0, p->d_entropy != 0, lost);
           }
         }
         multiply((int)count, padded, depth, d + i * row, row, 1, k + j0 * padded, padded, d_q + i * padded, padded, 1);
@@ -319,7 +336,7 @@ static void backward_head(const problem *p, long task, float *scratch) {
       const long at = task * p->queries + i0 + i;
       const float scale = p->scale[head * p->scale_step[0] + (i0 + i) * p->scale_step[1]];
       float *d_query = of_head(&p->d_q, p, task) + (i0 + i) * p->d_q.step[2];
-      if (order)
+      if (form == BOUNDED)
         through_maximum(p, at, seen_by(p, i0 + i), sum_of(load(slack + i * WIDTH)), q + i * padded, d_q + i * padded, k, k_t, d_k, padded);
       for (long e = 0; e < p->width; e++) d_query[e] = d_q[i * padded + e] * scale;
       p->d_scale[at] = dot(d_q + i * padded, q_in + (i0 + i) * p->q.step[2], p->width);

@@ -20,8 +20,11 @@ from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import Literal, assert_never
 
-from hushlm.plan import (
+from hushlm.architectures import Architecture
+from hushlm.config import ModelShape
+from hushlm.plan.operations import (
     Activate,
+    ActivatedGate,
     Divide,
     Embed,
     Gate,
@@ -29,22 +32,24 @@ from hushlm.plan import (
     Mix,
     Normalise,
     Operation,
-    Plan,
+    Prepend,
     Project,
     Reveal,
+    RmsNormalise,
     Rotate,
     ScaleRows,
     Scores,
     Step,
-    Value,
-    bucket_length,
-    decode_plan,
-    prefill_plan,
-    server_tensors,
 )
-from hushlm.private.program.description import ProgramDescription
+from hushlm.plan.passes import Plan, bucket_length, decode_plan, prefill_plan
+from hushlm.plan.protocol_settings import SMALL_RING_BITS
+from hushlm.plan.rewrites import HUSH, Rewrites
+from hushlm.plan.step_names import Value
+from hushlm.plan.wiring import server_tensors
 
 __all__ = [
+    "IDENTITY_BYTES",
+    "MOST_ELEMENTS",
     "AttendNeed",
     "CentreNeed",
     "MultiplyNeed",
@@ -55,6 +60,7 @@ __all__ = [
     "SquareNeed",
     "Where",
     "answer_needs",
+    "answer_plans",
     "covers",
     "is_prepared",
     "left_to_engine",
@@ -62,7 +68,11 @@ __all__ = [
     "pass_needs",
 ]
 
-EMBEDDING_RING_BITS = 32
+IDENTITY_BYTES = 16
+"""What both halves of an answer's material have in common, and no other material."""
+
+MOST_ELEMENTS = 1 << 20
+"""Single numbers that one call of the engine multiplies offline: about 1 GB of its memory."""
 
 
 @dataclass(frozen=True)
@@ -171,23 +181,23 @@ def operation_needs(operation: Operation, where: Where) -> tuple[Need, ...]:
     """Needs of one operation, in the order in which it uses them up."""
     match operation:
         case Embed(rows, vocabulary, width):
-            return (ProjectNeed(where.weight, rows, vocabulary, width, EMBEDDING_RING_BITS),)
-        case Normalise(rows, width, affine):
+            return (ProjectNeed(where.weight, rows, vocabulary, width, SMALL_RING_BITS),)
+        case Normalise(rows, width, affine) | RmsNormalise(rows, width, affine):
             return () if affine else (CentreNeed(rows, width),)
         case Project(rows, inner, outer):
             return (ProjectNeed(where.weight, rows, inner, outer),)
         case ScaleRows(rows, width):
             return (ScaleNeed(where.heads, rows, width // where.heads),)
-        case Rotate() | Reveal():
+        case Rotate() | Prepend() | Reveal():
             return ()
         case Scores(heads, rows, keys, head_width):
             new = 1 if where.before else keys
-            return (AttendNeed(where.cache, "keys", heads, rows, head_width, where.before, new, rows == keys > 1),)
+            return (AttendNeed(where.cache, "keys", heads, rows, head_width, where.before, new, operation.is_triangle and keys > 1),)
         case Kernel():
             return (SquareNeed(operation.elements),) * operation.squarings
         case Mix(heads, rows, keys, head_width):
             new = 1 if where.before else keys
-            return (AttendNeed(where.cache, "values", heads, rows, head_width, where.before, new, rows == keys > 1),)
+            return (AttendNeed(where.cache, "values", heads, rows, head_width, where.before, new, operation.is_triangle and keys > 1),)
         case Divide(heads, rows, width, polynomial=polynomial):
             sums = heads * rows
             inverse = (SquareNeed(sums), MultiplyNeed(sums), MultiplyNeed(sums)) if polynomial else ()
@@ -197,6 +207,9 @@ def operation_needs(operation: Operation, where: Where) -> tuple[Need, ...]:
             return (SquareNeed(rows * width),) * squares[kind]
         case Gate(rows, width):
             return (MultiplyNeed(rows * width),)
+        case ActivatedGate(rows, width, kind):
+            count = {"silu-quadratic": 1, "silu-quartic": 2, "silu-tanh": 0}[kind]
+            return (*(SquareNeed(rows * width),) * count, MultiplyNeed(rows * width))
         case _:
             assert_never(operation)
 
@@ -228,25 +241,39 @@ def pass_needs(plan: Plan, opened: MutableMapping[str, int]) -> Iterator[tuple[S
         yield step, needs
 
 
-def answer_needs(description: ProgramDescription, prompt_bucket: int, new_tokens: int) -> list[list[Need]]:
-    """Needs of an answer, one list a pass: good for every prompt whose length is rounded up to `prompt_bucket`.
+def answer_plans(
+    architecture: Architecture,
+    shape: ModelShape,
+    prompt_bucket: int,
+    new_tokens: int,
+    reveal: Reveal | None = None,
+    rewrites: Rewrites = HUSH,
+) -> list[Plan]:
+    """The passes of an answer, good for every prompt whose length is rounded up to `prompt_bucket`.
 
     Further tokens are taken as those of the longest such prompt, whose cache is the longest.
 
     Raises:
         ValueError: if there is no such prompt, or none that leaves room for the tokens.
     """
-    architecture, shape, rewrites = description.parsed_architecture, description.shape, description.rewrites
     if new_tokens < 1 or prompt_bucket != bucket_length(prompt_bucket, shape.context) or new_tokens >= shape.context:
         raise ValueError(
             f"Nothing can be prepared for prompts of {prompt_bucket} tokens and answers of {new_tokens}: the prompt's length must be "
             f"a whole bucket, and both must fit the context of {shape.context}."
         )
-    opened: dict[str, int] = {}
-    plans = [prefill_plan(architecture, shape, prompt_bucket, None, rewrites)]
+    plans = [prefill_plan(architecture, shape, prompt_bucket, reveal, rewrites)]
     for index in range(1, new_tokens):
         keys = bucket_length(min(prompt_bucket + index, shape.context), shape.context)
-        plans.append(decode_plan(architecture, shape, keys, None, rewrites))
+        plans.append(decode_plan(architecture, shape, keys, reveal, rewrites))
+    return plans
+
+
+def answer_needs(
+    architecture: Architecture, shape: ModelShape, prompt_bucket: int, new_tokens: int, rewrites: Rewrites = HUSH
+) -> list[list[Need]]:
+    """Needs of an answer, one list a pass of `answer_plans`, which also says what is refused."""
+    opened: dict[str, int] = {}
+    plans = answer_plans(architecture, shape, prompt_bucket, new_tokens, None, rewrites)
     return [[need for _, needs in pass_needs(plan, opened) for need in needs] for plan in plans]
 
 
@@ -265,8 +292,10 @@ def left_to_engine(plan: Plan) -> list[str]:
 def is_prepared(operation: Operation) -> bool:
     """Whether an operation has a prepared form; the published forms of LayerNorm with gain and of GELU by tanh have none."""
     match operation:
-        case Normalise(affine=affine):
+        case Normalise(affine=affine) | RmsNormalise(affine=affine):
             return not affine
+        case ActivatedGate(kind=kind):
+            return kind != "silu-tanh"
         case Activate(kind=kind):
             return kind != "gelu-tanh"
         case Reveal(kind=kind):

@@ -11,6 +11,7 @@ from typing import assert_never
 
 from hushlm.plan import (
     Activate,
+    ActivatedGate,
     Divide,
     Embed,
     Gate,
@@ -19,15 +20,17 @@ from hushlm.plan import (
     Normalise,
     Operation,
     Plan,
+    Prepend,
     Project,
     Reveal,
+    RmsNormalise,
     Rotate,
     ScaleRows,
     Scores,
+    halvings,
     row_lengths,
 )
-from hushlm.private.prepared.desk import SMALL_RING_BITS
-from hushlm.private.prepared.needs import (
+from hushlm.plan.needs import (
     AttendNeed,
     CentreNeed,
     MultiplyNeed,
@@ -38,7 +41,7 @@ from hushlm.private.prepared.needs import (
     SquareNeed,
     pass_needs,
 )
-from hushlm.private.program.polynomials import halvings
+from hushlm.plan.protocol_settings import SMALL_RING_BITS
 
 __all__ = ["OnlineBytes", "online_bytes", "opened_bytes"]
 
@@ -100,14 +103,18 @@ def engine_bytes(operation: Operation, fraction_bits: int) -> float:
             return widened(rows * width)
         case Normalise(rows, width):
             return TRUNCATION * (2 * rows + rows * width)
+        case RmsNormalise(rows, width):
+            return TRUNCATION * (rows + rows * width)
         case Project(rows, _, outer):
             return TRUNCATION * rows * outer
         case ScaleRows(rows, width):
             return TRUNCATION * rows * width
-        case Rotate(heads, queries, rows, width):
-            return TRUNCATION * heads * (queries + rows) * width
+        case Rotate():
+            return TRUNCATION * operation.entries
+        case Prepend():
+            return 0.0
         case Scores(heads, rows, keys):
-            return TRUNCATION * heads * (rows * (rows + 1) // 2 if rows == keys else rows * keys)
+            return TRUNCATION * heads * (rows * (rows + 1) // 2 if operation.is_triangle else rows * keys)
         case Kernel(heads):
             scores = operation.elements
             maxima = scores - heads * len(row_lengths(operation))
@@ -131,6 +138,9 @@ def engine_bytes(operation: Operation, fraction_bits: int) -> float:
             return rows * width * each[kind]
         case Gate(rows, width):
             return TRUNCATION * rows * width
+        case ActivatedGate(rows, width, kind):
+            truncations = {"silu-quadratic": 3, "silu-quartic": 4}[kind]
+            return rows * width * (2 * (SMALL_COMPARISON + SELECTION) + SMALL_SELECTION + truncations * TRUNCATION)
         case Reveal(kind=kind):
             if kind == "logits":
                 return 0.0
@@ -151,6 +161,6 @@ def online_bytes(plan: Plan, opened: dict[str, int], fraction_bits: int = 18) ->
     found: dict[tuple[int | None, str], OnlineBytes] = {}
     for step, needs in pass_needs(plan, opened):
         sent = sum(sum(opened_bytes(need)) for need in needs)
-        roots = step.operation.rows if isinstance(step.operation, Normalise) else 0
+        roots = step.operation.rows if isinstance(step.operation, Normalise | RmsNormalise) else 0
         found[step.layer, str(step.name)] = OnlineBytes(sent, engine_bytes(step.operation, fraction_bits), roots)
     return found

@@ -7,7 +7,7 @@ import pytest
 from hushlm.architectures import REGISTRY, parse
 from hushlm.config import ModelShape
 from hushlm.plan import PUBLISHED, Scores, bucket_length, decode_plan, prefill_plan
-from hushlm.private.prepared.needs import (
+from hushlm.plan.needs import (
     AttendNeed,
     CentreNeed,
     ProjectNeed,
@@ -17,7 +17,6 @@ from hushlm.private.prepared.needs import (
     left_to_engine,
     pass_needs,
 )
-from hushlm.private.program.description import describe
 
 SHAPE = ModelShape(layers=6, heads=2, width=16, context=128, vocabulary=96)
 
@@ -39,8 +38,8 @@ def test_what_is_left_to_the_engine_is_named() -> None:
 @pytest.mark.parametrize("architecture", REGISTRY, ids=str)
 def test_what_is_prepared_serves_every_prompt_of_the_bucket(architecture: object) -> None:
     architecture = parse(str(architecture))
-    description, tokens = describe(architecture, SHAPE), 34
-    prepared = answer_needs(description, 32, tokens)
+    tokens = 34
+    prepared = answer_needs(architecture, SHAPE, 32, tokens)
     for length in (1, 20, 32):
         opened: dict[str, int] = {}
         plans = [prefill_plan(architecture, SHAPE, 32)]
@@ -52,7 +51,7 @@ def test_what_is_prepared_serves_every_prompt_of_the_bucket(architecture: object
 
 
 def test_keys_and_values_are_opened_once() -> None:
-    needs = [need for each in answer_needs(describe(parse("SM2+R"), SHAPE), 64, 5) for need in each if isinstance(need, AttendNeed)]
+    needs = [need for each in answer_needs(parse("SM2+R"), SHAPE, 64, 5) for need in each if isinstance(need, AttendNeed)]
     caches = {need.cache for need in needs}
     assert len(caches) == 2 * SHAPE.layers
     for cache in caches:
@@ -62,7 +61,7 @@ def test_keys_and_values_are_opened_once() -> None:
 
 
 def test_one_mask_of_the_centred_rows_serves_variance_and_division() -> None:
-    (needs,) = answer_needs(describe(parse("SM2+LN+R"), SHAPE), 32, 1)
+    (needs,) = answer_needs(parse("SM2+LN+R"), SHAPE, 32, 1)
     # Before attention and FFN of every layer, and before the head; in the last layer the FFN's and the head's are of one row.
     assert [need.rows for need in needs if isinstance(need, CentreNeed)] == [32] * (2 * SHAPE.layers - 1) + [1, 1]
 
@@ -80,4 +79,4 @@ def test_a_plan_s_products_and_squares_are_all_there() -> None:
 @pytest.mark.parametrize(("bucket", "tokens"), [(20, 1), (32, 0), (32, 128), (160, 1)])
 def test_lengths_that_cannot_be_are_refused(bucket: int, tokens: int) -> None:
     with pytest.raises(ValueError, match="Nothing can be prepared"):
-        answer_needs(describe(parse("SM2+R"), SHAPE), bucket, tokens)
+        answer_needs(parse("SM2+R"), SHAPE, bucket, tokens)

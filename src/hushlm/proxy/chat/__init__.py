@@ -1,0 +1,1 @@
+"""`/v1/chat/completions`: conversations become prompts by a chat template, and answers become turns."""

@@ -1,0 +1,1 @@
+"""`hushlm report`: runs as one page that is read in a browser, without a network."""
