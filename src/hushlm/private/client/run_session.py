@@ -198,7 +198,10 @@ class SessionRunner:
                 raise SessionError(f"The server had no place within {self.settings.queue_seconds:.0f} s: ask again later.")
         check_accepted(event, request, self.description, self.engine_version)
         await asyncio.to_thread(shelf.reconcile, request.held, event.held)
-        await self._link(links, event.link_token)
+        try:
+            await self._link(links, event.link_token)
+        except SessionError as refusal:
+            raise await _reason(server, refusal) from refusal
         prompt = list(wanted.prompt_tokens) if isinstance(wanted, Question) else None
         worker.send(PeerOrder(certificate=event.engine_certificate, prompt=prompt))
 
@@ -214,6 +217,14 @@ class SessionRunner:
                     group.create_task(link(caller))
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
+
+
+async def _reason(server: ServerEvents, refusal: SessionError) -> SessionError:
+    """Why there are no links: where the session is over already, the control channel says so."""
+    with contextlib.suppress(TimeoutError, SessionError, httpx.HTTPError, ssl.SSLError):
+        async with asyncio.timeout(GRACE_SECONDS):
+            return session_failure(await server.end())
+    return refusal
 
 
 async def _follow(worker: WorkerProcess, server: ServerEvents) -> AsyncGenerator[WorkerEvent, None]:
