@@ -37,7 +37,6 @@ def wanted(**changes: Any) -> SessionRequest:
         "prompt_length": 20,
         "new_tokens": 2,
         "reveal": RevealPolicy(),
-        "engine_address": "127.0.0.1:9000",
         "engine_certificate": "x",
     }
     return SessionRequest.model_validate(fields | changes)

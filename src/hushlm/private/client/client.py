@@ -51,7 +51,7 @@ class Client:
         server: HOST:PORT of the server.
         keys: folder with authority.pem and this client's .pem and .key.
         name: name of this client's files there, without .pem and .key.
-        settings: how long to wait, how often to ask again, and where to listen.
+        settings: how long to wait, and how often to ask again.
 
     Raises:
         ValueError: one sentence: the folder is not an export, the keys are unusable, there is no engine, or the address is malformed.
