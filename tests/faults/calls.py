@@ -25,6 +25,7 @@ class Places:
         checkpoint: of a model trained for a step.
         export: the folder of its private program.
         keys: for a server and a client.
+        vendor: a model as Hugging Face's tools save it.
         scratch: an empty folder for what the calls write.
     """
 
@@ -33,6 +34,7 @@ class Places:
     checkpoint: Path
     export: Path
     keys: Path
+    vendor: Path
     scratch: Path
 
 
@@ -113,11 +115,24 @@ def sound_calls(places: Places) -> list[Call]:
             | {"checkpoints": str(places.checkpoint), "results": str(ROOT / "results/kernels-micro.json")},
         ),
         Call("frontier run", options=drawn | {"pages": str(scratch / "frontier")}),
+        Call("import", {"model": str(places.vendor), "output": str(scratch / "imported")}, {"text": str(places.text)}),
         Call("export", {"checkpoint": str(places.checkpoint), "output": str(scratch / "program")}),
         Call("keys", {"action": "show", "folder": str(places.keys)}),
         Call("keys", {"action": "create", "folder": str(scratch / "keys")}, {"host": "127.0.0.1"}),
         Call("keys", {"action": "renew", "folder": str(places.keys)}, {"name": "client"}),
-        Call("serve", {"model": str(export / "server")}, {"keys": str(places.keys), "listen": "127.0.0.1:0"}),
+        Call(
+            "serve",
+            {"model": str(export / "server")},
+            {"keys": str(places.keys), "listen": "127.0.0.1:0", "prepare_folder": str(scratch / "shelf")},
+        ),
+        Call(
+            "prepare",
+            {"model": str(export / "client")},
+            {"keys": str(places.keys), "server": "127.0.0.1:1", "connect_seconds": "1", "tokens_each": "1"}
+            | {"prepared_folder": str(scratch / "shelf")},
+        ),
+        Call("prepared", {"action": "list"}, {"keys": str(places.keys)}),
+        Call("prepared", {"action": "list"}, {"server_folder": str(scratch)}),
         Call("ask", {"prompt": "alpha"}, {"mode": "plain", "model": str(places.checkpoint), "new_tokens": "1"}),
         Call("ask", {"prompt": "alpha"}, client | {"server": "127.0.0.1:1", "connect_seconds": "1", "new_tokens": "1"}),
         Call("proxy", options=client | {"listen": "127.0.0.1:0", "api_key_file": str(scratch / "api-key")}),

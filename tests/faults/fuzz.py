@@ -41,7 +41,7 @@ class Case:
         return f"{self.command.replace(' ', '-')}{self.call}-{self.option}-{self.kind.replace(' ', '_')}"
 
 
-NOWHERE = Places(*[Path("/nowhere")] * 6)
+NOWHERE = Places(*[Path("/nowhere")] * 7)
 """For looking at calls that are not made."""
 
 
@@ -135,4 +135,20 @@ def make_places() -> Places:
     train(config, open_token_store(config.data))
     export_model(load_checkpoint(root / "checkpoint"), root / "export")
     create_keys(root / "keys", ["127.0.0.1"])
-    return Places(corpus, text, root / "checkpoint", root / "export", root / "keys", root / "scratch")
+    _save_vendors_model(root / "vendor")
+    return Places(corpus, text, root / "checkpoint", root / "export", root / "keys", root / "vendor", root / "scratch")
+
+
+def _save_vendors_model(folder: Path) -> None:
+    from transformers import PreTrainedTokenizerFast
+    from transformers.utils import logging
+
+    from hushlm.architectures import parse
+    from hushlm.config import ModelShape
+    from hushlm.data.tokenizer import make_tokenizer
+    from hushlm.huggingface import to_hf_gpt2
+    from hushlm.model import LanguageModel
+
+    logging.disable_progress_bar()
+    to_hf_gpt2(LanguageModel(parse("SM+LN+G"), ModelShape(layers=1, heads=1, width=8, context=16))).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=make_tokenizer("bytes", []).library).save_pretrained(folder)

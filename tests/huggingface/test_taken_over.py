@@ -192,7 +192,7 @@ def test_what_is_no_checkpoint_says_what_to_do(tmp_path: Path, capsys: pytest.Ca
         assert main(words) == 2
         error = capsys.readouterr().err
         assert "is a Hugging Face folder" in error
-        assert "save_hf_checkpoint" in error
+        assert f"hushlm import {vendor}" in error
     with pytest.raises(ValueError, match="Hugging Face folder"):
         load_checkpoint(vendor)
     with pytest.raises(ValueError, match=r"not a LanguageModel: .*save_hf_checkpoint"):

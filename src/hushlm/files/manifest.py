@@ -56,8 +56,8 @@ def verify_manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         if is_hugging_face_folder(folder):
             raise ValueError(
-                f"{folder} is a Hugging Face folder, not one of hushlm: take a GPT-2 or GPT-NeoX over with "
-                "hushlm.huggingface.save_hf_checkpoint (docs/huggingface.md), and use the checkpoint that it writes."
+                f"{folder} is a Hugging Face folder, not one of hushlm: make a checkpoint of it with `hushlm import {folder} OUTPUT`, and "
+                "use that."
             )
         if all((folder / part / MANIFEST).is_file() for part in ("server", "client")):
             raise ValueError(f"{folder} holds the two halves of an export: name {folder / 'server'} or {folder / 'client'}.")

@@ -19,7 +19,7 @@ from hushlm.training.checkpoint import Checkpoint, load_checkpoint, save_checkpo
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["save_hf_checkpoint", "take_over_hf"]
+__all__ = ["our_tokenizer", "save_hf_checkpoint", "save_taken_over", "take_over_hf"]
 
 _FAMILIES = {
     "gpt2": from_hf_gpt2,
@@ -70,12 +70,21 @@ def save_hf_checkpoint(
             the model, or `folder` holds files that are not ours.
     """
     model = take_over_hf(hf_model)
-    ours = _our_tokenizer(tokenizer)
-    if ours.get_vocab_size() > model.shape.vocabulary:
-        raise ValueError(
-            f"The tokenizer knows {ours.get_vocab_size()} tokens and the model {model.shape.vocabulary}: they do not belong together."
-        )
-    folder = Path(folder)
+    return save_taken_over(model, hf_model, tokenizer, our_tokenizer(tokenizer, model.shape.vocabulary), Path(folder))
+
+
+def save_taken_over(model: LanguageModel, hf_model: PreTrainedModel, tokenizer: Any, ours: Tokenizer, folder: Path) -> Checkpoint:
+    """Write what was made of a model of transformers as a checkpoint, and read it again.
+
+    Args:
+        model: the model to write.
+        hf_model, tokenizer: where it comes from; what they say of conversations is kept.
+        ours: the tokenizer without state.
+        folder: where; an earlier checkpoint there is replaced.
+
+    Raises:
+        ValueError: if `folder` holds files that are not ours.
+    """
     config = RunConfig(
         architecture=str(model.architecture),
         shape=model.shape,
@@ -105,10 +114,18 @@ def _chat_files(hf_model: Any, tokenizer: Any) -> ChatFiles:
     return ChatFiles.of(getattr(tokenizer, "chat_template", None), tokens, ends, "The model's tokenizer")
 
 
-def _our_tokenizer(tokenizer: Any) -> Tokenizer:
+def our_tokenizer(tokenizer: Any, vocabulary: int) -> Tokenizer:
+    """A tokenizer of transformers or of the tokenizers library, without state.
+
+    Raises:
+        ValueError: if it is none that the tokenizers library can run, or knows more tokens than the model's `vocabulary`.
+    """
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if not isinstance(backend, tokenizers.Tokenizer | Tokenizer):
         raise ValueError(
             f"{type(tokenizer).__name__} has no tokenizer.json: load the model's tokenizer with AutoTokenizer, or give a fast tokenizer."
         )
-    return Tokenizer(backend)
+    ours = Tokenizer(backend)
+    if ours.get_vocab_size() > vocabulary:
+        raise ValueError(f"The tokenizer knows {ours.get_vocab_size()} tokens and the model {vocabulary}: they do not belong together.")
+    return ours

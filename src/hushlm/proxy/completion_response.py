@@ -92,6 +92,7 @@ class CompletionResponse(Response):
         async for index, item in self._sessions.events():
             if not isinstance(item, TokenAnswer):
                 self._progress = describe(item)
+                self._completion.note_progress(index, item)
                 if self._progress_document is not None:
                     await self._chunk(send, self._progress_document(index, item))
                 continue

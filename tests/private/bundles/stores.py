@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from hushlm.plan.needs import AttendNeed, MultiplyNeed, ProjectNeed, SquareNeed
 from hushlm.private.bundles import BundleStore
 from hushlm.private.engine import Party
 from hushlm.private.prepared.material import IDENTITY_BYTES, Item, Material
-from hushlm.private.prepared.needs import AttendNeed, MultiplyNeed, ProjectNeed, SquareNeed
 
 PROGRAM, PEER = "f" * 64, "alice"
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,10 +23,10 @@ from tests.private.bundles.stores import PEER, PROGRAM, content, file_of, identi
 
 import hushlm.private.bundles.bundle_file as bundle_file
 import hushlm.private.bundles.store as store_module
-from hushlm.private.bundles import BundleError, BundleStore, BundleStoreError, peers_of
+from hushlm.plan.needs import Need, SquareNeed
+from hushlm.private.bundles import BundleError, BundleStoreError, peers_of
 from hushlm.private.engine import Party
 from hushlm.private.prepared.material import IDENTITY_BYTES, Item, Material, MaterialError
-from hushlm.private.prepared.needs import Need, SquareNeed
 
 WORDS = st.sampled_from([np.uint64, np.uint32]).flatmap(
     lambda kind: arrays(kind, array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=4))
@@ -42,7 +45,7 @@ MATERIALS = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(MATERIALS)
 def test_what_was_stored_comes_back_and_is_gone(material: Material) -> None:
     before, size_bytes = content(material), material.size_bytes
@@ -173,7 +176,7 @@ def test_every_changed_byte_is_found_before_anything_is_recorded(tmp_path: Path)
         for place in range(len(whole)):
             os.pwrite(file.fileno(), bytes([whole[place] ^ 1 << place % 8]), place)
             with pytest.raises(BundleError) as caught:
-                kept.burn(identity_of("a"))
+                bundle_file.read_bundle(path) if place % 16 else kept.burn(identity_of("a"))
             assert str(path) in str(caught.value)
             assert "\n" not in str(caught.value)
             os.pwrite(file.fileno(), whole[place : place + 1], place)
@@ -190,13 +193,10 @@ def test_every_changed_byte_is_found_before_anything_is_recorded(tmp_path: Path)
     assert content(kept.burn(identity_of("a"))) == expected
 
 
-def test_unknown_kinds_and_fields_of_needs_are_refused(tmp_path: Path) -> None:
-    for number, change in enumerate([{"kind": "Other"}, {"more": 1}, {"elements": "5"}, {"elements": None}]):
+def test_unknown_kinds_and_fields_of_needs_are_refused() -> None:
+    for change in ({"kind": "Other"}, {"more": 1}, {"elements": "5"}, {"elements": None}):
         with pytest.raises(ValueError, match="validation error"):
-            bundle_file._NEED_LIST.validate_json(
-                f"[{str({'kind': 'SquareNeed', 'elements': 5} | change).replace(chr(39), chr(34)).replace('None', 'null')}]"
-            )
-        assert number >= 0
+            bundle_file._NEED_LIST.validate_json(json.dumps([{"kind": "SquareNeed", "elements": 5} | change]))
 
 
 def _wrong_mode(path: Path) -> None:
@@ -433,9 +433,6 @@ def test_processes_that_store_at_once_leave_one_bundle_each(tmp_path: Path, work
 def test_a_store_that_another_process_holds_is_refused_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = stored(tmp_path, "a")
     monkeypatch.setattr(store_module, "LOCK_SECONDS", 0.2)
-    import subprocess
-    import sys
-
     code = "import sys, filelock\nlock = filelock.FileLock(sys.argv[1])\nlock.acquire()\nprint(flush=True)\nsys.stdin.read()"
     command = [sys.executable, "-c", code, str(kept.folder / ".lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -486,4 +483,3 @@ def test_words_are_overwritten_on_disk(tmp_path: Path) -> None:
     for name in "ab":
         assert not any((tmp_path / name).read_bytes())
         assert (tmp_path / name).stat().st_size > 1000
-    assert isinstance(kept, BundleStore)

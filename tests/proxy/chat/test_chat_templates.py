@@ -196,6 +196,7 @@ def test_what_ends_an_answer() -> None:
     library = byte_level()
     number = library.token_to_id
     end_of_text, im_end, user = number("<|endoftext|>"), number("<|im_end|>"), number("<|user|>")
+    assert im_end is not None
     assert chat(library, None).end_ids == {end_of_text}
     assert chat(library, CHATML).end_ids == {end_of_text, im_end}  # what the template puts behind an answer, though no file names it
     assert chat(library, ROLES, eos_token="<|user|>").end_ids == {end_of_text, user}

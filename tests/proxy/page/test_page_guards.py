@@ -100,6 +100,7 @@ def test_the_price_is_the_clients_own(client: Client) -> None:
     assert (found["bytes"], found["messages"], found["set_up_bytes"]) == (expected.bytes, expected.messages, expected.set_up_bytes)
     local, wide = found["seconds"].values()
     assert local == expected.seconds < wide
+    assert found["prepared_bytes"] is None
     assert found["layers"] == client.description.shape.layers
 
 

@@ -20,10 +20,10 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, V
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from hushlm.plan.needs import Need
 from hushlm.private.bundles.bundle_errors import BundleError
 from hushlm.private.bundles.private_files import check_file
 from hushlm.private.prepared.material import IDENTITY_BYTES, Item, Material
-from hushlm.private.prepared.needs import Need
 
 __all__ = ["IDENTITY_PATTERN", "BundleInfo", "StoredInfo", "bundle_content", "read_bundle", "read_info"]
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from hushlm.plan import Normalise, RmsNormalise
 from hushlm.private.engine import Engine, Executable, Party, compile_program
 from hushlm.private.engine.traffic import Traffic
 from hushlm.private.program.steps import Arithmetic
@@ -117,7 +118,8 @@ class ReferenceBackend:
             will do; None for no rounding.
 
     Attributes:
-        largest: the largest absolute value in the result of any step so far, or NaN after a step whose result had one.
+        largest: the largest absolute value in the result of any step so far, and of the sums of squares inside norms; NaN after a step
+            whose result had one.
     """
 
     knows_client = True
@@ -143,6 +145,11 @@ class ReferenceBackend:
     def run(
         self, key: Hashable, build: Callable[[ModuleType], Arithmetic], inputs: Sequence[str], outputs: Sequence[str], public: Sequence[str]
     ) -> Traffic:
+        operation = key[0] if isinstance(key, tuple) else None
+        if isinstance(operation, Normalise | RmsNormalise):
+            x = self._values[inputs[0]]
+            centred = x - x.mean(-1, keepdims=True) if isinstance(operation, Normalise) else x
+            self.largest = float(np.max([self.largest, np.square(centred).sum(-1).max()]))
         results = build(np)(*(self._values[name] for name in inputs))
         results = results if isinstance(results, tuple) else (results,)
         self._values |= {name: self._rounded(result) for name, result in zip(outputs, results, strict=True)}

@@ -23,6 +23,7 @@ from hushlm.data.chat_files import ChatFiles, read_chat_files
 from hushlm.data.tokenizer import Tokenizer
 from hushlm.files import MANIFEST, new_folder, verify_manifest, write_atomic
 from hushlm.plan import HUSH, Rewrites
+from hushlm.plan.engine_tiles import LARGEST_PRODUCT_BITS
 from hushlm.private.program.backend import ReferenceBackend
 from hushlm.private.program.description import DESCRIPTION_FILE, WEIGHTS_FILE, ProgramDescription, RevealPolicy, describe
 from hushlm.private.program.fold import fold_weights, moving_bases
@@ -38,11 +39,6 @@ ERROR_TOLERANCE = 0.01
 
 SAMPLE_TOKENS = 32
 """How many tokens the prompt has on which the error is measured."""
-
-LARGEST_PRODUCT_BITS = 62
-"""A product has twice as many fraction bits until it is truncated, and the engine truncates only numbers below 2^62 correctly. With 18
-fraction bits a product must therefore be below 2^26, and a number that is squared below 8192 (measured between two processes: the square of
-8000 is right, that of 8500 is wrong)."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +144,7 @@ def export_model(
     if not isinstance(getattr(checkpoint, "folder", None), Path):
         raise ValueError(
             f"export_model takes a checkpoint as load_checkpoint returns it, not a {type(checkpoint).__name__}: a Hugging Face model "
-            "becomes one by hushlm.huggingface.save_hf_checkpoint."
+            "becomes one by hushlm.huggingface.save_hf_checkpoint, or `hushlm import`."
         )
     verify_manifest(checkpoint.folder)  # its digest becomes part of the program's description
     model = checkpoint.model

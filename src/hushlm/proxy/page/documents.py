@@ -7,7 +7,10 @@ from typing import Any
 
 from hushlm.cost import LAN, WAN
 from hushlm.plan import bucket_length
+from hushlm.private.bundles import BundleStoreError
 from hushlm.private.client.client import Client, Progress
+from hushlm.private.client.estimate import Estimate
+from hushlm.private.client.prepared_estimate import prepared_estimate
 from hushlm.private.client.run_session import Question
 from hushlm.report.question import describe
 
@@ -19,7 +22,8 @@ def estimate_document(client: Client, questions: Sequence[Question]) -> dict[str
 
     Returns: `prompt_tokens` and `new_tokens` of the first question and `run_at_tokens`, the length at which its prompt is computed; then of
         all questions `bytes` and `messages` of both directions, `set_up_bytes`, and `seconds` on a local and on a wide-area network, set-up
-        not included.
+        not included, where nothing is prepared; and `prepared_bytes`, what a single question moves instead for which an answer is
+        prepared at this side, None where there is none.
     """
     found = [
         [client.estimate(len(question.prompt_tokens), question.new_tokens, question.reveal, network) for question in questions]
@@ -36,11 +40,22 @@ def estimate_document(client: Client, questions: Sequence[Question]) -> dict[str
         "context": context,
         "bytes": sum(estimate.bytes for estimate in found[0]),
         "messages": sum(estimate.messages for estimate in found[0]),
+        "prepared_bytes": _prepared_bytes(client, first, found[0][0]) if len(questions) == 1 else None,
         "set_up_bytes": sum(estimate.set_up_bytes for estimate in found[0]),
         "seconds": {
             str(network): sum(estimate.seconds for estimate in estimates) for network, estimates in zip((LAN, WAN), found, strict=True)
         },
     }
+
+
+def _prepared_bytes(client: Client, question: Question, today: Estimate) -> int | None:
+    lengths = len(question.prompt_tokens), question.new_tokens
+    try:
+        if client.settings.prepared == "never" or not client.shelf.fitting(*lengths):
+            return None
+    except BundleStoreError:  # asking says what is wrong with it
+        return None
+    return prepared_estimate(client.description, *lengths, question.reveal, today).bytes
 
 
 def progress_document(index: int, progress: Progress) -> dict[str, Any]:

@@ -17,7 +17,8 @@ export function showEstimate(found) {
   at("estimate").textContent =
     `${count(found.prompt_tokens)} tokens and ${count(found.new_tokens)} new ones: about ${megabytes(found.bytes)}, ` +
     `${time(local)} on a local network, ${time(wide)} on a wide one (80 ms, 100 Mbps). ` +
-    `Opening the session moves ${megabytes(found.set_up_bytes)} more.`;
+    `Opening the session moves ${megabytes(found.set_up_bytes)} more.` +
+    (found.prepared_bytes === null ? "" : ` An answer is prepared for this length: with it only ${megabytes(found.prepared_bytes)} move now.`);
 }
 
 export function showEstimateText(text) {
@@ -55,6 +56,7 @@ export function addText(piece) {
 }
 
 export function showProgress(progress) {
+  if (progress.phase === "note") return; // on prepared answers; the price has said it
   at("where").textContent = `${progress.description[0].toUpperCase()}${progress.description.slice(1)}`;
   at("bar").value = progress.done_share;
   if (progress.phase !== "query") return;
