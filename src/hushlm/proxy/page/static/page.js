@@ -13,9 +13,10 @@ const body = () => ({ model: at("model").value, prompt: at("prompt").value, max_
 
 function refused(error) {
   if (error.status === 401) {
-    at("key-field").hidden = false;
     view.showAlert(at("key").value ? error.message : "This proxy asks for its API key: type it above.");
-    at("key").focus();
+    const first = at("key-field").hidden;
+    at("key-field").hidden = false;
+    if (first) at("key").focus(); // once: not while somebody types elsewhere
   } else {
     view.showAlert(error.message);
   }
