@@ -12,13 +12,10 @@ pytest.importorskip("spu")
 pytest.importorskip("httpx")
 
 import httpx
-from tests.private.fixtures import export_folder, key_folder, served_checkpoint
 
 from hushlm.private.client.client import Client
 from hushlm.proxy.application import ProxySettings, application
 from hushlm.proxy.page.files import POLICY
-
-__all__ = ["export_folder", "key_folder", "served_checkpoint"]
 
 KEY = "sk-0123456789abcdef"
 ASKED = {"model": "hush", "prompt": "3 alpha", "max_tokens": 2}
@@ -52,7 +49,7 @@ def test_files_carry_a_strict_policy(client: Client, path: str) -> None:
 
 def test_no_script_and_no_style_stands_inside_the_html(client: Client) -> None:
     text = send(client, "GET", "/").text
-    assert text.count("<script") == text.count("</script>") == text.count('src="/static/')
+    assert text.count("<script") == text.count("</script>") == text.count('<script type="module" src="/static/')
     assert "<style" not in text
     assert "style=" not in text
     assert "http" not in text.replace("http-equiv", "")

@@ -12,13 +12,10 @@ import pytest
 pytest.importorskip("spu")
 
 from tests.browser import Opened, chromium, open_page
-from tests.private.fixtures import export_folder, key_folder, scratch, served_checkpoint
 from tests.private.service import PROMPTS, Serving, serving, wait_for
 from tests.proxy.running import proxying
 
 from hushlm.training import Checkpoint
-
-__all__ = ["export_folder", "key_folder", "scratch", "served_checkpoint"]
 
 KEY = "sk-0123456789abcdef"
 ANSWER_MS = 200_000
