@@ -161,6 +161,7 @@ def test_no_server_is_a_sentence(browser: Any, alone: Serving) -> None:
         assert page.inner_text("#alert").count(".") >= 1
         assert "127.0.0.1:1" in page.inner_text("#alert")
         assert page.text_content("#asked") == "<b>3 alpha</b>"
+        assert "not open yet" in page.inner_text("#server")
         assert page.is_enabled("#ask")
         page.fill("#tokens", "400")
         page.locator("#estimate", has_text="exceed the model's context").wait_for()

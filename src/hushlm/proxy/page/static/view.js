@@ -74,6 +74,7 @@ export function showProgress(progress) {
 export function showServer(price, setUp, query, seconds) {
   const sum = (name) => (setUp?.[name] ?? 0) + (query?.[name] ?? 0);
   const rows = [
+    ["Session", setUp || query ? "opened" : "not open yet"],
     ["Your text", "nothing"],
     ["Its length", `${count(price.prompt_tokens)} tokens`],
     ["Tokens asked for", count(price.new_tokens)],
