@@ -64,7 +64,7 @@ def test_there_are_no_other_files(client: Client, path: str) -> None:
     ("method", "path"), [("GET", "/"), ("GET", "/static/page.js"), ("POST", "/page/estimate"), ("POST", "/page/completions")]
 )
 def test_a_false_name_gets_nothing(client: Client, method: str, path: str) -> None:
-    options = {"json": ASKED} if method == "POST" else {}
+    options: dict[str, Any] = {"json": ASKED} if method == "POST" else {}
     assert send(client, method, path, headers={"host": "attacker.example"}, **options).status_code == 403
     exposed = ProxySettings(hosts=None, api_key=KEY)
     assert send(client, method, path, exposed, headers={"authorization": f"Bearer {KEY}"}, **options).status_code == 404
