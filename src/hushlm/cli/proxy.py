@@ -37,7 +37,7 @@ def proxy(
 
     Programs that speak OpenAI's chat or completions API ask privately without knowing it: give them http://LISTEN/v1 as base URL. Prompts
     and answers are in the clear between the program and this proxy, and nowhere else. Prints one line when it is ready; SIGTERM gives up
-    running sessions and ends with exit code 0.
+    running sessions and ends with exit code 0. A browser on this machine gets a page to ask from at http://LISTEN/.
 
     Several models: give --model several times, with a --name for each, and --server and --chat-template once for all or once for each.
 
