@@ -58,7 +58,7 @@ def run(options: argparse.Namespace, folder: Path, temporary: Path) -> dict:
         kept.write_text(json.dumps({name: value for name, value in report.items() if name not in ("folder", "source")}))
     document |= json.loads(kept.read_text())
     checkpoint = load_checkpoint(folder / "checkpoint")
-    architecture, shape = checkpoint.model.architecture, checkpoint.model.shape
+    shape = checkpoint.model.shape
     document["price"] = {
         name: {str(tokens): price(plan(parse(document[which]), shape, tokens)).total.to_dict() for tokens in (32, 64, 128)}
         for name, which, plan in (
