@@ -53,6 +53,7 @@ def open_page(browser: Any, address: str, width: int = 1280, height: int = 900, 
     opened.page.on("pageerror", lambda error: opened.complaints.append(str(error)))
     opened.page.on("request", lambda request: opened.requests.append(request.url))
     try:
+        opened.page.set_default_timeout(10_000)
         opened.page.goto(address)
         yield opened
     finally:

@@ -126,6 +126,7 @@ WITHOUT_EXTRA = {
     "proxy": (["proxy", "--model", "export", "--keys", "keys"], "spu", "private"),
     "demo": (["demo", "--output", "demo"], "spu", "private"),
     "entropy": (["entropy", "model.gguf", "--text", "text.txt"], "transformers", "hf"),
+    "report": (["report", "run"], "plotly", "report"),
     "tracking": (["train", "--training.track", "tensorboard", "--output", "out"], "tensorboard", "tracking"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import os
@@ -65,6 +66,10 @@ def test_the_demo_goes_all_the_way(tmp_path: Path) -> None:
     assert [line.split(" | ")[0] for line in table.splitlines()[2:]] == [f"| {name}" for name in ROWS]
     for figure in summary["figures"]:
         assert (tmp_path / figure).read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "runs/demo/report.html").read_text()
+    for name in ROWS:
+        assert f">{html.escape(name)}</td>" in page
+    assert "diverged" in page
     for stage in range(1, 6):
         assert f"[{stage}/5" in done.stderr
     assert "hushlm entropy" in done.stderr

@@ -120,11 +120,24 @@ def sound_calls(places: Places) -> list[Call]:
         Call("keys", {"action": "show", "folder": str(places.keys)}),
         Call("keys", {"action": "create", "folder": str(scratch / "keys")}, {"host": "127.0.0.1"}),
         Call("keys", {"action": "renew", "folder": str(places.keys)}, {"name": "client"}),
-        Call("serve", {"model": str(export / "server")}, {"keys": str(places.keys), "listen": "127.0.0.1:0"}),
+        Call(
+            "serve",
+            {"model": str(export / "server")},
+            {"keys": str(places.keys), "listen": "127.0.0.1:0", "prepare_folder": str(scratch / "shelf")},
+        ),
+        Call(
+            "prepare",
+            {"model": str(export / "client")},
+            {"keys": str(places.keys), "server": "127.0.0.1:1", "connect_seconds": "1", "tokens_each": "1"}
+            | {"prepared_folder": str(scratch / "shelf")},
+        ),
+        Call("prepared", {"action": "list"}, {"keys": str(places.keys)}),
+        Call("prepared", {"action": "list"}, {"server_folder": str(scratch)}),
         Call("ask", {"prompt": "alpha"}, {"mode": "plain", "model": str(places.checkpoint), "new_tokens": "1"}),
         Call("ask", {"prompt": "alpha"}, client | {"server": "127.0.0.1:1", "connect_seconds": "1", "new_tokens": "1"}),
         Call("proxy", options=client | {"listen": "127.0.0.1:0", "api_key_file": str(scratch / "api-key")}),
         Call("reproduce", {"what": "fig2"}, drawn | {"pages": str(scratch / "pages")}),
+        Call("report", {"runs": str(places.checkpoint)}, {"output": str(scratch / "report.html")}),
         Call("demo", options={"output": str(scratch / "demo"), "quick": None}),
     ]
     missing = COMMANDS.keys() - {call.command for call in calls}

@@ -22,7 +22,7 @@ from hushlm.cost.program_overhead import overhead_seconds
 from hushlm.plan import ProtocolSettings
 from hushlm.private.engine import Engine, EngineSettings, Party, compile_program, engine_version
 
-__all__ = ["Counted", "Measurements", "calibrate", "count_programs", "fit", "measure"]
+__all__ = ["Counted", "Measurements", "calibrate", "count_programs", "fit", "least_squares", "measure"]
 
 DELAY = Link(round_trip_seconds=0.2, bits_per_second=10e9)
 SERIES_RUNS = 80
@@ -172,7 +172,7 @@ def _design(
     return np.array([[read(program.price(unit)) for unit in units] for program in programs])
 
 
-def _fit(design: np.ndarray, counted: np.ndarray, floor: float, rounds: int = 1) -> np.ndarray:
+def least_squares(design: np.ndarray, counted: np.ndarray, floor: float, rounds: int = 1) -> np.ndarray:
     """Fit constants by least squares of relative errors, with no constant below zero.
 
     Args:
@@ -211,7 +211,7 @@ def _fit_seconds(measured: Measurements, settings: ProtocolSettings, read: Calla
         for program, client, server in zip(programs, *both, strict=True):
             design.append([_seconds(program, client.lines, unit, used) for unit in units])
             counted.append(read(client, server))
-    return dict(zip(names, map(float, _fit(np.array(design), np.array(counted), SHORTEST_SECONDS, REFITS)), strict=True))
+    return dict(zip(names, map(float, least_squares(np.array(design), np.array(counted), SHORTEST_SECONDS, REFITS)), strict=True))
 
 
 def _first_run(counted: Counted) -> float:
@@ -235,7 +235,7 @@ def fit(measured: Measurements, kept: CalibratedConstants, settings: ProtocolSet
     names = _columns("")
     ways: tuple[Callable[[Exchange], float], ...] = (lambda e: e.forward_bytes, lambda e: e.back_bytes)
     design = np.concatenate([_design(names, settings, way, MICRO_PROGRAMS) for way in ways])
-    values = dict(zip(names, map(float, _fit(design, np.concatenate([forward, back]), 1.0)), strict=True))
+    values = dict(zip(names, map(float, least_squares(design, np.concatenate([forward, back]), 1.0)), strict=True))
     (small, base), (large, more) = measured.opened
     values["refill"] = float(max(measured.series.forward[1:]) - min(measured.series.forward))
     values["answer_element"] = (more - base) / (large - small)
@@ -252,7 +252,7 @@ def fit(measured: Measurements, kept: CalibratedConstants, settings: ProtocolSet
         trips = np.maximum(np.array(measured.delayed) - [run.seconds for run in calls], 0) / DELAY.round_trip_seconds
         rounds = _columns("_rounds")
         values |= dict(
-            zip(rounds, map(float, _fit(_design(rounds, settings, lambda e: e.rounds, MICRO_PROGRAMS), trips, 1.0)), strict=True)
+            zip(rounds, map(float, least_squares(_design(rounds, settings, lambda e: e.rounds, MICRO_PROGRAMS), trips, 1.0)), strict=True)
         )
     constants = Constants(**values)
     timed = replace(constants, **elapsed)

@@ -20,6 +20,8 @@ def ask(
     seed: int = 0,
     mode: Literal["plain", "simulate", "two-party"] = "two-party",
     truncate: bool = False,
+    prepared: Literal["auto", "only", "never"] = "auto",
+    prepared_folder: Path | None = None,
     client: str = "client",
     listen_host: str | None = None,
     retries: int = 0,
@@ -48,6 +50,8 @@ def ask(
         seed: number that decides the draws.
         mode: two-party, simulate or plain.
         truncate: keep the last tokens of a prompt that is too long, instead of refusing it.
+        prepared: auto uses an answer that `hushlm prepare` made, where one fits; only refuses to ask without; never leaves them alone.
+        prepared_folder: where prepared answers are stored; by default prepared/CLIENT in the folder of keys.
         client: name of the .pem and .key in the folder of keys.
         listen_host: IP address of this machine that the server can reach; found automatically where there is one.
         retries: how often to ask again where no server is found, or one without a place; a session that broke is never repeated.
@@ -95,6 +99,8 @@ def ask(
             silent_seconds=silent_seconds,
             retries=Retries(retries),
             listen_host=listen_host,
+            prepared=prepared,
+            prepared_folder=prepared_folder,
         )
         with one_interrupt(), QuestionProgress() as display:
             answer = Client(model, server, keys, client, settings).ask(text, new_tokens, policy, truncate, display.update, sampling)

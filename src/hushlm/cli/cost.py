@@ -11,9 +11,11 @@ from hushlm.cli.cost_model import PricedModel, priced_model
 from hushlm.config import ModelShape
 from hushlm.cost.counts import check_size, flops, nonlinear_operations
 from hushlm.cost.network import Network, parse_network
+from hushlm.cost.prepared import ANSWERS, PreparedCost, price_prepared
 from hushlm.cost.pricing import CostReport, GenerationCost, price_generation
 from hushlm.plan import LENGTH_BUCKET, PUBLISHED, Reveal, parse_reveal
 from hushlm.report.cost_tables import against_table, amounts_table, residuals_table
+from hushlm.report.prepared_report import phase_rows, phases_table
 from hushlm.report.table import print_json, print_table
 
 __all__ = ["cost"]
@@ -30,6 +32,7 @@ def cost(
     ffn_multiple: int | None = None,
     prompt: int | None = None,
     new_tokens: int = 1,
+    answers: int = ANSWERS,
     reveal: str = "token",
     network: str = "wan",
     protocol: Literal["cheetah"] = "cheetah",
@@ -62,6 +65,7 @@ def cost(
         ffn_multiple: width of the feed-forward networks (FFN), as a multiple of the width.
         prompt: tokens of the prompt; as many as leave room for the new tokens by default.
         new_tokens: tokens to generate, with keys and values kept as shares.
+        answers: how many answers are prepared in one go, for the price of prepared answers.
         reveal: what the client learns: token, topk:K or logits.
         network: lan, wan, or round trip in ms and bandwidth in Mbps, for example 30ms,50Mbps.
         protocol: the engine's protocol.
@@ -97,11 +101,15 @@ def cost(
     policy = _reveal(reveal, shape.vocabulary)
     answer = price_generation(model.architecture, shape, prompt, new_tokens, policy, model.rewrites, model.settings, link)
     base = price_generation(parse(baseline), shape, prompt, new_tokens, policy, PUBLISHED, network=link)
-    document = _document(model, prompt, answer, baseline, base, link)
+    document, prepared = _document(model, prompt, answer, baseline, base, link), None
+    # An answer that fills the whole context leaves nothing that could be prepared.
+    if new_tokens < shape.context:
+        prepared = price_prepared(model.architecture, shape, prompt, new_tokens, policy, model.rewrites, model.settings, link, answers)
+    document["prepared"] = None if prepared is None else prepared.to_dict() | {"phases": phase_rows(answer, prepared)}
     if json:
         print_json(document)
     else:
-        _print(document, answer)
+        _print(document, answer, prepared)
 
 
 def _reveal(text: str, vocabulary: int) -> Reveal:
@@ -151,7 +159,7 @@ def _engine() -> str:
     return load_constants().engine
 
 
-def _print(document: dict[str, Any], answer: GenerationCost) -> None:
+def _print(document: dict[str, Any], answer: GenerationCost, prepared: PreparedCost | None) -> None:
     first: CostReport = answer.passes[0]
     shape, counted = first.plan.shape, document["flops"]
     print(f"{document['architecture']}   L={shape.layers} H={shape.heads} D={shape.width} V={shape.vocabulary}, {document['engine']}")
@@ -181,6 +189,8 @@ def _print(document: dict[str, Any], answer: GenerationCost) -> None:
         }
     summary["set-up, once a session"] = first.set_up
     print_table(amounts_table("Sums", "", {name: amount.to_dict() for name, amount in summary.items()}))
+    if prepared is not None:
+        print_table(phases_table(document["prepared"]["phases"], prepared))
     base = document["baseline"]
     print(
         f"Memory, estimated: client {document['client_peak_bytes'] / 1e9:.1f} GB, server {document['server_peak_bytes'] / 1e9:.1f} GB. "

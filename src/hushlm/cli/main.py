@@ -37,6 +37,8 @@ COMMANDS = {
     "export": "hushlm.cli.export:export",
     "keys": "hushlm.cli.keys:keys",
     "serve": "hushlm.cli.serve:serve",
+    "prepare": "hushlm.cli.prepare:prepare",
+    "prepared": "hushlm.cli.prepared:prepared",
     "ask": "hushlm.cli.ask:ask",
     "proxy": "hushlm.cli.proxy:proxy",
     "reproduce": "hushlm.cli.reproduce:reproduce",

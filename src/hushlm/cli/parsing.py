@@ -226,7 +226,7 @@ def _gathered(parser: ArgumentParser, words: Sequence[str]) -> list[str]:
     gathered: list[str] = []
     for word in left:
         given = values.get(word)
-        gathered += [word] if given is None else [word, given[0] if len(given) == 1 else json.dumps(given)]
+        gathered += [word] if given is None else [word, given[0] if len(given) == 1 else json.dumps(given, ensure_ascii=False)]
     return gathered + list(words[end:])
 
 
@@ -250,7 +250,7 @@ def _sentence(message: str, parser: ArgumentParser) -> str:
     if found := re.match(r"the following arguments are required: (.*)", text):
         return f"{command} needs {found[1].upper()}: `{parser.prog} --help` shows its arguments."
     if found := re.match(r"argument (-\S+): expected (.*)", text):
-        return f"{found[1]} needs {found[2].replace('argument', 'value')}."
+        return f"{found[1].partition('/')[0]} needs {found[2].replace('argument', 'value')}."
     if found := re.match(r"Problems parsing config: (.*)", text):
         where = found[1].replace('in "<unicode string>", ', "")
         return f"--config: this is not YAML, {where}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 __all__ = ["proxy"]
 
@@ -20,6 +20,11 @@ def proxy(
     waiting: int = 32,
     new_tokens: int | None = None,
     end_early: bool = False,
+    keep_prepared: int = 0,
+    tokens_each: int = 16,
+    prompt_tokens: int | None = None,
+    prepared: Literal["auto", "only", "never"] = "auto",
+    prepared_folder: Path | None = None,
     expose: bool = False,
     api_key_file: Path | None = None,
     client: str = "client",
@@ -52,6 +57,11 @@ def proxy(
         new_tokens: most tokens of an answer; without it the context is the limit.
         end_early: end a session when a stop string comes, which tells the server how long the answer was; otherwise it goes on to
             its last token, unseen.
+        keep_prepared: prepare answers while nobody asks, until each model has so many; a question lets that end with the batch being made.
+        tokens_each: for --keep-prepared: how many tokens an answer may have.
+        prompt_tokens: for --keep-prepared: length of the prompts, rounded up to a multiple of 32; by default up to 32.
+        prepared: auto uses prepared answers where one fits; only refuses to ask without; never leaves them alone.
+        prepared_folder: where prepared answers are stored; by default prepared/CLIENT in the folder of keys.
         expose: allow an address that other machines can reach; traffic there is plain HTTP.
         api_key_file: file with a key that programs must send, readable by you alone; optional on this machine.
         client: name of the .pem and .key in the folder of keys.
@@ -87,6 +97,8 @@ def proxy(
         silent_seconds=silent_seconds,
         retries=Retries(retries),
         listen_host=listen_host,
+        prepared=prepared,
+        prepared_folder=prepared_folder,
     )
     policy = RevealPolicy.parse(reveal)
     folders = model if isinstance(model, list) else [model]
@@ -105,6 +117,9 @@ def proxy(
         waiting=waiting,
         new_tokens=new_tokens,
         end_early=end_early,
+        keep_prepared=keep_prepared,
+        tokens_each=tokens_each,
+        prompt_tokens=prompt_tokens,
         api_key=None if api_key_file is None else read_api_key(api_key_file),
     )
     serving = Proxy(served, listen, settings, expose)

@@ -19,6 +19,12 @@ def serve(
     client_sessions: int | None = None,
     client_tokens: int | None = None,
     client_window_seconds: float = 3600.0,
+    prepare_folder: Path | None = None,
+    prepare_client_answers: int = 16,
+    prepare_client_bytes: int = 4_000_000_000,
+    prepare_answers: int = 256,
+    prepare_bytes: int = 32_000_000_000,
+    prepare_sessions: int = 1,
     once: bool = False,
     with_stdin: bool = False,
     connect_seconds: float = 30.0,
@@ -46,6 +52,12 @@ def serve(
         client_sessions: sessions that one client may have at a time, waiting ones included; no limit by default.
         client_tokens: tokens that one client may have generated in any --client-window-seconds; no limit by default.
         client_window_seconds: the time over which --client-tokens counts.
+        prepare_folder: folder where prepared answers are kept, readable by you alone; without it none are prepared (`hushlm prepare`).
+        prepare_client_answers: most prepared answers that are kept for one client.
+        prepare_client_bytes: most bytes of them for one client, on this side's disk.
+        prepare_answers: most prepared answers for all clients.
+        prepare_bytes: most bytes of them for all clients.
+        prepare_sessions: preparations at a time; each takes a worker, and makes way for questions between two batches.
         once: stop after the first session.
         with_stdin: stop, as after SIGTERM, when standard input ends: for a program that starts a server on a pipe of its own, and may
             be killed.
@@ -65,6 +77,7 @@ def serve(
     from hushlm.private.program.description import RevealPolicy
     from hushlm.private.server.admission import ClientLimits
     from hushlm.private.server.logs import start_log
+    from hushlm.private.server.prepared_shelf import PrepareSettings
     from hushlm.private.server.service import PrivateServer, ServerSettings
 
     start_log(sys.stderr, verbose)
@@ -79,6 +92,9 @@ def serve(
         session_seconds=session_seconds,
         drain_seconds=drain_seconds,
         once=once,
+        prepare=PrepareSettings(
+            prepare_folder, prepare_client_answers, prepare_client_bytes, prepare_answers, prepare_bytes, prepare_sessions
+        ),
     )
     if with_stdin:
         _stop_with_stdin()

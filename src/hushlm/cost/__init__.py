@@ -7,6 +7,7 @@ computation (`hushlm.plan`).
 from hushlm.cost.counts import Flops, NonlinearOperation, flops, nonlinear_operations, parameters
 from hushlm.cost.network import LAN, WAN, Network, parse_network
 from hushlm.cost.operation_prices import StepCost, price_step
+from hushlm.cost.prepared import PreparedCost, price_prepared
 from hushlm.cost.pricing import Amount, CostReport, GenerationCost, price, price_generation, price_total
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "GenerationCost",
     "Network",
     "NonlinearOperation",
+    "PreparedCost",
     "StepCost",
     "flops",
     "nonlinear_operations",
@@ -25,6 +27,7 @@ __all__ = [
     "parse_network",
     "price",
     "price_generation",
+    "price_prepared",
     "price_step",
     "price_total",
 ]

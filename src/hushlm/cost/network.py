@@ -29,8 +29,11 @@ class Network:
 
         The three follow one another, because nearly all messages of a step depend on the ones before.
         """
-        wire = 8 * exchange.total_bytes / self.bits_per_second
-        return exchange.compute_seconds + exchange.rounds * self.round_trip_seconds + wire
+        return self.seconds_of(exchange.total_bytes, exchange.rounds, exchange.compute_seconds)
+
+    def seconds_of(self, total_bytes: float, rounds: float, compute_seconds: float) -> float:
+        """`seconds` of so many bytes, round trips and seconds of computing."""
+        return compute_seconds + rounds * self.round_trip_seconds + 8 * total_bytes / self.bits_per_second
 
     def __str__(self) -> str:
         return f"{self.name} ({self.round_trip_seconds * 1e3:g} ms, {self.bits_per_second / 1e6:g} Mbps)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache
 from typing import Any, TypeVar
@@ -32,7 +32,19 @@ from hushlm.plan import (
 )
 from hushlm.plan.engine_tiles import SHARE_BYTES
 
-__all__ = ["Amount", "CostReport", "GenerationCost", "PricedStep", "price", "price_generation", "price_total"]
+__all__ = [
+    "Amount",
+    "CostReport",
+    "GenerationCost",
+    "PricedStep",
+    "amount_of",
+    "amounts_by",
+    "amounts_together",
+    "pass_report",
+    "price",
+    "price_generation",
+    "price_total",
+]
 
 PROCESS_BYTES = 350_000_000
 """The memory of a party's process in which the engine is loaded and holds nothing (measured)."""
@@ -161,22 +173,28 @@ def price(
     """
     calibrated = calibrated or load_constants()
     settings = settings or ProtocolSettings()
-    steps = []
-    for step in plan.steps:
-        exchange = _operation_price(step.operation, settings, calibrated)
-        steps.append(PricedStep(step, _amount(exchange, network), exchange))
-    kinds = _sums(((step.operation, step.exchange) for step in steps), network)
-    layers = _sums(((step.step.layer, step.exchange) for step in steps), network)
-    total = _total(plan, settings, calibrated)
+    exchanges = [_operation_price(step.operation, settings, calibrated) for step in plan.steps]
+    return pass_report(plan, network, exchanges, _total(plan, settings, calibrated), price_set_up(settings, calibrated))
+
+
+def pass_report(plan: Plan, network: Network, exchanges: Sequence[Exchange], total: Exchange, set_up: Exchange) -> CostReport:
+    """The report of a pass whose steps have these exchanges.
+
+    Args:
+        exchanges: of each step of the plan, with its share of refills.
+        total: their sum.
+        set_up: what a session moves once.
+    """
+    steps = [PricedStep(step, amount_of(each, network), each) for step, each in zip(plan.steps, exchanges, strict=True)]
     weights, shares = _resident(plan)
     return CostReport(
         plan=plan,
         network=network,
         steps=tuple(steps),
-        by_operation=kinds,
-        by_layer=layers,
-        total=_amount(total, network),
-        set_up=_amount(price_set_up(settings, calibrated), network),
+        by_operation=amounts_by(((step.operation, step.exchange) for step in steps), network),
+        by_layer=amounts_by(((step.step.layer, step.exchange) for step in steps), network),
+        total=amount_of(total, network),
+        set_up=amount_of(set_up, network),
         client_peak_bytes=PROCESS_BYTES + shares + 2 * total.client_bytes,
         server_peak_bytes=PROCESS_BYTES + shares + weights + 2 * total.server_bytes,
     )
@@ -186,7 +204,7 @@ def price_total(
     plan: Plan, settings: ProtocolSettings | None = None, network: Network = WAN, calibrated: CalibratedConstants | None = None
 ) -> Amount:
     """`price(...).total` and nothing else. It takes less than a millisecond, for callers with thousands of plans."""
-    return _amount(_total(plan, settings or ProtocolSettings(), calibrated or load_constants()), network)
+    return amount_of(_total(plan, settings or ProtocolSettings(), calibrated or load_constants()), network)
 
 
 def price_generation(
@@ -230,7 +248,9 @@ def price_generation(
     lengths = [bucket_length(tokens, shape.context) for tokens in range(prompt, last + 1)]
     uncached = [priced(prefill_plan, length) for length in lengths]
     passes = (uncached[0], *(priced(decode_plan, length) for length in lengths[1:]))
-    return GenerationCost(passes, _together(report.total for report in passes), _together(report.total for report in uncached))
+    return GenerationCost(
+        passes, amounts_together(report.total for report in passes), amounts_together(report.total for report in uncached)
+    )
 
 
 def _total(plan: Plan, settings: ProtocolSettings, calibrated: CalibratedConstants) -> Exchange:
@@ -265,7 +285,8 @@ def _cached_price(operation: Operation, primitives: Primitives, elapsed: Primiti
     )
 
 
-def _amount(exchange: Exchange, network: Network) -> Amount:
+def amount_of(exchange: Exchange, network: Network) -> Amount:
+    """An exchange as what it costs over a network."""
     return Amount(
         client_to_server_bytes=round(exchange.forward_bytes),
         server_to_client_bytes=round(exchange.back_bytes),
@@ -277,14 +298,16 @@ def _amount(exchange: Exchange, network: Network) -> Amount:
     )
 
 
-def _sums(parts: Iterable[tuple[Key, Exchange]], network: Network) -> dict[Key, Amount]:
+def amounts_by(parts: Iterable[tuple[Key, Exchange]], network: Network) -> dict[Key, Amount]:
+    """The sums of exchanges that have the same key."""
     sums: dict[Key, Exchange] = {}
     for key, exchange in parts:
         sums[key] = sums.get(key, Exchange()) + exchange
-    return {key: _amount(exchange, network) for key, exchange in sums.items()}
+    return {key: amount_of(exchange, network) for key, exchange in sums.items()}
 
 
-def _together(amounts: Iterable[Amount]) -> Amount:
+def amounts_together(amounts: Iterable[Amount]) -> Amount:
+    """The sum of amounts."""
     counted = list(amounts)
     return Amount(
         client_to_server_bytes=sum(a.client_to_server_bytes for a in counted),

@@ -1,6 +1,7 @@
 """What one call of each of the engine's primitives moves, as a function of its size.
 
-These are facts of the engine Cheetah (SPU 0.9.5) with a ring of 64 bits. Below, n is the number of elements of a call. Comparisons,
+These are facts of the engine Cheetah (SPU 0.9.5) with a ring of 64 bits; comparisons, selections and truncations are known in a ring of
+32 bits too, in which prepared answers compare. Below, n is the number of elements of a call. Comparisons,
 selections and truncations run on oblivious transfers (OT): their elements are shared out among up to `settings.threads` workers, each of
 which takes a piece of at least `WORKER_ELEMENTS`. Products run on ciphertexts of `SLOTS` slots, so that their price does not grow evenly
 with n but in steps, by whole ciphertexts.
@@ -35,9 +36,15 @@ DIRECT_PRODUCT_ELEMENTS = 2 * SLOTS
 TRIPLE_BATCH = SLOTS // 2
 """How many triples one batch of elementwise products yields."""
 
-COMPARISON_OPENINGS = (1, 1, 7, 7, 7, 1, 1, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1)
-"""How many bits of each element are opened in each opening of the ANDs of a comparison. An AND has two openings; two ANDs that share an
-operand have three together."""
+COMPARISON_OPENINGS = {
+    64: (1, 1, 7, 7, 7, 1, 1, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1),
+    32: (1, 1, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1),
+}
+"""How many bits of each element are opened in each opening of the ANDs of a comparison, by the bits of the ring: half the bits have half
+the digits, and one level of ANDs less. An AND has two openings; two ANDs that share an operand have three together."""
+
+DIGIT_BITS = 4
+"""A comparison compares digits of so many bits."""
 
 ADDER_OPENINGS = (64,) * 26
 """The same for the adder that turns shares of a number into shares of its bits."""
@@ -58,10 +65,12 @@ class Primitives:
     Attributes:
         constants: the fitted constants.
         settings: the engine's settings.
+        ring_bits: of the numbers, 64 or 32; products are in 64 bits alone.
     """
 
     constants: Constants
     settings: ProtocolSettings
+    ring_bits: int = 64
 
     def _workers(self, n: int) -> int:
         return min(self.settings.threads, ceil_div(n, WORKER_ELEMENTS))
@@ -80,38 +89,39 @@ class Primitives:
         return sum(ceil_div(piece * each, LONGEST_SEND_BYTES) for piece in self._pieces(n))
 
     def _opened(self, n: int, *bits: int) -> float:
-        """The bytes in each direction of several openings of n elements, each opening of so many `bits` of them."""
-        return self.constants.opened_word * sum(ceil_div(piece * width, 64) for piece in self._pieces(n) for width in bits)
+        """The bytes in each direction of several openings of n elements, each opening of so many `bits` of them, in words of the ring."""
+        words = sum(ceil_div(piece * width, self.ring_bits) for piece in self._pieces(n) for width in bits)
+        return self.constants.opened_word * self.ring_bits / 64 * words
 
     def _choices(self, n: int, bits: int = 1) -> float:
         """The bytes of n x `bits` choices of the receiver of transfers. Eight go into a byte; each of those left over takes a byte."""
         return self.constants.choice_byte * sum(piece * bits // 8 + piece * bits % 8 for piece in self._pieces(n))
 
     def compare(self, n: int) -> Exchange:
-        """x < 0, by sixteen 1-of-16 transfers that the client sends, and then fifteen ANDs on four levels."""
-        c, workers = self.constants, self._workers(n)
-        opened = self._opened(n, *COMPARISON_OPENINGS)
+        """x < 0, by a 1-of-16 transfer a digit that the client sends, and then one AND less on four levels (three of 32 bits)."""
+        c, workers, openings = self.constants, self._workers(n), COMPARISON_OPENINGS[self.ring_bits]
+        opened, digits, share = self._opened(n, *openings), self.ring_bits // DIGIT_BITS, self.ring_bits / 64
         return Exchange(
-            forward_bytes=n * c.compare_forward + opened,
-            back_bytes=n * c.compare_back + opened,
-            forward_messages=17 * workers + self._sends(n, 64),
-            back_messages=17 * workers + self._sends(n, 8),
+            forward_bytes=n * share * c.compare_forward + opened,
+            back_bytes=n * share * c.compare_back + opened,
+            forward_messages=len(openings) * workers + self._sends(n, self.ring_bits),
+            back_messages=len(openings) * workers + self._sends(n, self.ring_bits // 8),
             rounds=c.compare_rounds,
             cpu_seconds=c.call_seconds + n * c.compare_seconds,
-            forward_transfers=self._used(n, 79),
-            back_transfers=self._used(n, 15),
+            forward_transfers=self._used(n, DIGIT_BITS * digits + digits - 1),
+            back_transfers=self._used(n, digits - 1),
             calls=1,
         )
 
     def select(self, n: int) -> Exchange:
         """A secret bit times a secret value, by one transfer in each direction."""
         c, workers = self.constants, self._workers(n)
-        moved = n * c.shared_value + self._choices(n)
+        moved = n * c.shared_value * self.ring_bits / 64 + self._choices(n)
         return Exchange(
             forward_bytes=moved,
             back_bytes=moved,
-            forward_messages=workers + self._sends(n, 8),
-            back_messages=workers + self._sends(n, 8),
+            forward_messages=workers + self._sends(n, self.ring_bits // 8),
+            back_messages=workers + self._sends(n, self.ring_bits // 8),
             rounds=c.select_rounds,
             cpu_seconds=c.call_seconds + n * c.select_seconds,
             forward_transfers=self._used(n, 1),
@@ -264,8 +274,8 @@ class Primitives:
         return total
 
     def bit_to_share(self, n: int) -> Exchange:
-        """Turning a secret bit into a secret number, which moves as much as a truncation by all 64 bits."""
-        return self.truncate(n, 64)
+        """Turning a secret bit into a secret number, which moves as much as a truncation by all bits of the ring."""
+        return self.truncate(n, self.ring_bits)
 
     def reciprocal(self, n: int) -> Exchange:
         """The engine's 1/x: the sign, a scaling by the highest bit, and Goldschmidt's iteration with seven products and a square."""
@@ -293,15 +303,11 @@ class Primitives:
         return Exchange(back_bytes=c.answer_base + elements * c.answer_element, back_messages=3, rounds=0.5, calls=1)
 
     def set_up(self) -> Exchange:
-        """What a session moves once: every worker's first oblivious transfers, and the keys of both kinds of products."""
-        c, workers = self.constants, self.settings.threads
-        return Exchange(
-            forward_bytes=workers * c.worker_set_up + c.slot_keys + c.product_keys,
-            back_bytes=workers * c.worker_set_up + c.slot_keys + c.product_keys,
-            forward_messages=10 * workers + 4,
-            back_messages=10 * workers + 4,
-            rounds=10.0,
-        )
+        """What a session moves once: every worker's first oblivious transfers, and in 64 bits the keys of both kinds of products."""
+        c, workers, products = self.constants, self.settings.threads, self.ring_bits == 64
+        moved = workers * c.worker_set_up + (c.slot_keys + c.product_keys if products else 0.0)
+        messages = 10 * workers + (4 if products else 0)
+        return Exchange(forward_bytes=moved, back_bytes=moved, forward_messages=messages, back_messages=messages, rounds=10.0)
 
     def refills(self, forward: float, back: float, batches: float) -> Exchange:
         """What refilling the stocks moves.

@@ -61,7 +61,9 @@ class ChatFiles:
         if not (template is None or isinstance(template, str)):
             raise ValueError(f"{source} has a chat template that is no text: write it as one, in Jinja.")
         given = {name: tokens.get(name) for name in _NAMED_TOKENS}
-        texts = {name: token.get("content") if isinstance(token, dict) else token for name, token in given.items() if token is not None}
+        texts: dict[str, Any] = {
+            name: token.get("content") if isinstance(token, dict) else token for name, token in given.items() if token is not None
+        }
         ids = [] if end_ids is None else end_ids if isinstance(end_ids, list | tuple) else [end_ids]
         if not all(isinstance(text, str) for text in texts.values()):
             raise ValueError(f"{source} has a special token that is no text: write it as one.")

@@ -21,7 +21,7 @@ from hushlm.demo.demo_settings import COLLAPSE, REFERENCE, ROWS, DemoSettings
 from hushlm.demo.jobs import RunOutcome, run_all
 from hushlm.demo.private_answer import AnswerComparison, answer_privately
 from hushlm.entropy import attainable_maximum_nats
-from hushlm.extras import require_engine
+from hushlm.extras import missing_packages, require_engine
 from hushlm.files import write_atomic
 from hushlm.report.figures import LayerCourse, head_entropy_figure, head_share_figure, layer_entropy_figure, save_figure
 from hushlm.report.table import Table
@@ -86,12 +86,13 @@ def run_demo(settings: DemoSettings, say: Say, show: Callable[[Table], None]) ->
     answer = answer_privately(outcomes[chosen.name].config.output, store, settings, say)
     _show_answer(answer, say)
 
-    stage(5, "writing the summary")
+    stage(5, "writing the report and the summary")
+    report = _report(settings, outcomes, collapse, say)
     summary = _summary(settings, store, shape, rows, outcomes, collapse, chosen, answer, figures)
     summary["wall_seconds"] = round(time.monotonic() - begin, 1)
     path = settings.output / "summary.json"
     write_atomic(path, json.dumps(summary, indent=1, allow_nan=False) + "\n")
-    _farewell(settings, outcomes[chosen.name], path, summary["wall_seconds"], say)
+    _farewell(settings, outcomes[chosen.name], path, report, summary["wall_seconds"], say)
     return summary
 
 
@@ -194,8 +195,24 @@ def _summary(
     }
 
 
-def _farewell(settings: DemoSettings, outcome: RunOutcome, summary: Path, seconds: float, say: Say) -> None:
-    say(f"Done in {_clock(seconds)}. Everything lies in {settings.output}: runs/, figures/, private/, table.md, {summary.name}.")
+def _report(settings: DemoSettings, outcomes: Mapping[str, RunOutcome], collapse: RunOutcome, say: Say) -> Path | None:
+    """The page of all runs that recorded a step; None without the extra that draws it, which the demo can do without."""
+    if missing_packages("report"):
+        say("  no report.html: it needs pip install 'hushlm[report]'")
+        return None
+    from hushlm.report.page.document import write_report
+
+    runs = [outcome.config.output for outcome in (*(outcomes[name] for name in ROWS), collapse) if outcome.metrics]
+    path = settings.output / "report.html"
+    write_report(runs, path)
+    return path
+
+
+def _farewell(settings: DemoSettings, outcome: RunOutcome, summary: Path, report: Path | None, seconds: float, say: Say) -> None:
+    page = "" if report is None else f"{report.name}, "
+    say(f"Done in {_clock(seconds)}. Everything lies in {settings.output}: runs/, figures/, private/, table.md, {page}{summary.name}.")
+    if report is not None:
+        say(f"Open in a browser: {report}")
     say("Try next:")
     say(f"  hushlm entropy {outcome.config.output}")
     say(f"  hushlm ask 'def __init__(self, ' --mode simulate --model {settings.output / 'private'} --new-tokens 16")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from hushlm.data.tokenizer import Tokenizer
+from hushlm.private.client.progress import Progress
 from hushlm.private.client.run_session import Question
 from hushlm.private.program.token_answer import TokenAnswer
 from hushlm.proxy.assembly import TextAssembler
@@ -50,12 +51,13 @@ class Choice:
 
     Attributes:
         count: how many tokens have come.
+        prepared: whether its session uses a prepared answer.
     """
 
     def __init__(
         self, question: Question, tokenizer: Tokenizer, stops: Sequence[str], named: int | None, end_ids: frozenset[int] = frozenset()
     ) -> None:
-        self.count = 0
+        self.count, self.prepared = 0, False
         self._length, self._named, self._tokenizer, self._end_ids = question.new_tokens, named, tokenizer, end_ids
         self._assembler = TextAssembler(tokenizer, stops)
         self._entries: list[NamedToken] = []
@@ -153,6 +155,10 @@ class AnswerBuilder(ABC):
     def closing(self) -> dict[str, Any] | None:
         """The chunk after the last token, with the usage; None where that was not asked for."""
 
+    def note_progress(self, index: int, progress: Progress) -> None:
+        """Take a report on how far a choice's session is."""
+        self._choices[index].prepared = progress.prepared
+
     def ended(self, index: int) -> bool:
         """Whether a choice's text has ended: of itself, or with its last token."""
         return self._choices[index].stopped or self._choices[index].complete
@@ -175,10 +181,12 @@ class AnswerBuilder(ABC):
         return {**self._head(kind), "choices": [], "usage": self._usage()} if options and options.include_usage else None
 
     def _usage(self) -> dict[str, int]:
-        """A prompt with several answers is counted once, as OpenAI counts."""
+        """A prompt with several answers is counted once, as OpenAI counts; choices that used a prepared answer, where some did."""
         prompt = sum(len(question.prompt_tokens) for question in self._questions[:: self._asked.n or 1])
         completion = sum(choice.count for choice in self._choices)
-        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+        usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+        prepared = sum(choice.prepared for choice in self._choices)
+        return usage | ({"prepared": prepared} if prepared else {})
 
 
 def _log_softmax(logits_V: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import hmac
 import logging
@@ -17,8 +18,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from hushlm.private.client.client import Client
+from hushlm.private.client.preparing import check_lengths, usual_prompt_tokens
 from hushlm.private.program.description import RevealPolicy
 from hushlm.private.session.messages import printable
+from hushlm.proxy.background_preparation import BackgroundPreparation
 from hushlm.proxy.chat.builder import ChatBuilder
 from hushlm.proxy.chat.chat_format import ChatFormat
 from hushlm.proxy.chat.schema import read_chat
@@ -26,7 +29,7 @@ from hushlm.proxy.completion_builder import CompletionBuilder
 from hushlm.proxy.completion_response import CompletionResponse
 from hushlm.proxy.errors import ApiError, internal_error
 from hushlm.proxy.models import Models, ServedModel, check_name
-from hushlm.proxy.questions import chat_questions_of, questions_of
+from hushlm.proxy.questions import DEFAULT_NEW_TOKENS, chat_questions_of, questions_of
 from hushlm.proxy.request_sessions import RequestSessions, SessionPool
 from hushlm.proxy.schema import read_completion
 
@@ -52,6 +55,9 @@ class ProxySettings:
         new_tokens: how many tokens a choice may ask for at most; None leaves the context as the limit.
         end_early: whether a session ends with its text, see `SessionPool`.
         api_key: the key that requests must carry; None asks for none.
+        keep_prepared: how many prepared answers to keep for each model, made while nobody asks; 0 makes none.
+        tokens_each: how many tokens each of them has.
+        prompt_tokens: length of their prompts; None takes the shortest.
         hosts: names in the `host` header under which requests are answered; None allows all. Where only this machine can reach the proxy,
             another name means that a web page has a browser speak to it under a false name.
     """
@@ -64,12 +70,17 @@ class ProxySettings:
     new_tokens: int | None = None
     end_early: bool = False
     api_key: str | None = None
+    keep_prepared: int = 0
+    tokens_each: int = DEFAULT_NEW_TOKENS
+    prompt_tokens: int | None = None
     hosts: tuple[str, ...] | None = ("127.0.0.1", "localhost", "::1")
 
     def __post_init__(self) -> None:
         check_name(self.model)
         if self.sessions < 1 or self.waiting < 0:
             raise ValueError("A proxy needs at least one session at a time, and room for 0 or more to wait.")
+        if self.keep_prepared < 0 or self.tokens_each < 1:
+            raise ValueError("A proxy keeps 0 or more prepared answers, of at least one token each.")
         if self.new_tokens is not None and self.new_tokens < 1:
             raise ValueError(f"A request must be allowed at least one token, not {self.new_tokens}.")
 
@@ -85,10 +96,15 @@ def application(models: Client | Sequence[ServedModel], settings: ProxySettings,
     if isinstance(models, Client):
         models = [ServedModel(settings.model, models, settings.created, ChatFormat.of(models.tokenizer))]
     endpoint = _Endpoint(Models(models), settings, pool or session_pool(settings))
+    preparations = [_preparation(model.client, settings, endpoint.pool) for model in models] if settings.keep_prepared else []
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        preparing = [asyncio.create_task(preparation.run()) for preparation in preparations]
         yield
+        for task in preparing:
+            task.cancel()
+        await asyncio.gather(*preparing, return_exceptions=True)
         await endpoint.pool.close()
 
     routes = [
@@ -100,6 +116,14 @@ def application(models: Client | Sequence[ServedModel], settings: ProxySettings,
     ]
     handlers: dict[Any, Any] = {ApiError: _api_error, HTTPException: _http_error, ClientDisconnect: _gone, Exception: _internal_error}
     return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+
+
+def _preparation(client: Client, settings: ProxySettings, pool: SessionPool) -> BackgroundPreparation:
+    """Raises: ValueError, if the lengths of prepared answers do not fit the context."""
+    context, tokens_each = client.description.shape.context, settings.tokens_each
+    prompt_tokens = settings.prompt_tokens or usual_prompt_tokens(context, tokens_each)
+    check_lengths(context, settings.keep_prepared, tokens_each, prompt_tokens)
+    return BackgroundPreparation(client, pool, settings.keep_prepared, prompt_tokens, tokens_each)
 
 
 def session_pool(settings: ProxySettings) -> SessionPool:

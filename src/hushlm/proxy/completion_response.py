@@ -82,6 +82,7 @@ class CompletionResponse(Response):
         async for index, item in self._sessions.events():
             if not isinstance(item, TokenAnswer):
                 self._progress = describe(item)
+                self._completion.note_progress(index, item)
                 continue
             chunks = self._completion.chunks(index, item)
             if self._completion.ended(index):

@@ -29,12 +29,17 @@ class SessionPool:
         waiting: how many more may wait for a place, in order.
         end_early: whether a session ends as soon as its text has stopped. Otherwise it goes on to its last token, and nobody but this
             process can tell where the text ended.
+
+    Attributes:
+        idle, busy: set while no session is under way or waits, and while one is.
     """
 
     def __init__(self, sessions: int, waiting: int, end_early: bool) -> None:
         self.free = asyncio.Semaphore(sessions)
         self.end_early = end_early
         self.running = 0
+        self.idle, self.busy = asyncio.Event(), asyncio.Event()
+        self.idle.set()
         self._limit, self._taken = sessions + waiting, 0
         self._detached: set[asyncio.Task[None]] = set()
         self._under_way: set[RequestSessions] = set()
@@ -65,10 +70,15 @@ class SessionPool:
         if self._taken + count > self._limit:
             raise ApiError(429, "This proxy has as many questions as it takes: wait for an answer, and ask again.", "too_many_requests")
         self._taken += count
+        self.idle.clear()
+        self.busy.set()
 
     def give_back(self) -> None:
         """Give back the room of one session, which is over."""
         self._taken -= 1
+        if not self._taken:
+            self.busy.clear()
+            self.idle.set()
 
     def detach(self, task: asyncio.Task[None]) -> None:
         """Let a session go on although its request is over."""
@@ -169,6 +179,8 @@ class RequestSessions:
                         async for event in events:
                             if isinstance(event, TokenAnswer):
                                 moved += event.traffic
+                            elif event.phase == "note":
+                                log.info("%s.%d: %s", self._name, index, event.note)
                             await self._inbox.put((index, event))
                 finally:
                     self._pool.running -= 1

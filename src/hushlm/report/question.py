@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hushlm.private.client.answer import PrivateAnswer
     from hushlm.private.client.progress import Progress
 
-__all__ = ["QuestionProgress", "describe", "print_answer"]
+__all__ = ["QuestionProgress", "clock", "describe", "print_answer"]
 
 LINE_EVERY_SECONDS = 15.0
 
@@ -52,6 +52,12 @@ class QuestionProgress:
     def update(self, progress: Progress) -> None:
         """Show a further report of progress. Without a terminal each new phase gets a line, and a long phase a line now and then."""
         text = describe(progress)
+        if progress.phase == "note":
+            if self._bars:
+                self._progress.console.print(text, markup=False, highlight=False)
+            else:
+                print(text, file=sys.stderr, flush=True)
+            return
         total = 1.0 if progress.phase == "query" else None
         self._progress.update(self._task, description=text, completed=progress.done_share, total=total)
         now = time.monotonic()
@@ -63,16 +69,19 @@ class QuestionProgress:
 def describe(progress: Progress) -> str:
     """Progress in one line, without the time that has passed."""
     match progress.phase:
+        case "note":
+            return progress.note
         case "waiting":
             return "no place at the server, asking again soon"
         case "queued":
             return f"in the server's queue, place {progress.position}"
         case "set-up":
-            return f"setting up the engine; {progress.expected_bytes / 1e6:.1f} MB to come"
+            prepared = ", from a prepared answer" if progress.prepared else ""
+            return f"setting up the engine; {progress.expected_bytes / 1e6:.1f} MB to come{prepared}"
     # Between two layers the one that was just done is shown.
     layer = progress.layer if progress.layer is not None else (0 if progress.step * 2 < progress.steps else progress.layers)
     moved = f"{progress.traffic.total_bytes / 1e6:.1f} of {progress.expected_bytes / 1e6:.1f} MB"
-    left = f"{100 * progress.done_share:.0f}%, about {_clock(progress.remaining_seconds)} left"
+    left = f"{100 * progress.done_share:.0f}%, about {clock(progress.remaining_seconds)} left"
     return f"token {progress.token} of {progress.tokens}, layer {layer} of {progress.layers}, {moved}, {left}"
 
 
@@ -104,9 +113,12 @@ def print_answer(answer: PrivateAnswer) -> None:
         "Payload of the engine's links, counted by the engine; 1 MB = 10^6 bytes. Set-up includes starting both processes. "
         f"Predicted before: {answer.expected_bytes / 1e6:.2f} MB."
     )
+    if answer.prepared:
+        note += " A prepared answer was used up; what preparing it moved is not counted here."
     print_table(Table("What it took", columns, rows, note))
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """A time as minutes and seconds, and hours where it has some."""
     whole = round(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}" if whole >= 3600 else f"{whole // 60}:{whole % 60:02d}"

@@ -3,6 +3,7 @@
 config.json          the resolved run (architecture, shape, data, training, entropy) and its provenance
 model.safetensors    the model's state, float32
 tokenizer.json       text to ids and back
+chat_template.jinja, tokenizer_config.json, generation_config.json   of a model that was taken over, see `hushlm.data.chat_files`
 metrics.jsonl        one row a record
 state/               what a resumed run needs: optimiser.safetensors, regulariser.safetensors (EReg only), progress.json
 manifest.json        sha256 and size of every file, written last

@@ -180,3 +180,37 @@ def test_no_order_of_events_breaks_a_limit_or_loses_a_place(
     clock.now += 21
     places.enter("d", 1).leave(0)
     assert not places._accounts.keys() - {"d"}
+
+
+def test_questions_go_before_preparations() -> None:
+    places = Admission(1, 2, ClientLimits(sessions=1))
+    yielded = []
+    preparing = places.enter("a", 0, preparation=True)
+    preparing.on_yield = lambda: yielded.append("a")
+    waiting = places.enter("b", 0, preparation=True)
+    assert (preparing.position, waiting.position) == (0, 1)
+    assert not yielded, "a preparation that waits makes nobody yield"
+    question = places.enter("a", 1)
+    assert (question.position, waiting.position) == (1, 2), "before the preparation that came first; the client's own does not count"
+    assert yielded == ["a"]
+    assert preparing.yielding
+    places.enter("c", 1)
+    assert yielded == ["a"], "once"
+    full = refusal(lambda: places.enter("d", 0, preparation=True))
+    assert full.reason == "full"
+    preparing.leave(0)
+    assert (question.position, waiting.position) == (0, 2)
+    assert refusal(lambda: places.enter("b", 0, preparation=True)).reason == "sessions", "one preparation a client"
+
+
+def test_preparations_leave_workers_free() -> None:
+    places = Admission(3, 4, ClientLimits(), preparations=1)
+    first, second = (places.enter(name, 0, preparation=True) for name in "ab")
+    assert (first.position, second.position) == (0, 1)
+    question = places.enter("c", 1)
+    assert question.position == 0
+    assert not first.yielding
+    first.leave(0)
+    assert second.position == 0
+    places.close()
+    assert second.yielding, "a server that stops waits for no further batch"

@@ -15,6 +15,7 @@ from hushlm.private.server import server_session
 from hushlm.private.server.admission import Admission, ClientLimits
 from hushlm.private.server.listeners import Peer
 from hushlm.private.server.metrics import ServerMetrics
+from hushlm.private.server.prepared_shelf import PreparedShelf, PrepareSettings
 from hushlm.private.session.messages import PROTOCOL_VERSION, Limits, SessionRequest, shape_of
 from hushlm.private.session.process import WorkerEvent, WorkerProcess
 
@@ -50,7 +51,8 @@ def session() -> server_session.ServerSession:
     settings = server_session.ServedModel(Path(), cast(ProgramDescription, None), "x", 30.0, 30.0, 30.0, limits)
     places = Admission(1, 0, ClientLimits())
     metrics = ServerMetrics(1, lambda: 0, lambda: 0)
-    return server_session.ServerSession(settings, request, Peer("127.0.0.1", "a", "0" * 64), places.enter("a", 1), metrics)
+    shelf = PreparedShelf(PrepareSettings(), settings.description, metrics)
+    return server_session.ServerSession(settings, request, Peer("127.0.0.1", "a", "0" * 64), places.enter("a", 1), metrics, shelf)
 
 
 def test_a_talkative_worker_does_not_silence_the_server(monkeypatch: pytest.MonkeyPatch, session: server_session.ServerSession) -> None:

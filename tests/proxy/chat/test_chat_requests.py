@@ -154,7 +154,15 @@ def test_what_cannot_be_done_is_named(client: Client, changes: dict[str, Any], s
 def test_values_that_ask_for_nothing_are_accepted(client: Client) -> None:
     """As far as the server, which is not there."""
     neutral = {"temperature": 0, "tools": [], "tool_choice": "auto", "response_format": {"type": "text"}, "store": False, "metadata": {}}
-    more = {"stop": None, "user": "me", "logprobs": False, "frequency_penalty": 0, "max_tokens": 2, "logit_bias": {}, "seed": 3}
+    more: dict[str, Any] = {
+        "stop": None,
+        "user": "me",
+        "logprobs": False,
+        "frequency_penalty": 0,
+        "max_tokens": 2,
+        "logit_bias": {},
+        "seed": 3,
+    }
     messages = [say("s", "developer"), say([{"type": "text", "text": "a"}]), say("b", "assistant", refusal=None, tool_calls=[]), say("c")]
     refused(post(client, ProxySettings(), body(messages=messages[:1], **neutral, **more)), 503, "No server can be reached")
     refused(
@@ -218,7 +226,7 @@ def questions(client: Client, chat: ChatFormat, most: str = "token", limit: int 
 
 
 def test_an_answer_without_a_length_gets_what_fits_and_is_allowed(client: Client, bare: ChatFormat) -> None:
-    unsaid = {"max_completion_tokens": None, "messages": [say("abcd")]}
+    unsaid: dict[str, Any] = {"max_completion_tokens": None, "messages": [say("abcd")]}
     assert questions(client, bare, **unsaid)[1][0].new_tokens == 28
     assert questions(client, bare, limit=5, **unsaid)[1][0].new_tokens == 5
     assert questions(client, bare, **unsaid | {"max_tokens": 3})[1][0].new_tokens == 3

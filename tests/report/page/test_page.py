@@ -166,7 +166,7 @@ def test_the_tables_hold_what_the_runs_and_the_cost_model_say(opened: Opened, ru
         assert run.shape is not None
         amount = price(prefill_plan(parse(run.architecture), run.shape, 32)).total
         assert f"{amount.bytes / 1e6:,.1f}" in text
-        assert f"{run.rows[-1]['validation_perplexity']:,.4g}" in text
+        assert f"{run.rows[-1]['validation_perplexity']:,.3f}" in text
     assert "different shapes" in text
     assert "shape.layers" in opened.page.inner_text("#settings")
     assert "training.seed" not in opened.page.inner_text("#settings")

@@ -76,20 +76,20 @@ def _pieces(elements: int) -> list[int]:
 def _weight_products(
     p: Primitives, needs: Sequence[ProjectNeed], count: int, encoded_bytes: float
 ) -> Iterator[tuple[OfflineKind, Exchange]]:
-    rows: dict[tuple[str, int, int], int] = {}
-    rings = {need.weight: need.ring_bits for need in needs}
+    """All rows that meet a weight together, cut as the server's memory allows."""
+    rows: dict[tuple[str, int, int, int], int] = {}
     for need in needs:
-        key = (need.weight, need.inner, need.outer)
+        key = (need.weight, need.inner, need.outer, need.ring_bits)
         rows[key] = rows.get(key, 0) + count * need.rows
-    for (name, inner, outer), together in rows.items():
-        kind = OfflineKind.EMBEDDING if rings[name] == SMALL_RING_BITS else OfflineKind.WEIGHTS
+    for (_, inner, outer, ring_bits), together in rows.items():
+        kind = OfflineKind.EMBEDDING if ring_bits == SMALL_RING_BITS else OfflineKind.WEIGHTS
         cut = product_cut(together, inner, outer, encoded_bytes)
-        for top in range(0, together, cut.rows):
-            for low in range(0, inner, cut.columns):
-                yield kind, p.product_private(min(cut.rows, together - top), min(cut.columns, inner - low), outer)
+        for height, times in ((cut.rows, together // cut.rows), (together % cut.rows, 1)):
+            for low in range(0, inner, cut.columns) if height and times else ():
+                yield kind, p.product_private(height, min(cut.columns, inner - low), outer).times(times)
 
 
-def _cache_products(p: Primitives, needs: Sequence[AttendNeed]) -> Iterator[tuple[OfflineKind, Exchange]]:
+def _cache_products(p: Primitives, needs: Sequence[AttendNeed]) -> Iterator[Exchange]:
     """Of one answer: for each cache one product a head for the first pass, and one for all further ones."""
     by_cache = groupby(sorted(needs, key=lambda need: need.cache), lambda need: need.cache)
     for group in (list(each) for _, each in by_cache):
@@ -97,13 +97,13 @@ def _cache_products(p: Primitives, needs: Sequence[AttendNeed]) -> Iterator[tupl
             if part:
                 first, rows, last = part[0], sum(need.rows for need in part), part[-1].opened
                 inner, outer = (first.width, last) if first.side == "keys" else (last, first.width)
-                yield OfflineKind.CACHES, p.product_shared(rows, inner, outer).times(first.heads)
+                yield p.product_shared(rows, inner, outer).times(first.heads)
 
 
 def offline_calls(
     needs: Sequence[Sequence[Need]], count: int, p: Primitives, encoded_bytes: float = 2e9
 ) -> Iterator[tuple[OfflineKind, Exchange]]:
-    """Every product that makes the material of `count` answers together, in order, without its share of refills and triple batches.
+    """Every product that makes the material of `count` answers together, without its share of refills and triple batches.
 
     Args:
         needs: of one answer, one list a pass, as `hushlm.plan.needs.answer_needs` gives them.
@@ -118,8 +118,8 @@ def offline_calls(
         yield OfflineKind.SQUARES, p.multiply_private(piece)
     for piece in _pieces(shared):
         yield OfflineKind.PRODUCTS, p.multiply(piece)
-    for _ in range(count):
-        yield from _cache_products(p, [need for need in whole if isinstance(need, AttendNeed)])
+    for exchange in _cache_products(p, [need for need in whole if isinstance(need, AttendNeed)]):
+        yield OfflineKind.CACHES, exchange.times(count)
     yield OfflineKind.IDENTITY, Exchange(forward_bytes=count * IDENTITY_BYTES, forward_messages=1)
 
 

@@ -35,6 +35,7 @@ class PrivateAnswer:
         prompt_text: the text of `prompt_tokens`, which is shorter than what was typed if the prompt was truncated.
         reveal: what the client learned of each step.
         mode: how the answer was computed.
+        prepared: whether a prepared answer was used up for it; what preparing it moved is not counted here.
     """
 
     prompt_tokens: tuple[int, ...]
@@ -49,6 +50,7 @@ class PrivateAnswer:
     prompt_text: str = ""
     reveal: RevealPolicy = RevealPolicy()
     mode: AnswerMode = "two-party"
+    prepared: bool = False
 
     @property
     def was_sent(self) -> bool:
@@ -60,6 +62,7 @@ class PrivateAnswer:
         sent = self.was_sent
         return {
             "mode": self.mode,
+            "prepared": self.prepared,
             "reveal": str(self.reveal),
             "prompt_text": self.prompt_text,
             "prompt_tokens": len(self.prompt_tokens),
@@ -117,6 +120,7 @@ class AnswerCollector:
             query_seconds=time.perf_counter() - self._start - self._ready.seconds,
             prompt_text=tokenizer.decode(list(prompt)),
             reveal=reveal,
+            prepared=self._ready.prepared,
         )
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import queue
 import random
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -15,11 +14,23 @@ from itertools import count
 from pathlib import Path
 
 from hushlm.cost import LAN, Network
+from hushlm.plan import bucket_length
+from hushlm.private.bundles import BundleInfo, BundleStoreError
 from hushlm.private.client.answer import AnswerCollector, PrivateAnswer
 from hushlm.private.client.client_settings import ClientSettings
 from hushlm.private.client.control_channel import ControlChannel, UnavailableError
-from hushlm.private.client.coroutine_thread import CoroutineThread
+from hushlm.private.client.coroutine_thread import iterate
 from hushlm.private.client.estimate import Estimate, estimate
+from hushlm.private.client.prepared_estimate import prepared_estimate
+from hushlm.private.client.prepared_shelf import ClientShelf, prepared_folder
+from hushlm.private.client.preparing import (
+    OnPreparation,
+    PreparationProgress,
+    PreparationReport,
+    check_lengths,
+    prepare_answers,
+    usual_prompt_tokens,
+)
 from hushlm.private.client.progress import OnProgress, Progress, ProgressTracker
 from hushlm.private.client.prompts import encode_prompt, load_tokenizer
 from hushlm.private.client.run_session import Question, SessionRunner
@@ -28,7 +39,7 @@ from hushlm.private.keys.certificates import CLIENT
 from hushlm.private.program.description import RevealPolicy, load_description
 from hushlm.private.program.sampling import Sampling
 from hushlm.private.program.token_answer import TokenAnswer
-from hushlm.private.session.messages import Queued
+from hushlm.private.session.messages import BundleProblem, BundleRefusedError, Queued, SessionError
 
 __all__ = ["Client", "ClientSettings", "PrivateAnswer", "Progress"]
 
@@ -52,6 +63,7 @@ class Client:
         self.tokenizer = load_tokenizer(model, self.description)
         self.settings = settings
         control = ControlChannel(server, keys, name, settings.connect_seconds, settings.alive_seconds)
+        self.shelf = ClientShelf(settings.prepared_folder or prepared_folder(keys, name), server, self.description)
         self._runner = SessionRunner(model.absolute(), self.description, engine_version(), control, settings)
 
     def estimate(self, prompt_length: int, new_tokens: int, reveal: RevealPolicy = RevealPolicy(), network: Network = LAN) -> Estimate:
@@ -117,29 +129,50 @@ class Client:
         Raises:
             SessionError: if the session could not be opened, or broke.
         """
-        inbox: queue.SimpleQueue[TokenAnswer | Progress | BaseException | None] = queue.SimpleQueue()
-
-        async def pour() -> None:
-            try:
-                async with contextlib.aclosing(self.events(prompt_tokens, new_tokens, reveal, sampling)) as events:
-                    async for item in events:
-                        inbox.put(item)
-                inbox.put(None)
-            except Exception as error:
-                inbox.put(error)
-
-        thread = CoroutineThread(pour)
-        try:
-            while (item := inbox.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                if isinstance(item, Progress):
-                    if on_progress is not None:
-                        on_progress(item)
-                else:
+        with contextlib.closing(iterate(lambda: self.events(prompt_tokens, new_tokens, reveal, sampling))) as items:
+            for item in items:
+                if not isinstance(item, Progress):
                     yield item
-        finally:
-            thread.stop()
+                elif on_progress is not None:
+                    on_progress(item)
+
+    def prepare(
+        self, answers: int, tokens_each: int = 8, prompt_tokens: int | None = None, on_progress: OnPreparation | None = None
+    ) -> PreparationReport:
+        """Prepare answers before there are questions, until there are `answers` of these lengths; what is there already counts.
+
+        What is interrupted keeps every answer that was stored at both sides.
+
+        Args:
+            answers: how many there shall be.
+            tokens_each: how many tokens an answer may have.
+            prompt_tokens: length of the prompts, rounded up to a whole bucket (32); only prompts of that bucket can use them. By default
+                the first bucket.
+            on_progress: called, in the caller's thread, with each report of progress.
+
+        Raises:
+            ValueError: if the lengths do not fit the context.
+            SessionError: if the session could not be opened, or broke, or the server has no room.
+        """
+        report = PreparationReport()
+        if prompt_tokens is None:
+            prompt_tokens = usual_prompt_tokens(self.description.shape.context, tokens_each)
+        with contextlib.closing(iterate(lambda: self.preparation(answers, tokens_each, prompt_tokens, report, asyncio.Event()))) as items:
+            for item in items:
+                if on_progress is not None:
+                    on_progress(item)
+        return report
+
+    def preparation(
+        self, answers: int, tokens_each: int, prompt_tokens: int, report: PreparationReport, stop: asyncio.Event
+    ) -> AsyncGenerator[PreparationProgress, None]:
+        """What `prepare` iterates over, for callers with an event loop of their own; `report` is filled, `stop` ends it between batches.
+
+        Raises:
+            ValueError: if the lengths do not fit the context.
+        """
+        check_lengths(self.description.shape.context, answers, tokens_each, prompt_tokens)
+        return prepare_answers(self._runner, self.shelf, self.settings, (prompt_tokens, tokens_each), answers, report, stop)
 
     def _encode(self, prompt: str, new_tokens: int, truncate: bool) -> list[int]:
         return encode_prompt(self.tokenizer, prompt, self.description.shape.context, new_tokens, truncate)
@@ -157,12 +190,66 @@ class Client:
             SessionError: if the session could not be opened, or broke.
         """
         question = Question(tuple(prompt_tokens), new_tokens, reveal, sampling)
-        expected = self.estimate(len(prompt_tokens), new_tokens, reveal)
-        tracker = ProgressTracker(self.description.shape.layers, expected, time.perf_counter())
+        start, choice, server_keeps = time.perf_counter(), self.settings.prepared, True
+        with contextlib.ExitStack() as given_back:
+            while True:
+                bundle = self._take(question) if choice != "never" and server_keeps else None
+                if bundle is not None:
+                    given_back.callback(self.shelf.give_back, bundle)
+                tracker = self._tracker(question, start, bundle is not None)
+                if bundle is None and choice != "never" and server_keeps:
+                    missing = self._missing(question)
+                    if choice == "only":
+                        raise UnavailableError(f"{missing}, or leave `--prepared only` out.")
+                    yield tracker.told(f"{missing}; without, everything is computed now.")
+                try:
+                    async with contextlib.aclosing(
+                        self._attempts(question, tracker, None if bundle is None else bundle.identity)
+                    ) as events:
+                        async for event in events:
+                            yield event
+                    return
+                except BundleRefusedError as error:
+                    assert bundle is not None
+                    yield tracker.told(str(error))
+                    if error.problem is BundleProblem.GONE:
+                        await asyncio.to_thread(self.shelf.drop, bundle)
+                    elif error.problem is BundleProblem.NONE_KEPT:
+                        server_keeps = False
+                        if choice == "only":
+                            raise
+
+    def _tracker(self, question: Question, start: float, prepared: bool) -> ProgressTracker:
+        description, length, new_tokens = self.description, question.prompt_length, question.new_tokens
+        layers, today = description.shape.layers, self.estimate(length, new_tokens, question.reveal)
+        if prepared:
+            return ProgressTracker(layers, prepared_estimate(description, length, new_tokens, question.reveal, today), start, True)
+        return ProgressTracker(layers, today, start)
+
+    def _take(self, question: Question) -> BundleInfo | None:
+        """Raises: SessionError, if this side's store cannot be used; nothing has begun."""
+        try:
+            return self.shelf.take(question.prompt_length, question.new_tokens)
+        except BundleStoreError as error:
+            raise SessionError(f"{error} `--prepared never` asks without them.") from error
+
+    def _missing(self, question: Question) -> str:
+        """The beginning of a sentence on what is not prepared, and how to prepare it."""
+        context, new_tokens = self.description.shape.context, question.new_tokens
+        length = min(bucket_length(question.prompt_length, context), context - new_tokens)
+        return (
+            f"No answer is prepared for a prompt of {question.prompt_length} tokens and {new_tokens} new ones: make some before you ask, "
+            f"with `hushlm prepare ... --prompt-tokens {length} --tokens-each {new_tokens}`"
+        )
+
+    async def _attempts(
+        self, question: Question, tracker: ProgressTracker, bundle: str | None
+    ) -> AsyncGenerator[TokenAnswer | Progress, None]:
+        """One session, asked for again where there was no place."""
         retries, chance = self.settings.retries, random.Random()
         for attempt in count():
             try:
-                async with contextlib.aclosing(self._runner.run(question)) as events:
+                async with contextlib.aclosing(self._runner.run(question, self.shelf, bundle)) as events:
                     async for event in events:
                         if isinstance(event, Queued):
                             yield tracker.waiting(event.position)

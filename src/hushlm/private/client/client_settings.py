@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 from hushlm.private.client.retries import Retries
 from hushlm.private.session.messages import ALIVE_SECONDS
 
-__all__ = ["ClientSettings"]
+__all__ = ["ClientSettings", "PreparedChoice"]
+
+PreparedChoice = Literal["auto", "only", "never"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,8 @@ class ClientSettings:
         alive_seconds: how long the server may be silent on the control connection, where it speaks every few seconds.
         retries: how often to ask again where no server is found, or one without a place.
         listen_host: IP address of this machine that the server can reach; by default the one that its connections come from.
+        prepared: whether questions use prepared answers: "auto" where one fits, "only" or not at all, "never".
+        prepared_folder: where prepared answers are stored; by default beside the keys.
 
     Raises:
         ValueError: if a time is not above 0.
@@ -34,6 +40,8 @@ class ClientSettings:
     alive_seconds: float = 6 * ALIVE_SECONDS
     retries: Retries = Retries()
     listen_host: str | None = None
+    prepared: PreparedChoice = "auto"
+    prepared_folder: Path | None = None
 
     def __post_init__(self) -> None:
         if min(self.connect_seconds, self.queue_seconds, self.start_seconds, self.silent_seconds, self.alive_seconds) <= 0:

@@ -15,6 +15,8 @@ from hushlm.private.session.addresses import format_address, local_host, parse_a
 from hushlm.private.session.messages import (
     MAXIMUM_BODY_BYTES,
     Accepted,
+    BundleProblem,
+    BundleRefusedError,
     Failed,
     Finished,
     Queued,
@@ -25,7 +27,7 @@ from hushlm.private.session.messages import (
     read_event,
 )
 
-__all__ = ["ControlChannel", "ServerEvents", "UnavailableError", "last_words"]
+__all__ = ["ControlChannel", "ServerEvents", "UnavailableError", "session_failure"]
 
 NO_PLACE = (429, 503)
 """Status codes of a server that has no place now, or none for this client."""
@@ -95,6 +97,8 @@ class ControlChannel:
             sentence = f"The server at {self._server} refused: {await server.refusal()}"
             if response.status_code in NO_PLACE:
                 raise UnavailableError(sentence, _seconds(response.headers.get("retry-after", "")))
+            if response.status_code in set(BundleProblem):
+                raise BundleRefusedError(sentence, BundleProblem(response.status_code))
             raise SessionError(sentence)
         return server
 
@@ -161,7 +165,7 @@ class ServerEvents:
             async with asyncio.timeout(seconds):
                 while not isinstance(event := await self.next(), Queued | Accepted):
                     if isinstance(event, Failed | Finished):
-                        raise SessionError(last_words(event))
+                        raise session_failure(event)
         except TimeoutError:
             raise SessionError(f"The server's worker was not ready within {seconds:.0f} s.") from None
         return event
@@ -184,9 +188,12 @@ class ServerEvents:
         return "it gave no reason."
 
 
-def last_words(event: Failed | Finished) -> str:
-    """The sentence for a session that the server ended before the answer was complete."""
-    return printable(event.error, 500) if isinstance(event, Failed) else "The server finished before the answer was complete."
+def session_failure(event: Failed | Finished) -> SessionError:
+    """The error for a session that the server ended before the answer was complete."""
+    if isinstance(event, Finished):
+        return SessionError("The server finished before the answer was complete.")
+    sentence = printable(event.error, 500)
+    return BundleRefusedError(sentence, BundleProblem.GONE) if event.bundle_gone else SessionError(sentence)
 
 
 def _seconds(text: str) -> float | None:

@@ -1,14 +1,51 @@
-"""A thread that runs one coroutine, for callers that have no event loop, or one of their own."""
+"""A thread that runs one coroutine or iterates over one generator, for callers that have no event loop, or one of their own."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import queue
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Generator
+from typing import Any, TypeVar
 
-__all__ = ["CoroutineThread"]
+__all__ = ["CoroutineThread", "iterate"]
+
+Item = TypeVar("Item")
+
+
+def iterate(make: Callable[[], AsyncGenerator[Item, None]]) -> Generator[Item, None, None]:
+    """What an asynchronous generator yields, one by one. Closing the iterator closes the generator, and waits until it has cleaned up.
+
+    Args:
+        make: called in the thread that iterates, to make the generator.
+    """
+    inbox: queue.SimpleQueue[Item | _End] = queue.SimpleQueue()
+
+    async def pour() -> None:
+        try:
+            async with contextlib.aclosing(make()) as items:
+                async for item in items:
+                    inbox.put(item)
+            inbox.put(_End(None))
+        except Exception as error:
+            inbox.put(_End(error))
+
+    thread = CoroutineThread(pour)
+    try:
+        while not isinstance(item := inbox.get(), _End):
+            yield item
+        if item.error is not None:
+            raise item.error
+    finally:
+        thread.stop()
+
+
+class _End:
+    """Nothing more comes, because of an error or because there is no more."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
 
 
 class CoroutineThread:

@@ -10,7 +10,7 @@ from hushlm.cost import LAN, CostReport, Network, price
 from hushlm.plan import Plan, Reveal, bucket_length, decode_plan, prefill_plan
 from hushlm.private.program.description import ProgramDescription, RevealPolicy
 
-__all__ = ["Estimate", "estimate"]
+__all__ = ["Estimate", "estimate", "question_plans"]
 
 
 @dataclass(frozen=True)
@@ -68,16 +68,20 @@ def estimate(
         reveal: what is opened of each step.
         network: the network for which seconds are predicted; bytes and messages do not depend on it.
     """
-    shape = description.shape
-    policy = Reveal(shape.vocabulary, reveal.kind, reveal.top)
-    architecture, rewrites = description.parsed_architecture, description.rewrites
 
     @cache
     def priced(plan: Plan) -> CostReport:
         return price(plan, description.engine, network)
 
+    passes = tuple(priced(plan) for plan in question_plans(description, prompt_length, new_tokens, reveal))
+    return Estimate(passes, passes[0].set_up.bytes)
+
+
+def question_plans(description: ProgramDescription, prompt_length: int, new_tokens: int, reveal: RevealPolicy) -> list[Plan]:
+    """The passes of a question, one for each token."""
+    shape = description.shape
+    policy = Reveal(shape.vocabulary, reveal.kind, reveal.top)
+    architecture, rewrites = description.parsed_architecture, description.rewrites
     lengths = [bucket_length(prompt_length + index, shape.context) for index in range(new_tokens)]
     plans = [prefill_plan(architecture, shape, lengths[0], policy, rewrites)]
-    plans += [decode_plan(architecture, shape, length, policy, rewrites) for length in lengths[1:]]
-    passes = tuple(priced(plan) for plan in plans)
-    return Estimate(passes, passes[0].set_up.bytes)
+    return plans + [decode_plan(architecture, shape, length, policy, rewrites) for length in lengths[1:]]

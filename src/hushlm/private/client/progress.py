@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from hushlm.private.client.estimate import Estimate
+from hushlm.private.client.prepared_estimate import PreparedEstimate
 from hushlm.private.engine.traffic import Traffic
 from hushlm.private.program.token_answer import StepTraffic, TokenAnswer
 from hushlm.private.session.process import WorkerEvent
@@ -19,7 +20,8 @@ class Progress:
     """Where a session is.
 
     Attributes:
-        phase: "waiting" before a further attempt, "queued" at the server, "set-up" until the engine is ready, then "query".
+        phase: "note" for something to be told once; "waiting" before a further attempt, "queued" at the server, "set-up" until the engine
+            is ready, then "query".
         token: number of the token that is being computed, counted from 1.
         tokens: how many tokens will be computed.
         step: number of the step that was just done, in the pass for that token, counted from 1.
@@ -33,6 +35,8 @@ class Progress:
         remaining_seconds: the cost model's time for what is left, at the pace of what is done; before anything is done, for a local
             network.
         position: place in the server's queue, 1 being the next; None elsewhere.
+        prepared: whether the session uses a prepared answer.
+        note: with the phase "note", one line on prepared answers.
     """
 
     phase: str
@@ -48,6 +52,8 @@ class Progress:
     done_share: float
     remaining_seconds: float
     position: int | None = None
+    prepared: bool = False
+    note: str = ""
 
 
 OnProgress = Callable[[Progress], None]
@@ -60,10 +66,11 @@ class ProgressTracker:
         layers: how many blocks the model has.
         expected: what the cost model expects of the question.
         start: when the question was asked, on the clock `time.perf_counter`.
+        prepared: whether the session uses a prepared answer.
     """
 
-    def __init__(self, layers: int, expected: Estimate, start: float) -> None:
-        self._layers, self._expected, self._start = layers, expected, start
+    def __init__(self, layers: int, expected: Estimate | PreparedEstimate, start: float, prepared: bool = False) -> None:
+        self._layers, self._expected, self._start, self._prepared = layers, expected, start, prepared
         self._tokens = len(expected.passes)
         self._token, self._traffic = 1, Traffic()
         self._ready = 0.0
@@ -72,6 +79,10 @@ class ProgressTracker:
     def waiting(self, position: int | None = None) -> Progress:
         """Progress of a client that waits in the server's queue (at `position`), or between two attempts (None)."""
         return self._progress("waiting" if position is None else "queued", 0, 1, None, position)
+
+    def told(self, note: str) -> Progress:
+        """A line on prepared answers, to be shown once."""
+        return replace(self._progress("note", 0, 1, None), note=note)
 
     def note(self, event: WorkerEvent) -> Iterator[TokenAnswer | Progress]:
         """What an event of the worker means to the caller: one report, or none."""
@@ -118,4 +129,5 @@ class ProgressTracker:
             done_share=done / total,
             remaining_seconds=remaining,
             position=position,
+            prepared=self._prepared,
         )

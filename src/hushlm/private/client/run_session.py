@@ -12,14 +12,25 @@ from pathlib import Path
 import httpx
 
 from hushlm.private.client.client_settings import ClientSettings
-from hushlm.private.client.control_channel import ControlChannel, ServerEvents, last_words
+from hushlm.private.client.control_channel import ControlChannel, ServerEvents, session_failure
+from hushlm.private.client.prepared_shelf import ClientShelf
 from hushlm.private.program.description import PROTOCOL_VERSION, ProgramDescription, RevealPolicy
 from hushlm.private.program.sampling import Sampling
 from hushlm.private.session.handshake import check_accepted
-from hushlm.private.session.messages import Failed, Finished, Queued, SessionError, SessionRequest, shape_of
+from hushlm.private.session.messages import (
+    BundleProblem,
+    BundleRefusedError,
+    Failed,
+    Finished,
+    Queued,
+    SessionError,
+    SessionKind,
+    SessionRequest,
+    shape_of,
+)
 from hushlm.private.session.process import Order, PeerOrder, WorkerDiedError, WorkerEvent, WorkerProcess, start_worker
 
-__all__ = ["Question", "SessionRunner"]
+__all__ = ["Preparation", "Question", "SessionRunner"]
 
 GRACE_SECONDS = 3.0
 """How long one side may take for its last words, once the other has ended."""
@@ -41,6 +52,28 @@ class Question:
     reveal: RevealPolicy = RevealPolicy()
     sampling: Sampling = Sampling()
 
+    @property
+    def prompt_length(self) -> int:
+        """How many tokens the prompt has."""
+        return len(self.prompt_tokens)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Answers that are to be prepared.
+
+    Attributes:
+        prompt_length: length of the prompts in tokens; it is rounded up to a bucket.
+        new_tokens: how many tokens an answer may have.
+        answers: how many.
+        stop: set when no further batch is wanted.
+    """
+
+    prompt_length: int
+    new_tokens: int
+    answers: int
+    stop: asyncio.Event
+
 
 @dataclass(frozen=True)
 class SessionRunner:
@@ -60,20 +93,31 @@ class SessionRunner:
     control: ControlChannel
     settings: ClientSettings
 
-    async def run(self, question: Question) -> AsyncGenerator[Queued | WorkerEvent, None]:
-        """Ask once. Closing the iterator gives the session up at both ends.
+    async def run(
+        self, wanted: Question | Preparation, shelf: ClientShelf, bundle: str | None = None
+    ) -> AsyncGenerator[Queued | WorkerEvent, None]:
+        """Ask or prepare once. Closing the iterator gives the session up at both ends.
+
+        Args:
+            wanted: what for.
+            shelf: this client's prepared answers.
+            bundle: identity of the one that a question uses up; None computes everything now.
 
         Raises:
+            BundleRefusedError: if that one cannot be used; nothing of the prompt was sent.
             UnavailableError: if there is no server, or it has no place; nothing has begun.
             SessionError: if the session could not be opened, or broke.
         """
         async with contextlib.AsyncExitStack() as stack:
             try:
-                worker, request = await self._start(stack, question)
+                worker, request = await self._start(stack, wanted, shelf, bundle)
                 server = await self.control.open(stack, request)
-                async with contextlib.aclosing(self._wait(server, worker, request, question)) as waiting:
+                async with contextlib.aclosing(self._wait(server, worker, request, wanted, shelf)) as waiting:
                     async for place in waiting:
                         yield place
+                if isinstance(wanted, Preparation):
+                    passing = asyncio.create_task(_pass_on(wanted.stop, worker))
+                    stack.callback(passing.cancel)
                 async with contextlib.aclosing(_follow(worker, server)) as following:
                     async for event in following:
                         yield event
@@ -83,9 +127,16 @@ class SessionRunner:
                 # Bytes that were changed on the way come as TLS's own error, past the HTTP library.
                 raise SessionError(self.control.broken(error)) from error
 
-    async def _start(self, stack: contextlib.AsyncExitStack, question: Question) -> tuple[WorkerProcess, SessionRequest]:
+    async def _start(
+        self, stack: contextlib.AsyncExitStack, wanted: Question | Preparation, shelf: ClientShelf, bundle: str | None
+    ) -> tuple[WorkerProcess, SessionRequest]:
         """Start the worker; its address and certificate are part of the request."""
-        description, length = self.description, len(question.prompt_tokens)
+        description, length = self.description, wanted.prompt_length
+        asks = isinstance(wanted, Question)
+        kind: SessionKind = "ask" if asks else "prepare"
+        answers = 0 if isinstance(wanted, Question) else wanted.answers
+        reveal, sampling = (wanted.reveal, wanted.sampling) if isinstance(wanted, Question) else (RevealPolicy(), Sampling())
+        prepared = not asks or bundle is not None
         host = self.settings.listen_host or await self.control.local_address()
         worker, scratch = await stack.enter_async_context(start_worker())
         worker.send(
@@ -96,11 +147,16 @@ class SessionRunner:
                 host=host,
                 fingerprint=description.fingerprint,
                 prompt_length=length,
-                new_tokens=question.new_tokens,
-                reveal=question.reveal,
+                new_tokens=wanted.new_tokens,
+                reveal=reveal,
                 connect_seconds=self.settings.connect_seconds,
                 silent_seconds=self.settings.silent_seconds,
-                sampling=question.sampling,
+                sampling=sampling,
+                kind=kind,
+                answers=answers,
+                bundle=bundle,
+                store=shelf.folder if prepared else None,
+                peer=shelf.server,
             )
         )
         listening = _raise_failure(await worker.next())
@@ -113,14 +169,23 @@ class SessionRunner:
             shape=shape_of(description.shape),
             fingerprint=description.fingerprint,
             prompt_length=length,
-            new_tokens=question.new_tokens,
-            reveal=question.reveal,
+            new_tokens=wanted.new_tokens,
+            reveal=reveal,
             engine_address=listening.address,
             engine_certificate=listening.certificate,
+            kind=kind,
+            answers=answers,
+            bundle=bundle,
+            held=await asyncio.to_thread(shelf.names) if prepared else None,
         )
 
     async def _wait(
-        self, server: ServerEvents, worker: WorkerProcess, request: SessionRequest, question: Question
+        self,
+        server: ServerEvents,
+        worker: WorkerProcess,
+        request: SessionRequest,
+        wanted: Question | Preparation,
+        shelf: ClientShelf,
     ) -> AsyncGenerator[Queued, None]:
         """Wait until the server has a worker. Ours learns of it once the handshake has been checked, and not before."""
         clock = asyncio.get_running_loop().time
@@ -130,7 +195,8 @@ class SessionRunner:
             if clock() - start > self.settings.queue_seconds:
                 raise SessionError(f"The server had no place within {self.settings.queue_seconds:.0f} s: ask again later.")
         check_accepted(event, request, self.description, self.engine_version)
-        prompt = list(question.prompt_tokens)
+        await asyncio.to_thread(shelf.reconcile, request.held, event.held)
+        prompt = list(wanted.prompt_tokens) if isinstance(wanted, Question) else None
         worker.send(PeerOrder(address=event.engine_address, certificate=event.engine_certificate, prompt=prompt))
 
 
@@ -150,7 +216,7 @@ async def _follow(worker: WorkerProcess, server: ServerEvents) -> AsyncGenerator
                 # The answer may be complete all the same: the worker gets a moment to say so.
                 await asyncio.wait({reading}, timeout=GRACE_SECONDS)
                 if not (reading.done() and reading.exception() is None and reading.result().event != "failed"):
-                    raise SessionError(last_words(watch.result()))
+                    raise session_failure(watch.result())
             event = _raise_failure(await reading)
             yield event
             if event.event == "finished":
@@ -166,5 +232,11 @@ async def _follow(worker: WorkerProcess, server: ServerEvents) -> AsyncGenerator
 
 def _raise_failure(event: WorkerEvent) -> WorkerEvent:
     if event.event == "failed":
-        raise SessionError(event.error or "The session failed.")
+        sentence = event.error or "The session failed."
+        raise BundleRefusedError(sentence, BundleProblem.GONE) if event.kind == "bundle" else SessionError(sentence)
     return event
+
+
+async def _pass_on(stop: asyncio.Event, worker: WorkerProcess) -> None:
+    await stop.wait()
+    worker.stop_soon()

@@ -11,7 +11,7 @@ from hushlm.plan.needs import ProjectNeed, answer_needs
 from hushlm.private.engine import Traffic
 from hushlm.private.prepared.desk import Desk
 from hushlm.private.prepared.material import Material, MaterialError
-from hushlm.private.prepared.offline import Preparer
+from hushlm.private.prepared.offline import OnWork, Preparer
 from hushlm.private.prepared.prepared_backend import PreparedBackend
 from hushlm.private.prepared.range_check import check_range
 from hushlm.private.program.description import ProgramDescription, RevealPolicy
@@ -56,10 +56,10 @@ class PreparedGenerator:
         desk.truncate(words)
         return desk.take_traffic()
 
-    def prepare(self, prompt_tokens: int, new_tokens: int, count: int = 1) -> tuple[list[Material], Traffic]:
+    def prepare(self, prompt_tokens: int, new_tokens: int, count: int = 1, on_work: OnWork | None = None) -> tuple[list[Material], Traffic]:
         """Material for `count` answers of up to `new_tokens` tokens to prompts of up to `prompt_tokens` tokens, and what making it moved.
 
-        The length is rounded up to a bucket; any prompt of the same bucket can use the material.
+        The length is rounded up to a bucket; any prompt of the same bucket can use the material. `on_work` is told how far the work is.
 
         Raises:
             ValueError: if they do not fit the context.
@@ -69,7 +69,7 @@ class PreparedGenerator:
         needs = answer_needs(described.parsed_architecture, described.shape, bucket, new_tokens, described.rewrites)
         names = {need.weight for each in needs for need in each if isinstance(need, ProjectNeed)}
         weights = None if self._desk.is_client else {name: self._backend.tensors[name].whole() for name in names}
-        return Preparer(self._desk, weights, described.rewrites.encoded_bytes).prepare(needs, bucket, count)
+        return Preparer(self._desk, weights, described.rewrites.encoded_bytes).prepare(needs, bucket, count, on_work)
 
     def _compare(self, material: Material) -> None:
         """Both parties say which material they are about to use; nothing of it is used before that."""

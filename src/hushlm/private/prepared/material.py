@@ -63,6 +63,16 @@ class Material:
         """In memory, of this party, what is used up included."""
         return sum(item.size_bytes for item in self._items)
 
+    def unused_items(self) -> Sequence[Item]:
+        """All items, to be stored elsewhere.
+
+        Raises:
+            MaterialError: if any was taken.
+        """
+        if self._next:
+            raise MaterialError("Some of what was prepared for this answer has been used, so it cannot be stored: prepare again.")
+        return self._items
+
     @contextmanager
     def take(self, need: Need) -> Iterator[dict[str, Words]]:
         """The next item's words, for the length of a `with` block; they are zeros after it. Copy what must live longer.

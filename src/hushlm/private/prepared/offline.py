@@ -42,8 +42,12 @@ from hushlm.private.engine.shares import Words, install_private, install_words
 from hushlm.private.prepared.desk import Desk
 from hushlm.private.prepared.masks import MaskSource
 from hushlm.private.prepared.material import Item, Material
+from hushlm.private.prepared.material_work import ATTEND_WORK, DOUBLE_WORK, ELEMENT_WORK, material_work
 
-__all__ = ["Cross", "Preparer"]
+__all__ = ["Cross", "OnWork", "Preparer"]
+
+OnWork = Callable[[float], None]
+"""Is told the share of a preparation's work that is done, 0 to 1."""
 
 
 @dataclass
@@ -82,10 +86,16 @@ class Preparer:
         assert (weights is None) == desk.is_client
         self._desk, self._weights, self._encoded_bytes = desk, weights, encoded_bytes
         self._masks = MaskSource()
+        self._on_work: OnWork | None = None
+        self._work = self._whole_work = 0.0
 
-    def prepare(self, needs: Sequence[Sequence[Need]], prompt_bucket: int, count: int) -> tuple[list[Material], Traffic]:
+    def prepare(
+        self, needs: Sequence[Sequence[Need]], prompt_bucket: int, count: int, on_work: OnWork | None = None
+    ) -> tuple[list[Material], Traffic]:
         """Material for `count` answers, all with the same needs (one list a pass, as `answer_needs` gives them), and what moved."""
         self._desk.take_traffic()
+        self._on_work, self._work = on_work, 0.0
+        self._whole_work = count * material_work(need for each in needs for need in each)
         answers = [[self._draw(need) for each in needs for need in each] for _ in range(count)]
         items = [item for answer in answers for item in answer]
         self._multiply_weights([item for item in items if isinstance(item.need, ProjectNeed)])
@@ -95,6 +105,11 @@ class Preparer:
         identities = self._identities(count)
         materials = [Material(prompt_bucket, len(needs), each, answer) for each, answer in zip(identities, answers, strict=True)]
         return materials, self._desk.take_traffic()
+
+    def _did(self, work: float) -> None:
+        self._work += work
+        if self._on_work is not None:
+            self._on_work(min(1.0, self._work / self._whole_work))
 
     def _identities(self, count: int) -> list[bytes]:
         """Drawn by the client, so that two halves that do not belong together are found out before they are used."""
@@ -177,6 +192,7 @@ class Preparer:
                     shares[part] -= left[part] * right[part]
                 else:
                     shares[part] = self._private_product("elements", left[part], left[part], lambda a, b: a * b, secret=True)
+                self._did((DOUBLE_WORK if double else ELEMENT_WORK) * len(left[part]))
             at = 0
             for cross in group:
                 cross.add(shares[at : at + cross.left.size])
@@ -227,6 +243,7 @@ class Preparer:
                     left = (height, length) if masks is None else np.ascontiguousarray(masks[across, down])
                     right = (length, outer) if weight is None else np.ascontiguousarray(weight[down])
                     shares[across] += self._private_product("weights", left, right, lambda r, w: r @ w)
+                    self._did(height * length * outer)
             at = 0
             for item in group:
                 product = item.words["product"]
@@ -259,6 +276,7 @@ class Preparer:
         else:
             left = np.concatenate([np.pad(each, ((0, 0), (0, 0), (0, last - each.shape[2]))) for each in lefts], 1)
         (shares,) = self._desk.program("attend", lambda a, b: a @ b, [left, np.ascontiguousarray(right)], whole=True)
+        self._did(ATTEND_WORK * sum(need.heads * need.rows * need.opened * need.width for need in needs))
         at = 0
         for item, need in zip(items, needs, strict=True):
             rows = shares[:, at : at + need.rows]

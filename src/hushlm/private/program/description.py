@@ -16,9 +16,22 @@ from hushlm.plan import HUSH, Rewrites, exponential_squarings, parse_reveal
 from hushlm.plan.operations import MOST_REVEALED, RevealKind
 from hushlm.private.engine import EngineSettings
 
-__all__ = ["PROTOCOL_VERSION", "ProgramDescription", "RevealPolicy", "describe", "load_description", "load_server_weights"]
+__all__ = [
+    "FORMAT_VERSION",
+    "PROTOCOL_VERSION",
+    "ProgramDescription",
+    "RevealPolicy",
+    "describe",
+    "load_description",
+    "load_server_weights",
+]
 
-PROTOCOL_VERSION = 2
+FORMAT_VERSION = 2
+"""Of program.json; a part of every fingerprint."""
+
+PROTOCOL_VERSION = 3
+"""Of the messages of a session; exports of an older one stay good."""
+
 DESCRIPTION_FILE = "program.json"
 WEIGHTS_FILE = "weights.safetensors"
 
@@ -61,7 +74,7 @@ class ProgramDescription(BaseModel):
     """Everything that is public about an exported model. The same file lies in `server/` and in `client/`.
 
     Attributes:
-        protocol_version: the version of this file's format and of the protocol of a session.
+        protocol_version: the version of this file's format, `FORMAT_VERSION`; the name is older than the messages' own version.
         architecture: the architecture's name.
         shape: the model's sizes.
         rewrites: how the program is written.
@@ -115,7 +128,7 @@ def describe(
         checkpoint, tokenizer: the hashes of `ProgramDescription`; empty for a program that belongs to no checkpoint.
     """
     return ProgramDescription(
-        protocol_version=PROTOCOL_VERSION,
+        protocol_version=FORMAT_VERSION,
         architecture=str(architecture),
         shape=shape,
         rewrites=rewrites,
@@ -141,9 +154,9 @@ def load_description(folder: Path) -> ProgramDescription:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"{path} is not a program description this version can read ({where}: {first['msg']}).") from error
-    if description.protocol_version != PROTOCOL_VERSION:
+    if description.protocol_version != FORMAT_VERSION:
         raise ValueError(
-            f"{path} was written for protocol version {description.protocol_version}, this is version {PROTOCOL_VERSION}: export it again."
+            f"{path} was written for protocol version {description.protocol_version}, this is version {FORMAT_VERSION}: export it again."
         )
     return description
 

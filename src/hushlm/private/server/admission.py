@@ -1,4 +1,4 @@
-"""Which session gets a worker, and when: places, a bounded queue, and limits for each client.
+"""Which session gets a worker, and when: places, a bounded queue, and limits for each client. Preparations come after questions.
 
 A ticket holds a place, first in the queue if all workers are busy, and is left once. Everything happens in one event loop, and
 nothing is awaited between a check and what follows from it, so two requests cannot take the same place.
@@ -71,14 +71,19 @@ class _Account:
     """What one client uses and has used."""
 
     sessions: int = 0
+    preparing: bool = False
     uses: deque[_Use] = field(default_factory=deque)
 
 
 class Ticket:
     """A place, made by `Admission.enter`."""
 
-    def __init__(self, admission: Admission, client: str, use: _Use) -> None:
-        self._admission, self.client, self._use = admission, client, use
+    def __init__(self, admission: Admission, client: str, use: _Use, preparation: bool) -> None:
+        self._admission, self.client, self._use, self.preparation = admission, client, use, preparation
+        self.yielding = False
+        """Whether a preparation is to end with the batch that it is making, because a question waits or the server stops."""
+        self.on_yield: Callable[[], object] = lambda: None
+        """Called when that becomes so."""
         self.changed = asyncio.Event()
         self.on_stop: Callable[[], object] = lambda: None
         """Called if the session must end before its time."""
@@ -118,10 +123,13 @@ class Admission:
         queue: how many sessions may wait.
         limits: what each client may use.
         clock: the time in seconds, by which the windows are measured.
+        preparations: how many of the running sessions may be preparations.
     """
 
-    def __init__(self, workers: int, queue: int, limits: ClientLimits, clock: Callable[[], float] = time.monotonic) -> None:
-        self.workers, self.queue, self.limits = workers, queue, limits
+    def __init__(
+        self, workers: int, queue: int, limits: ClientLimits, clock: Callable[[], float] = time.monotonic, preparations: int = 1
+    ) -> None:
+        self.workers, self.queue, self.limits, self.preparations = workers, queue, limits, preparations
         self.closed = False
         self._clock = clock
         self._running: list[Ticket] = []
@@ -143,12 +151,13 @@ class Admission:
         """See `Ticket.position`."""
         return self._waiting.index(ticket) + 1 if ticket in self._waiting else 0
 
-    def enter(self, client: str, tokens: int) -> Ticket:
-        """Take a place.
+    def enter(self, client: str, tokens: int, preparation: bool = False) -> Ticket:
+        """Take a place. A question waits before all preparations, and makes those that run end with the batch they are making.
 
         Args:
             client: the name in the client's certificate.
             tokens: how many tokens the session is going to generate.
+            preparation: whether the session prepares answers; a client has one such session at a time, beside its others.
 
         Raises:
             RefusedError: if the server stops or is full, or the client has used what it may.
@@ -156,21 +165,25 @@ class Admission:
         if self.closed:
             raise RefusedError(STOPPING, "stopping", 503)
         account = self._accounts.get(client, _Account())
-        self._check(account, tokens)
-        if self.running >= self.workers and self.waiting >= self.queue:
+        self._check(account, tokens, preparation)
+        questions = sum(not ticket.preparation for ticket in self._waiting)
+        if not self._has_place(preparation) and (self.waiting if preparation else questions) >= self.queue:
             raise RefusedError(self._full(), "full", 503)
-        ticket = Ticket(self, client, _Use(self._clock(), tokens))
+        ticket = Ticket(self, client, _Use(self._clock(), tokens), preparation)
         self._accounts[client] = account
-        account.sessions += 1
+        account.sessions += not preparation
+        account.preparing |= preparation
         account.uses.append(ticket._use)
-        self._waiting.append(ticket)
+        self._waiting.insert(self.waiting if preparation else questions, ticket)
         self._advance()
         return ticket
 
     def leave(self, ticket: Ticket) -> None:
         """See `Ticket.leave`."""
         (self._running if ticket in self._running else self._waiting).remove(ticket)
-        self._accounts[ticket.client].sessions -= 1
+        account = self._accounts[ticket.client]
+        account.sessions -= not ticket.preparation
+        account.preparing &= not ticket.preparation
         for client in list(self._accounts):
             self._expire(client)
         self._advance()
@@ -181,6 +194,7 @@ class Admission:
         self.closed = True
         for ticket in self._waiting:
             ticket.changed.set()
+        self._yield()
 
     def stop(self) -> None:
         """End the running sessions; each gives its place back when its worker is gone."""
@@ -193,7 +207,18 @@ class Admission:
             self._left.clear()
             await self._left.wait()
 
-    def _check(self, account: _Account, tokens: int) -> None:
+    def _has_place(self, preparation: bool) -> bool:
+        """Whether such a session could begin now."""
+        preparing = sum(ticket.preparation for ticket in self._running)
+        return self.running < self.workers and not (preparation and preparing >= self.preparations)
+
+    def _yield(self) -> None:
+        for ticket in self._running:
+            if ticket.preparation and not ticket.yielding:
+                ticket.yielding = True
+                ticket.on_yield()
+
+    def _check(self, account: _Account, tokens: int, preparation: bool) -> None:
         limits = self.limits
         # What would never be allowed first: after the other refusals asking again helps.
         if limits.tokens is not None and tokens > limits.tokens:
@@ -203,7 +228,9 @@ class Admission:
                 "tokens",
                 400,
             )
-        if limits.sessions is not None and account.sessions >= limits.sessions:
+        if preparation and account.preparing:
+            raise RefusedError("This client is preparing answers already: wait until that has ended.", "sessions", 429)
+        if limits.sessions is not None and not preparation and account.sessions >= limits.sessions:
             raise RefusedError(
                 f"This server lets a client have {_count(limits.sessions, 'session')} at a time: wait until one has ended.", "sessions", 429
             )
@@ -236,15 +263,17 @@ class Admission:
         """Forget what no limit looks at any more: the table holds clients that are here or were within the window."""
         account = self._accounts[client]
         account.uses = deque(self._recent(account))
-        if not account.sessions and not (account.uses and self.limits.tokens is not None):
+        if not account.sessions and not account.preparing and not (account.uses and self.limits.tokens is not None):
             del self._accounts[client]
 
     def _advance(self) -> None:
-        while self._waiting and self.running < self.workers and not self.closed:
-            self._running.append(self._waiting.pop(0))
-            self._running[-1].changed.set()
-        for ticket in self._waiting:
+        for ticket in list(self._waiting):
+            if not self.closed and self._has_place(ticket.preparation):
+                self._waiting.remove(ticket)
+                self._running.append(ticket)
             ticket.changed.set()
+        if any(not ticket.preparation for ticket in self._waiting):
+            self._yield()
 
     def _full(self) -> str:
         busy = "worker is" if self.workers == 1 else f"{self.workers} workers are"

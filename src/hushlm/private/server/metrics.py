@@ -8,13 +8,16 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from hushlm.private.engine.traffic import Traffic
 
-__all__ = ["OUTCOMES", "REASONS", "ServerMetrics"]
+__all__ = ["OUTCOMES", "PREPARED", "REASONS", "ServerMetrics"]
 
 OUTCOMES = ("finished", "failed", "given_up", "stopped")
 """How a session that had a place ended: with its answer, with a sentence, by its client, with the server."""
 
-REASONS = ("invalid", "late", "sessions", "tokens", "full", "stopping")
-"""Why a request was refused: what it said, when it came, the client's two limits, no place, the server's end."""
+REASONS = ("invalid", "late", "sessions", "tokens", "full", "stopping", "prepared")
+"""Why a request was refused: what it said, when it came, the client's two limits, no place, the server's end, prepared answers."""
+
+PREPARED = ("made", "used", "dropped")
+"""What became of prepared answers."""
 
 SECONDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
 
@@ -34,6 +37,7 @@ class ServerMetrics:
         self.tokens = Counter("hushlm_tokens", "Tokens, read and generated.", ["kind"], registry=self.registry)
         self.bytes = Counter("hushlm_engine_bytes", "Payload of the engines' links.", ["direction"], registry=self.registry)
         self.seconds = Histogram("hushlm_session_seconds", "From the worker's start to its end.", buckets=SECONDS, registry=self.registry)
+        self.prepared = Counter("hushlm_prepared_answers", "Prepared answers, by what became of them.", ["event"], registry=self.registry)
         self.queue_seconds = Histogram("hushlm_queue_seconds", "In the queue.", buckets=(0.1, *SECONDS), registry=self.registry)
         for name, text, value in (
             ("hushlm_workers", "Sessions at a time.", lambda: workers),
@@ -47,9 +51,15 @@ class ServerMetrics:
             (self.refused, REASONS),
             (self.tokens, ("prompt", "generated")),
             (self.bytes, ("received", "sent")),
+            (self.prepared, PREPARED),
         ):
             for word in words:
                 counter.labels(word)
+
+    def show_prepared(self, count: Callable[[], float], size_bytes: Callable[[], float]) -> None:
+        """Show how many prepared answers are kept, and their size, whenever the metrics are read."""
+        Gauge("hushlm_prepared_held", "Prepared answers that are kept.", registry=self.registry).set_function(count)
+        Gauge("hushlm_prepared_bytes", "Bytes of prepared answers on disk.", registry=self.registry).set_function(size_bytes)
 
     def moved(self, traffic: Traffic) -> None:
         """Count what an execution moved at this party."""

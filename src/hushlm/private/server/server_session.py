@@ -18,12 +18,16 @@ from hushlm.private.server.admission import RefusedError, Ticket
 from hushlm.private.server.listeners import Peer
 from hushlm.private.server.logs import log
 from hushlm.private.server.metrics import ServerMetrics
+from hushlm.private.server.prepared_shelf import PreparedShelf
 from hushlm.private.server.session_counters import SessionCounters
 from hushlm.private.session.addresses import plain_host
 from hushlm.private.session.messages import ALIVE_SECONDS, Accepted, Alive, Failed, Finished, Limits, Queued, SessionRequest, shape_of
 from hushlm.private.session.process import Order, PeerOrder, WorkerDiedError, WorkerEvent, WorkerProcess, start_worker
 
 __all__ = ["ServedModel", "ServerSession", "error_response"]
+
+SHOWN_KINDS = ("link", "peer", "unfit")
+"""Kinds of failures whose sentences name nothing of this machine: the client sees them."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,10 @@ class _FailedError(Exception):
     """The session ends with a sentence for the client."""
 
 
+class _BundleGoneError(Exception):
+    """The session's prepared answer is gone; a sentence for the client."""
+
+
 class ServerSession(Response):
     """One session, from the queue to the end of its worker.
 
@@ -66,10 +74,14 @@ class ServerSession(Response):
         peer: who asked.
         ticket: the session's place, which is given back at the end.
         metrics: the server's counters.
+        shelf: the server's prepared answers.
     """
 
-    def __init__(self, model: ServedModel, wanted: SessionRequest, peer: Peer, ticket: Ticket, metrics: ServerMetrics) -> None:
+    def __init__(
+        self, model: ServedModel, wanted: SessionRequest, peer: Peer, ticket: Ticket, metrics: ServerMetrics, shelf: PreparedShelf
+    ) -> None:
         self.background = None
+        self._shelf = shelf
         self._model, self._wanted, self._peer, self._ticket, self._metrics = model, wanted, peer, ticket, metrics
         self._host = ""
         self._name = secrets.token_hex(4)
@@ -88,6 +100,7 @@ class ServerSession(Response):
             prompt_tokens=wanted.prompt_length,
             new_tokens=wanted.new_tokens,
             reveal=str(wanted.reveal),
+            **({"prepare": wanted.answers} if wanted.kind == "prepare" else {"prepared": wanted.bundle is not None}),
         )
         outcome, error = "stopped", None
         try:
@@ -103,7 +116,9 @@ class ServerSession(Response):
         except* (_ClientGoneError, OSError):
             outcome = "given_up"
         finally:
-            self._ticket.leave(self._counters.charged(wanted.new_tokens, outcome == "finished"))
+            self._shelf.end(peer.name, wanted)
+            asked = 0 if wanted.kind == "prepare" else wanted.new_tokens
+            self._ticket.leave(self._counters.charged(asked, outcome == "finished"))
             self._metrics.sessions.labels(outcome).inc()
             said = {} if error is None else {"error": error}
             seconds, moved = round(time.monotonic() - start, 3), self._counters.traffic
@@ -113,6 +128,7 @@ class ServerSession(Response):
                 **said,
                 seconds=seconds,
                 tokens=self._counters.tokens,
+                **({"made": self._counters.prepared} if wanted.kind == "prepare" else {}),
                 received_bytes=moved.received_bytes,
                 sent_bytes=moved.sent_bytes,
             )
@@ -130,6 +146,8 @@ class ServerSession(Response):
         last: Failed | Finished = Finished()
         try:
             await self._wait(send)
+            if self._wanted.kind == "prepare":
+                self._shelf.check_room(self._peer.name, self._wanted)  # others may have filled it meanwhile
             with self._metrics.seconds.time():
                 last = await self._run(send)
         except RefusedError as refusal:
@@ -156,7 +174,8 @@ class ServerSession(Response):
     async def _run(self, send: Send) -> Finished | Failed:
         """Run the worker from its start to its end. Returns: the last words for the client."""
         limit = self._model.limits.session_seconds
-        self._metrics.tokens.labels("prompt").inc(self._wanted.prompt_length)
+        if self._wanted.kind == "ask":
+            self._metrics.tokens.labels("prompt").inc(self._wanted.prompt_length)
         async with contextlib.AsyncExitStack() as stack:
             try:
                 worker, scratch = await stack.enter_async_context(start_worker())
@@ -164,11 +183,16 @@ class ServerSession(Response):
                 self._log.error("no worker could be started", error=str(error))
                 return Failed(error="The server could not start a worker for this session: see the server's log.")
             self._order(worker, scratch)
+            self._ticket.on_yield = worker.stop_soon
+            if self._ticket.yielding:
+                worker.stop_soon()
             try:
                 async with asyncio.timeout(limit):
                     await self._follow(worker, send)
             except TimeoutError:
                 return Failed(error=f"The session took longer than the {limit:.0f} s that this server allows.")
+            except _BundleGoneError as error:
+                return Failed(error=str(error)[:500], bundle_gone=True)
             except (_FailedError, WorkerDiedError) as error:
                 self._log_tail(scratch / "worker.log")
                 return Failed(error=f"The server's worker for this session {error}"[:499] + ".")
@@ -187,6 +211,11 @@ class ServerSession(Response):
             reveal=wanted.reveal,
             connect_seconds=model.connect_seconds,
             silent_seconds=model.silent_seconds,
+            kind=wanted.kind,
+            answers=wanted.answers,
+            bundle=wanted.bundle,
+            store=self._shelf.settings.folder,
+            peer=self._peer.name,
         )
         worker.send(order)
         worker.send(PeerOrder(address=wanted.engine_address, certificate=wanted.engine_certificate))
@@ -218,10 +247,14 @@ class ServerSession(Response):
                 case "listening":
                     await _send_line(send, self._accepted(event))
                     accepted = True
+                case "failed" if event.kind == "bundle":
+                    raise _BundleGoneError(event.error)
                 case "failed":
                     self._log.warning("the worker failed", kind=event.kind, error=event.error)
                     # The client may know the state of the link, but not the names of this machine's files.
-                    shown = (event.error or "").rstrip(".") if event.kind in ("link", "peer") else "see the server's log"
+                    if event.kind == "store":
+                        raise _FailedError("failed: prepared answers cannot be stored there, see the server's log")
+                    shown = (event.error or "").rstrip(".") if event.kind in SHOWN_KINDS else "see the server's log"
                     raise _FailedError(f"failed: {shown}")
                 case "finished":
                     return
@@ -230,6 +263,7 @@ class ServerSession(Response):
         assert event.address is not None
         assert event.certificate is not None
         model, wanted = self._model, self._wanted
+        held = None if wanted.held is None else self._shelf.both_hold(self._peer.name, wanted.held)
         return Accepted(
             session=self._name,
             protocol_version=PROTOCOL_VERSION,
@@ -243,6 +277,10 @@ class ServerSession(Response):
             limits=model.limits,
             engine_address=event.address,
             engine_certificate=event.certificate,
+            kind=wanted.kind,
+            answers=wanted.answers,
+            bundle=wanted.bundle,
+            held=held,
         )
 
     async def _end(self, send: Send, event: Finished | Failed) -> None:

@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
+from hushlm.files import check_writable
 from hushlm.private.engine import engine_version
 from hushlm.private.keys.certificates import SERVER, load_keys, server_context
 from hushlm.private.program.description import WEIGHTS_FILE, RevealPolicy, load_description
@@ -27,6 +28,7 @@ from hushlm.private.server.admission import Admission, ClientLimits, RefusedErro
 from hushlm.private.server.listeners import ControlListener, Peer, peer_of, plain_listener
 from hushlm.private.server.logs import log
 from hushlm.private.server.metrics import ServerMetrics
+from hushlm.private.server.prepared_shelf import PreparedShelf, PrepareSettings
 from hushlm.private.server.server_session import ServedModel, ServerSession, error_response
 from hushlm.private.session.addresses import listen, listener_address, parse_address
 from hushlm.private.session.handshake import check_request
@@ -57,6 +59,7 @@ class ServerSettings:
         session_seconds: how long a session may take.
         drain_seconds: how long sessions may go on after SIGTERM.
         once: whether the server stops after its first session.
+        prepare: whether and how many answers are prepared.
     """
 
     workers: int = 1
@@ -70,6 +73,7 @@ class ServerSettings:
     session_seconds: float = 24 * 3600.0
     drain_seconds: float = 60.0
     once: bool = False
+    prepare: PrepareSettings = PrepareSettings()
 
     def __post_init__(self) -> None:
         if self.workers < 1:
@@ -117,8 +121,11 @@ class PrivateServer:
                 reveal=settings.reveal,
             ),
         )
-        self._admission = Admission(settings.workers, settings.queue, settings.client)
+        self._admission = Admission(settings.workers, settings.queue, settings.client, preparations=settings.prepare.sessions)
         self._metrics = ServerMetrics(settings.workers, lambda: self._admission.running, lambda: self._admission.waiting)
+        if settings.prepare.folder is not None:
+            check_writable(settings.prepare.folder)
+        self._shelf = PreparedShelf(settings.prepare, self.description, self._metrics)
         tls = server_context(load_keys(keys, SERVER))
         self._socket = listen(*parse_address(address), "--listen")
         self.address = listener_address(self._socket)
@@ -183,7 +190,7 @@ class PrivateServer:
         peer = peer_of(request.scope)
         try:
             wanted = read_request(await asyncio.wait_for(_read_body(request), REQUEST_SECONDS))
-            return self._admit(wanted, peer)
+            return await self._admit(wanted, peer)
         except ClientDisconnect:
             return self._refuse(peer, RefusedError("The client went away before its request had arrived.", "late", 400))
         except TimeoutError:
@@ -193,11 +200,19 @@ class PrivateServer:
         except SessionError as error:
             return self._refuse(peer, RefusedError(str(error), "invalid", 400))
 
-    def _admit(self, wanted: SessionRequest, peer: Peer) -> Response:
+    async def _admit(self, wanted: SessionRequest, peer: Peer) -> Response:
         check_request(wanted, self.description, self._model.engine_version, self._model.limits, peer.address)
-        ticket = self._admission.enter(peer.name, wanted.new_tokens)
+        # In a thread: what is dropped there is overwritten first, which takes a while.
+        await asyncio.to_thread(self._shelf.admit, peer.name, wanted)
+        preparation = wanted.kind == "prepare"
+        ticket = self._admission.enter(peer.name, 0 if preparation else wanted.new_tokens, preparation)
+        try:
+            self._shelf.begin(peer.name, wanted)
+        except RefusedError:
+            ticket.leave(0)
+            raise
         ticket.on_end = self._ended
-        return ServerSession(self._model, wanted, peer, ticket, self._metrics)
+        return ServerSession(self._model, wanted, peer, ticket, self._metrics, self._shelf)
 
     def _refuse(self, peer: Peer, refusal: RefusedError) -> Response:
         log.info("refused", client=peer.name, address=peer.address, reason=refusal.reason, error=str(refusal))

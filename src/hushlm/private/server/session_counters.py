@@ -19,7 +19,7 @@ class SessionCounters:
     def __init__(self, metrics: ServerMetrics) -> None:
         self._metrics = metrics
         self._linked = False
-        self.tokens = 0
+        self.tokens = self.prepared = 0
         self.traffic = Traffic()
         self._step_traffic = Traffic()
 
@@ -27,6 +27,11 @@ class SessionCounters:
         """Count one event of the worker."""
         if event.event == "linked":
             self._linked = True
+        if event.event in ("stored", "burnt"):
+            self.prepared += event.event == "stored"
+            self._metrics.prepared.labels("made" if event.event == "stored" else "used").inc()
+        elif event.event == "failed" and event.kind == "bundle":
+            self._metrics.prepared.labels("dropped").inc()
         if event.traffic is None:
             return
         moved = event.traffic.to_traffic()

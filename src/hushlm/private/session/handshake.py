@@ -26,6 +26,8 @@ def check_request(request: SessionRequest, description: ProgramDescription, engi
     """
     _check_program(request, description, engine_version, "client")
     context = description.shape.context
+    if (request.kind == "prepare") != (request.answers > 0) or (request.kind == "prepare" and request.bundle is not None):
+        raise SessionError("The request asks to prepare answers without saying how many, or says so and asks for something else.")
     if request.prompt_length + request.new_tokens > context:
         raise SessionError(
             f"A prompt of {request.prompt_length} tokens and an answer of {request.new_tokens} exceed the context of {context} tokens."
@@ -69,6 +71,8 @@ def check_accepted(accepted: Accepted, request: SessionRequest, description: Pro
             f"The server is about to compute {accepted.new_tokens} tokens after {accepted.prompt_length}, and {request.new_tokens} after "
             f"{request.prompt_length} were asked for: it does not keep the protocol."
         )
+    if (accepted.kind, accepted.answers, accepted.bundle) != (request.kind, request.answers, request.bundle):
+        raise SessionError("The server is about to do something else than it was asked for: it does not keep the protocol.")
     if accepted.reveal != request.reveal:
         raise SessionError(
             f"The server is about to reveal {accepted.reveal}, and {request.reveal} was asked for: it does not keep the protocol."

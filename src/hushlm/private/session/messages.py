@@ -7,11 +7,13 @@ connection gives the session up at either end, so a killed party is noticed at o
 only by their timeout.
 
 Status 503 says that there is no place now, 429 that this client has used what it may: nothing has begun, and a client may ask again,
-after as many seconds as a `retry-after` header names. After any other refusal it would be refused again.
+after as many seconds as a `retry-after` header names. 409, 410 and 501 say what is wrong with a prepared answer, see `BundleProblem`. After
+any other refusal it would be refused again.
 """
 
 from __future__ import annotations
 
+import enum
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -23,14 +25,18 @@ from hushlm.private.program.description import PROTOCOL_VERSION, RevealPolicy
 __all__ = [
     "ALIVE_SECONDS",
     "MAXIMUM_BODY_BYTES",
+    "MOST_BUNDLES",
     "Accepted",
     "Alive",
+    "BundleProblem",
+    "BundleRefusedError",
     "Failed",
     "Finished",
     "Limits",
     "Queued",
     "SessionError",
     "SessionEvent",
+    "SessionKind",
     "SessionRequest",
     "printable",
     "read_event",
@@ -51,6 +57,28 @@ class SessionError(ValueError):
     """A session could not be opened, or broke; the message is one sentence for the user."""
 
 
+class BundleProblem(enum.IntEnum):
+    """Why a session cannot use the prepared answer that it names; the number is the HTTP status where that is known before it begins.
+
+    None of them uses a prepared answer up.
+    """
+
+    BUSY = 409
+    """Another session is using it."""
+    GONE = 410
+    """A side does not have it, or has used it: both drop theirs."""
+    NONE_KEPT = 501
+    """This server keeps no prepared answers: the client keeps its own for another day."""
+
+
+class BundleRefusedError(SessionError):
+    """The session could not use the prepared answer that it named, and nothing of the prompt was sent: another one may be taken."""
+
+    def __init__(self, sentence: str, problem: BundleProblem) -> None:
+        super().__init__(sentence)
+        self.problem = problem
+
+
 class _Message(BaseModel):
     # Strict and closed: what another version adds is refused, not ignored.
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,6 +87,11 @@ class _Message(BaseModel):
 Address = Annotated[str, Field(min_length=3, max_length=300)]
 Certificate = Annotated[str, Field(min_length=1, max_length=4096)]
 Count = Annotated[int, Field(ge=1, le=MAXIMUM_COUNT)]
+BundleName = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+"""Identity of a prepared answer, in hexadecimal."""
+MOST_BUNDLES = 256
+"""Prepared answers that one client may keep for one program: a message names all of them."""
+BundleNames = Annotated[tuple[BundleName, ...], Field(max_length=MOST_BUNDLES)]
 
 
 Shape = Annotated[
@@ -70,6 +103,9 @@ Shape = Annotated[
 def shape_of(shape: ModelShape) -> dict[str, float]:
     """The sizes as both parties' folders hold them; yes is 1."""
     return {name: float(size) for name, size in shape.to_dict().items()}
+
+
+SessionKind = Literal["ask", "prepare"]
 
 
 class Limits(_Message):
@@ -100,6 +136,11 @@ class SessionRequest(_Message):
         reveal: what the client learns of each step.
         engine_address: HOST:PORT where the client's engine listens; HOST must be where the request comes from.
         engine_certificate: a certificate in PEM, made for this session.
+        kind: "ask" computes an answer; "prepare" makes prepared answers for prompts and answers of these lengths.
+        answers: how many "prepare" is to make.
+        bundle: the prepared answer that "ask" uses up; None computes everything now.
+        held: all prepared answers of this program that the client has; the server drops the others, which no session could use. None
+            says nothing about them.
     """
 
     protocol_version: int = Field(ge=1, le=MAXIMUM_COUNT)
@@ -112,6 +153,10 @@ class SessionRequest(_Message):
     reveal: RevealPolicy
     engine_address: Address
     engine_certificate: Certificate
+    kind: SessionKind = "ask"
+    answers: int = Field(default=0, ge=0, le=MOST_BUNDLES)
+    bundle: BundleName | None = None
+    held: BundleNames | None = None
 
 
 class Queued(_Message):
@@ -135,6 +180,8 @@ class Accepted(_Message):
         limits: of this server, for this client.
         engine_address: HOST:PORT where the server's engine listens.
         engine_certificate: a certificate in PEM, made for this session.
+        kind, answers, bundle: of the request, as the server is going to run it.
+        held: of the prepared answers that the request named, those that the server has too; the client drops the others.
     """
 
     event: Literal["accepted"] = "accepted"
@@ -150,6 +197,10 @@ class Accepted(_Message):
     limits: Limits
     engine_address: Address
     engine_certificate: Certificate
+    kind: SessionKind = "ask"
+    answers: int = Field(default=0, ge=0, le=MOST_BUNDLES)
+    bundle: BundleName | None = None
+    held: BundleNames | None = None
 
 
 class Alive(_Message):
@@ -165,10 +216,16 @@ class Finished(_Message):
 
 
 class Failed(_Message):
-    """The session is over without an answer."""
+    """The session is over without an answer.
+
+    Attributes:
+        error: one sentence.
+        bundle_gone: the session's prepared answer was gone, and nothing of the prompt was sent.
+    """
 
     event: Literal["failed"] = "failed"
     error: str = Field(max_length=500)
+    bundle_gone: bool = False
 
 
 SessionEvent = Annotated[Queued | Accepted | Alive | Finished | Failed, Field(discriminator="event")]

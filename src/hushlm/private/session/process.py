@@ -23,14 +23,18 @@ from hushlm.private.engine.traffic import Traffic
 from hushlm.private.program.description import RevealPolicy
 from hushlm.private.program.sampling import Sampling
 from hushlm.private.program.token_answer import TokenAnswer
+from hushlm.private.session.messages import SessionKind
 
-__all__ = ["Order", "PeerOrder", "WorkerDiedError", "WorkerEvent", "WorkerProcess", "WorkerTraffic", "start_worker"]
+__all__ = ["FailureKind", "Order", "PeerOrder", "WorkerDiedError", "WorkerEvent", "WorkerProcess", "WorkerTraffic", "start_worker"]
 
 # -P: modules come from the installed packages, never from the folder that the user happens to be in.
 COMMAND = (sys.executable, "-P", "-m", "hushlm.private.session.worker")
 
 MAXIMUM_EVENT_BYTES = 64 << 20
 """The longest line: the logits of a vocabulary of 50,257 tokens are a megabyte of JSON."""
+
+
+FailureKind = Literal["input", "link", "peer", "unfit", "bundle", "store", "internal"]
 
 
 class _Line(BaseModel):
@@ -53,6 +57,9 @@ class Order(_Line):
         silent_seconds: how long the peer may be silent.
         sampling: how the client chooses among what is revealed; the server's stays as it is.
         tls: False leaves the engine's link open to be read on the way; no command and no message of a peer can ask for it.
+        kind, answers, bundle: of the session, see `SessionRequest`.
+        store: this side's folder of prepared answers; None where the session needs none.
+        peer: the other side's name in that folder.
     """
 
     role: Literal["client", "server"]
@@ -67,6 +74,11 @@ class Order(_Line):
     silent_seconds: float
     sampling: Sampling = Sampling()
     tls: bool = True
+    kind: SessionKind = "ask"
+    answers: int = 0
+    bundle: str | None = None
+    store: Path | None = None
+    peer: str = ""
 
 
 class PeerOrder(_Line):
@@ -111,12 +123,14 @@ class WorkerEvent(_Line):
 
     Attributes:
         event: "listening" (address, certificate), "linked", "ready" (traffic of the set-up), "step" (name, layer, index, count,
-            traffic), "token" (token, top, logits, traffic), "finished", or "failed" (kind, error).
+            traffic), "token" (token, top, logits, traffic), "finished", or "failed" (kind, error). Of prepared answers: "work" (share of
+            a preparation that is done), "stored" (index, count, bundle, size_bytes, traffic of a batch or nothing), "burnt" (bundle).
         seconds: time since the worker began; every event has it.
-        kind: kind of a failure: "input" (what was asked for), "link" (it did not open), "peer" (it broke), "internal".
+        kind: kind of a failure: "input" (what was asked for), "link" (it did not open), "peer" (it broke), "unfit" (this model has no
+            prepared answers), "bundle" (the prepared answer is gone), "store" (prepared answers cannot be written), "internal".
     """
 
-    event: Literal["listening", "linked", "ready", "step", "token", "finished", "failed"]
+    event: Literal["listening", "linked", "ready", "step", "token", "work", "stored", "burnt", "finished", "failed"]
     seconds: float
     address: str | None = None
     certificate: str | None = None
@@ -128,8 +142,11 @@ class WorkerEvent(_Line):
     token: int | None = None
     top: list[tuple[int, float]] | None = None
     logits: list[float] | None = None
-    kind: Literal["input", "link", "peer", "internal"] | None = None
+    kind: FailureKind | None = None
     error: str | None = None
+    share: float | None = None
+    bundle: str | None = None
+    size_bytes: int | None = None
 
     def to_answer(self) -> TokenAnswer:
         """A "token" event as the generator's own answer."""
@@ -157,6 +174,12 @@ class WorkerProcess:
         """Give an order. The pipe buffers it; a dead worker is noticed by `next`."""
         assert self._process.stdin is not None
         self._process.stdin.write(order.model_dump_json().encode() + b"\n")
+
+    def stop_soon(self) -> None:
+        """Let a preparation end after the batch that it is making; any other session goes on."""
+        assert self._process.stdin is not None
+        if not self._process.stdin.is_closing():
+            self._process.stdin.write(b"stop\n")
 
     async def next(self) -> WorkerEvent:
         """The next event.

@@ -15,10 +15,11 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, Literal, NoReturn
+from typing import IO, Any, NoReturn
 
 import numpy as np
 
@@ -27,8 +28,9 @@ from hushlm.private.engine import Channel, Engine, Party, load_engine
 from hushlm.private.engine.traffic import Traffic
 from hushlm.private.program.description import ProgramDescription, load_description, load_server_weights
 from hushlm.private.program.generate import PrivateGenerator
+from hushlm.private.program.token_answer import TokenAnswer
 from hushlm.private.session.addresses import format_address, reserve_port
-from hushlm.private.session.process import Order, PeerOrder, WorkerEvent, WorkerTraffic
+from hushlm.private.session.process import FailureKind, Order, PeerOrder, WorkerEvent, WorkerTraffic
 
 __all__ = ["main"]
 
@@ -45,7 +47,7 @@ PART_SECONDS = 10.0
 class _FailureError(Exception):
     """Ends the worker with a `failed` event."""
 
-    def __init__(self, kind: Literal["input", "link", "peer", "internal"], sentence: str) -> None:
+    def __init__(self, kind: FailureKind, sentence: str) -> None:
         super().__init__(sentence)
         self.kind = kind
 
@@ -55,6 +57,7 @@ class _Worker:
 
     def __init__(self, events: IO[str]) -> None:
         self._events, self._start, self._lock = events, time.perf_counter(), threading.Lock()
+        self._stop = threading.Event()
 
     def emit(self, event: str, **values: Any) -> None:
         line = WorkerEvent.model_validate({"event": event, "seconds": time.perf_counter() - self._start, **values})
@@ -84,7 +87,7 @@ class _Worker:
         if not line:
             _orphaned(order.scratch)
         peer = PeerOrder.model_validate_json(line)
-        threading.Thread(target=_watch_parent, args=(orders, order.scratch), daemon=True).start()
+        threading.Thread(target=_watch_parent, args=(orders, order.scratch, self._stop), daemon=True).start()
         party = Party.CLIENT if order.role == "client" else Party.SERVER
         addresses = (own, peer.address) if party is Party.CLIENT else (peer.address, own)
         tls = identity.tls_files(peer.certificate) if order.tls else None
@@ -96,7 +99,7 @@ class _Worker:
         reservation.close()
         self.emit("linked")
         try:
-            self._generate(order, PrivateGenerator(Engine(party, description.engine, channel), description, weights), peer.prompt)
+            self._work(order, Engine(party, description.engine, channel), description, weights, peer.prompt)
             self._part(party, channel)
         except RuntimeError as error:
             raise _FailureError("peer", _peer_sentence(error, order.silent_seconds)) from error
@@ -117,14 +120,47 @@ class _Worker:
             time.sleep(LINGER_SECONDS)
             self.emit("finished")
 
-    def _generate(self, order: Order, generator: PrivateGenerator, prompt: list[int] | None) -> None:
+    def _work(
+        self, order: Order, engine: Engine, description: ProgramDescription, weights: dict[str, np.ndarray] | None, prompt: list[int] | None
+    ) -> None:
+        """The session's own work, on an engine that is linked."""
+        if order.kind == "ask" and order.bundle is None:
+            plain = PrivateGenerator(engine, description, weights)
+            self.emit("ready", traffic=WorkerTraffic.of(plain.set_up()))
+            self._generate(order, plain.generate, prompt)
+            return
+        from hushlm.private.prepared.desk import Desk
+        from hushlm.private.prepared.generator import PreparedGenerator
+        from hushlm.private.session.prepared_work import BundleGoneError, StoreError, burn_together, make_bundles
+
+        try:
+            generator = PreparedGenerator(Desk(engine), description, weights)
+        except ValueError as error:
+            raise _FailureError(
+                "unfit", "This model's numbers do not fit prepared answers: ask without them (--prepared never)."
+            ) from error
         self.emit("ready", traffic=WorkerTraffic.of(generator.set_up()))
+        try:
+            if order.kind == "prepare":
+                make_bundles(order, engine, generator, description, self._stop, self.emit)
+                return
+            material = burn_together(order, engine)
+        except BundleGoneError as error:
+            self.fail("bundle", str(error))
+            time.sleep(LINGER_SECONDS)  # the other side's word may still be on its way to it
+            os._exit(1)
+        except StoreError as error:
+            raise _FailureError("store", str(error)) from error
+        self.emit("burnt", bundle=order.bundle)
+        self._generate(order, partial(generator.generate, material), prompt)
+
+    def _generate(self, order: Order, generate: Callable[..., Iterator[TokenAnswer]], prompt: list[int] | None) -> None:
 
         def on_step(step: Step, index: int, count: int, traffic: Traffic) -> None:
             self.emit("step", name=step.name, layer=step.layer, index=index, count=count, traffic=WorkerTraffic.of(traffic))
 
         choose = order.sampling.chooser(order.reveal)
-        for answer in generator.generate(prompt, order.prompt_length, order.new_tokens, order.reveal, on_step, choose):
+        for answer in generate(prompt, order.prompt_length, order.new_tokens, order.reveal, on_step, choose):
             self.emit(
                 "token",
                 token=answer.token,
@@ -180,9 +216,10 @@ def _peer_sentence(error: RuntimeError, seconds: float) -> str:
     return "The engine's link to the peer broke in the middle of the computation."
 
 
-def _watch_parent(orders: IO[str], scratch: Path) -> None:
-    # Nothing more is ever written to the pipe: a return from read means that the parent closed it, or is dead.
-    orders.read()
+def _watch_parent(orders: IO[str], scratch: Path, stop: threading.Event) -> None:
+    # The only further order is to stop soon. The end of the pipe means that the parent closed it, or is dead.
+    for _ in orders:
+        stop.set()
     _orphaned(scratch)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateSyntaxError
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -60,7 +60,7 @@ class ChatTemplate:
         try:
             self._template = environment.from_string(source)
         except TemplateError as error:
-            line = f" (line {error.lineno})" if getattr(error, "lineno", None) else ""
+            line = f" (line {error.lineno})" if isinstance(error, TemplateSyntaxError) else ""
             raise ValueError(f"The chat template is not one that Jinja can read: {_clause(error)}{line}.") from None
 
     def render(self, turns: Sequence[Turn], generation: bool = True) -> str:

@@ -58,12 +58,12 @@ class _RunView:
     @property
     def loss(self) -> str:
         loss = self.record.rows[-1].get("loss")
-        return "-" if loss is None else f"{loss:,.4g}"
+        return "-" if loss is None else f"{loss:,.3f}"
 
     @property
     def perplexity(self) -> str:
         found = [row["validation_perplexity"] for row in self.record.rows if row.get("validation_perplexity") is not None]
-        return f"{found[-1]:,.4g}" if found else "-"
+        return f"{found[-1]:,.3f}" if found else "-"
 
     @property
     def verdicts(self) -> dict[str, str]:

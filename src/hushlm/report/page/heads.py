@@ -89,6 +89,7 @@ def heat_map(run: RunRecord, scale_nats: float) -> dict[str, Any]:
     return chart(
         [trace],
         height=max(170, min(26 * layers, 520) + 60),
+        dragmode=False,
         xaxis={**ticks, "dtick": math.ceil(across / 16), "title": {"text": "head"}},
         yaxis={**ticks, "dtick": math.ceil(layers / 24), "title": {"text": "layer"}, "autorange": "reversed"},
     )
@@ -149,6 +150,7 @@ def range_bars(runs: Sequence[RunRecord]) -> dict[str, Any]:
     return chart(
         traces,
         height=34 * len(runs) + 110,
+        dragmode=False,
         barmode="stack",
         bargap=0.3,
         showlegend=True,

@@ -36,10 +36,14 @@
   system.addEventListener("change", () => setTheme(system.matches ? "dark" : "light"));
   setTheme(system.matches ? "dark" : "light");
 
-  const options = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d", "zoomIn2d", "zoomOut2d"] };
+  // Buttons over a chart would cover the fields of a small heat map.
+  const options = (key) => ({
+    responsive: true, displaylogo: false, displayModeBar: key.includes("-") || key === "ranges" ? false : "hover",
+    modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
+  });
   const drawn = Promise.all(charts.map((chart) => {
     const figure = page.figures[chart.dataset.figure];
-    return Plotly.newPlot(chart, figure.data, figure.layout, options).then(() => Plotly.relayout(chart, themed(chart.dataset.figure, chart.layout)));
+    return Plotly.newPlot(chart, figure.data, figure.layout, options(chart.dataset.figure)).then(() => Plotly.relayout(chart, themed(chart.dataset.figure, chart.layout)));
   }));
 
   // The slider: every run shows its last record at or before the step.

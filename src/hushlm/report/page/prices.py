@@ -92,6 +92,7 @@ def layer_bytes(found: CostReport, top_megabytes: float) -> dict[str, Any]:
     return chart(
         traces,
         height=max(190, 22 * len(layers) + 120),
+        dragmode=False,
         barmode="stack",
         bargap=0.25,
         showlegend=True,

@@ -21,6 +21,8 @@ __all__ = ["RunRecord", "read_run", "read_runs"]
 
 Row = Mapping[str, Any]
 
+End = Literal["finished", "diverged", "not at its end", "measured"]
+
 _ROW_KEYS = {"step", "loss", "head_entropy_nats", "layer_entropy_nats"}
 
 
@@ -48,7 +50,7 @@ class RunRecord:
     settings: dict[str, Any]
     corpus: str | None
     rows: tuple[Row, ...]
-    end: Literal["finished", "diverged", "not at its end", "measured"]
+    end: End
 
     @property
     def observed(self) -> list[Row]:
@@ -113,9 +115,8 @@ def _training(path: Path, name: str) -> RunRecord:
         architecture, shape, settings = str(config.parsed_architecture), config.shape, config.to_dict()
     settings.pop("output", None)
     rows = _rows(newest, shape)
-    if newest == beside["diverged.jsonl"]:
-        end = "diverged"
-    else:
+    end: End = "diverged"
+    if newest != beside["diverged.jsonl"]:
         end = "finished" if rows and rows[-1]["step"] == settings["training"]["steps"] else "not at its end"
     return RunRecord(name, path, architecture, shape.context, shape, _dotted(settings), corpus, rows, end)
 
