@@ -11,6 +11,7 @@ from hushlm.cost.prepared.calls import OnlineCalls
 from hushlm.cost.prepared.online_bytes import opened_bytes
 from hushlm.plan import (
     Activate,
+    ActivatedGate,
     Divide,
     Embed,
     Gate,
@@ -19,8 +20,10 @@ from hushlm.plan import (
     Normalise,
     Operation,
     Plan,
+    Prepend,
     Project,
     Reveal,
+    RmsNormalise,
     Rotate,
     ScaleRows,
     Scores,
@@ -52,17 +55,20 @@ def online_exchange(operation: Operation, needs: Sequence[Need], p: OnlineCalls)
         case Embed(rows, vocabulary, width):
             sent = p.send(rows * vocabulary * SMALL_RING_BITS // 8)
             return sent + p.weight_product(rows, vocabulary, width, SMALL_RING_BITS) + p.widen(rows * width)
-        case Normalise(rows, width):
+        case Normalise(rows, width) | RmsNormalise(rows, width):
+            mean = p.truncate(rows) if isinstance(operation, Normalise) else Exchange()
             root = p.program() + p.large.truncate(rows) + p.large.reciprocal_square_root(rows)
-            return p.truncate(rows).times(2) + p.open(rows * width) + root + p.open(rows) + p.truncate(rows * width)
+            return mean + p.truncate(rows) + p.open(rows * width) + root + p.open(rows) + p.truncate(rows * width)
         case Project(rows, inner, outer):
             return p.send(rows * inner * SHARE_BYTES) + p.weight_product(rows, inner, outer) + p.truncate(rows * outer)
         case ScaleRows(rows, width):
             (need,) = needs
             forward, back = opened_bytes(need)
             return p.send(forward) + p.send(back, forward=False) + p.truncate(rows * width)
-        case Rotate(heads, queries, rows, width):
-            return p.truncate(heads * (queries + rows) * width)
+        case Rotate():
+            return p.truncate(operation.entries)
+        case Prepend():
+            return Exchange()
         case Scores() | Mix():
             return _attend(operation, needs, p)
         case Kernel(heads):
@@ -75,6 +81,8 @@ def online_exchange(operation: Operation, needs: Sequence[Need], p: OnlineCalls)
             return _activate(operation, p)
         case Gate(rows, width):
             return _product(p, rows * width)
+        case ActivatedGate():
+            return _activated_gate(operation, p)
         case Reveal(vocabulary, kind):
             found = p.program() + p.arg_maximum(vocabulary) if kind == "token" else Exchange()
             return found + _answer(operation, p)
@@ -141,9 +149,19 @@ def _activate(operation: Activate, p: OnlineCalls) -> Exchange:
         case "polynomial":
             return p.program() + p.compare(n).times(2) + p.where(n).times(2) + _squares(p, n) + p.truncate(n)
         case "gelu-quartic":
-            signs = p.program() + p.compare(n).times(2) + p.select(n)
-            return signs + p.where(n).times(2) + _squares(p, n, 2) + p.truncate(n)
+            return _clipped(p, n) + _squares(p, n, 2) + p.truncate(n)
         case "gelu-tanh":
             raise AssertionError("GELU by tanh has no prepared form")
         case _:
             assert_never(operation.kind)
+
+
+def _activated_gate(operation: ActivatedGate, p: OnlineCalls) -> Exchange:
+    n = operation.rows * operation.width
+    squares = {"silu-quadratic": 1, "silu-quartic": 2}[operation.kind]
+    return _clipped(p, n) + _squares(p, n, squares) + p.truncate(n) + _product(p, n)
+
+
+def _clipped(p: OnlineCalls, n: int) -> Exchange:
+    """The size of n numbers, and the size clipped at a bound."""
+    return p.program() + p.compare(n).times(2) + p.select(n) + p.where(n).times(2)

@@ -9,7 +9,7 @@ from functools import cached_property
 from hushlm.cost.constants import load_constants
 from hushlm.cost.prepared.online_bytes import SMALL_COMPARISON, SMALL_SELECTION, engine_bytes, opened_bytes
 from hushlm.cost.primitives import Primitives
-from hushlm.plan import Normalise, Plan, Reveal
+from hushlm.plan import Normalise, Plan, Reveal, RmsNormalise
 from hushlm.plan.needs import is_prepared, pass_needs
 from hushlm.private.client.estimate import Estimate, question_plans
 from hushlm.private.program.description import ProgramDescription, RevealPolicy
@@ -75,6 +75,6 @@ def _pass_bytes(plan: Plan, opened: dict[str, int], today: Sequence[float], pric
             # A tournament of so many comparisons, each of which selects a value and an id.
             found.append((operation.vocabulary - 1) * (SMALL_COMPARISON + 2 * SMALL_SELECTION))
         else:
-            roots = prices.reciprocal_square_root(operation.rows).total_bytes if isinstance(operation, Normalise) else 0.0
+            roots = prices.reciprocal_square_root(operation.rows).total_bytes if isinstance(operation, Normalise | RmsNormalise) else 0.0
             found.append(sum(sum(opened_bytes(need)) for need in needs) + engine_bytes(operation, fraction_bits) + roots)
     return tuple(found)
