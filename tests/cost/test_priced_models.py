@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def document(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
 
 def test_a_checkpoint_and_its_export_are_priced_by_themselves(capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path) -> None:
     found = document(capsys, str(checkpoint))
-    assert (found["architecture"], found["shape"], found["folder"]) == ("EReg(SM2+ScFuFFN)", asdict(SHAPE), str(checkpoint))
+    assert (found["architecture"], found["shape"], found["folder"]) == ("EReg(SM2+ScFuFFN)", SHAPE.to_dict(), str(checkpoint))
     assert found["total"]["bytes"] == price(prefill_plan(parse("SM2+ScFuFFN"), SHAPE, 32)).total.bytes
 
     # An export has its own engine settings and its own writing: here one FFN stays a product.

@@ -93,11 +93,13 @@ def every_architecture() -> tuple[Architecture, ...]:
     """Every attention kernel with every normalisation and feed-forward network (FFN), as far as they have a meaning together.
 
     WNorm and SNorm act on weights, so that only training sees them. Of architectures that differ in nothing else, and therefore share
-    private program, parameters and FLOPs, only the plainest is returned.
+    private program, parameters and FLOPs, only the plainest is returned. RMSNorm is left out: its price is LayerNorm's to a part in a
+    hundred, and no model measured here was trained with it.
     """
     probe = ModelShape(layers=2, heads=2, width=8, context=4, vocabulary=16)
+    norms = [norm for norm in Norm if norm is not Norm.RMS]
     found: dict[Hashable, Architecture] = {}
-    for order, norm, norm_layers, feed_forward in product((None, *KERNEL_ORDERS), Norm, ("", *STATIC_NORM_LAYERS), FeedForward):
+    for order, norm, norm_layers, feed_forward in product((None, *KERNEL_ORDERS), norms, ("", *STATIC_NORM_LAYERS), FeedForward):
         try:
             named = Architecture(kernel_order=order, norm=norm, norm_layers=norm_layers, feed_forward=feed_forward)
         except ValueError:

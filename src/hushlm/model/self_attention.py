@@ -69,8 +69,8 @@ class Attention(nn.Module):
         self.output = nn.Linear(shape.width, shape.width, bias=biases)
         self.prefix = shape.prefix
         if self.prefix:
-            size = (shape.cache_heads, shape.prefix, shape.head_width)
-            self.prefix_key, self.prefix_value = nn.Parameter(torch.zeros(size)), nn.Parameter(torch.zeros(size))
+            rows = (shape.cache_heads, shape.prefix, shape.head_width)
+            self.prefix_key, self.prefix_value = nn.Parameter(torch.zeros(rows)), nn.Parameter(torch.zeros(rows))
         self.temperature: nn.Parameter | None = None
         if architecture.temperature is not Temperature.NONE:
             per_position = architecture.temperature is Temperature.PER_HEAD_AND_POSITION

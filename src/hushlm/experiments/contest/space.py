@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["start", "starts", "suggest"]
 
 KERNELS = ("SM", "SM1", "SM2", "SM3")
-FEED_FORWARDS = tuple(kind.name for kind in FeedForward if kind not in (FeedForward.IDENTITY, FeedForward.SCALED))
+_NOT_SEARCHED = (FeedForward.IDENTITY, FeedForward.SCALED, FeedForward.SWIGLU, FeedForward.SWIGLU_QUADRATIC)
+"""A search that goes on must have the choices with which it began: SwiGLU came later, for pretrained models."""
+FEED_FORWARDS = tuple(kind.name for kind in FeedForward if kind not in _NOT_SEARCHED)
 NORMS = {"none": (Norm.NONE, ""), "LN": (Norm.LAYER, ""), "SNorm(FFN)": (Norm.SPECTRAL, "FFN")}
 OPTIMISERS: dict[str, Literal["adamw", "muon"]] = {"adamw": "adamw", "muon": "muon"}
 TEMPERATURES = tuple(kind.name for kind in Temperature)

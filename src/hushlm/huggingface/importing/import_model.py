@@ -208,8 +208,8 @@ def _within_range(
         f"{found.entry:.3g}), and fixed-point numbers hold sums of products up to {limit:.3g}"
     )
     start = getattr(hf_model.config, "bos_token_id", None)
-    can = model.architecture.is_rotary and not model.shape.prefix and isinstance(start, int) and 0 <= start < model.shape.vocabulary
-    if not can:
+    can = model.architecture.is_rotary and not model.shape.prefix
+    if not can or not isinstance(start, int) or not 0 <= start < model.shape.vocabulary:
         raise ValueError(f"{reaches}: this model cannot be served privately as it is.")
     prefixed = with_prefix(model, [start])
     again = largest_number(prefixed, windows_NT)

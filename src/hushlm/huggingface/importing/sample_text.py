@@ -144,7 +144,8 @@ def _descriptions() -> Iterator[str]:
     named = {str(found.metadata["Name"]).lower(): found for found in importlib.metadata.distributions() if found.metadata["Name"]}
     count = 0
     for name in sorted(named):
-        text = str(named[name].metadata.get_payload() or "")
+        # The file itself: what `metadata` offers beyond its headers differs from one Python to the next.
+        text = (named[name].read_text("METADATA") or "").partition("\n\n")[2]
         if len(text) > 2000:
             yield text
             count += 1
