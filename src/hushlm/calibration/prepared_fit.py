@@ -250,7 +250,8 @@ def calibrate_prepared(repeats: int = 7) -> CalibratedOnline:
 def _refill(client: CountedCall, server: CountedCall) -> tuple[float, float]:
     """CPU seconds of both parties and seconds of one refill: what runs that refilled stocks took more than the quickest that did not."""
     stock, least = load_constants().values.refill, client.moved[0] + client.moved[2]
-    plain, refilled = [], []
+    plain: list[tuple[int, float, float]] = []
+    refilled: list[tuple[int, float, float]] = []
     for (moved, used, seconds), (_, other, waited) in zip(client.runs, server.runs, strict=True):
         refills = round((moved - least) / stock)
         (refilled if refills else plain).append((refills, used + other, max(seconds, waited)))

@@ -58,7 +58,7 @@ def _answers(engine: Engine, exports: Sequence[Exported]) -> Iterator[Found]:
                     if each.steps:
                         passes.append({f"{step.layer}.{step.name}": step.traffic for step in each.steps})
                 if not whole and client:
-                    whole = [*prompt, *tokens]
+                    whole = [*prompt, *(token for token in tokens if token is not None)]
                 yield tokens, passes, material.items_left
 
 

@@ -9,8 +9,6 @@ from hushlm.cost import LAN, WAN
 from hushlm.plan import bucket_length
 from hushlm.private.bundles import BundleStoreError
 from hushlm.private.client.client import Client, Progress
-from hushlm.private.client.estimate import Estimate
-from hushlm.private.client.prepared_estimate import prepared_estimate
 from hushlm.private.client.run_session import Question
 from hushlm.report.question import describe
 
@@ -40,7 +38,7 @@ def estimate_document(client: Client, questions: Sequence[Question]) -> dict[str
         "context": context,
         "bytes": sum(estimate.bytes for estimate in found[0]),
         "messages": sum(estimate.messages for estimate in found[0]),
-        "prepared_bytes": _prepared_bytes(client, first, found[0][0]) if len(questions) == 1 else None,
+        "prepared_bytes": _prepared_bytes(client, first) if len(questions) == 1 else None,
         "set_up_bytes": sum(estimate.set_up_bytes for estimate in found[0]),
         "seconds": {
             str(network): sum(estimate.seconds for estimate in estimates) for network, estimates in zip((LAN, WAN), found, strict=True)
@@ -48,14 +46,14 @@ def estimate_document(client: Client, questions: Sequence[Question]) -> dict[str
     }
 
 
-def _prepared_bytes(client: Client, question: Question, today: Estimate) -> int | None:
+def _prepared_bytes(client: Client, question: Question) -> int | None:
     lengths = len(question.prompt_tokens), question.new_tokens
     try:
         if client.settings.prepared == "never" or not client.shelf.fitting(*lengths):
             return None
     except BundleStoreError:  # asking says what is wrong with it
         return None
-    return prepared_estimate(client.description, *lengths, question.reveal, today).bytes
+    return client.estimate(*lengths, question.reveal, prepared=True).bytes
 
 
 def progress_document(index: int, progress: Progress) -> dict[str, Any]:
