@@ -132,7 +132,7 @@ def sound_calls(places: Places) -> list[Call]:
             | {"prepared_folder": str(scratch / "shelf")},
         ),
         Call("prepared", {"action": "list"}, {"keys": str(places.keys)}),
-        Call("prepared", {"action": "list"}, {"server_folder": str(scratch)}),
+        Call("prepared", {"action": "list"}, {"server_folder": str(scratch / "shelf")}),
         Call("ask", {"prompt": "alpha"}, {"mode": "plain", "model": str(places.checkpoint), "new_tokens": "1"}),
         Call("ask", {"prompt": "alpha"}, client | {"server": "127.0.0.1:1", "connect_seconds": "1", "new_tokens": "1"}),
         Call("proxy", options=client | {"listen": "127.0.0.1:0", "api_key_file": str(scratch / "api-key")}),

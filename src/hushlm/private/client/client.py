@@ -202,6 +202,7 @@ class Client:
         question = Question(tuple(prompt_tokens), new_tokens, reveal, sampling)
         start, choice, server_keeps = time.perf_counter(), self.settings.prepared, True
         with contextlib.ExitStack() as given_back:
+            notes: list[str] = []
             while True:
                 bundle = self._take(question) if choice != "never" and server_keeps else None
                 if bundle is not None:
@@ -211,12 +212,15 @@ class Client:
                     missing = self._missing(question)
                     if choice == "only":
                         raise UnavailableError(f"{missing}, or leave `--prepared only` out.")
-                    yield tracker.told(f"{missing}; without, everything is computed now.")
+                    notes.append(f"{missing}; without, everything is computed now.")
                 try:
                     async with contextlib.aclosing(
                         self._attempts(question, tracker, None if bundle is None else bundle.identity)
                     ) as events:
                         async for event in events:
+                            # Once the session is open: what cannot be asked at all needs no advice on how to prepare it.
+                            while notes and isinstance(event, Progress) and event.phase == "set-up":
+                                yield tracker.told(notes.pop())
                             yield event
                     return
                 except BundleRefusedError as error:
