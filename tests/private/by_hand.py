@@ -32,6 +32,10 @@ def valid_request(export: Path, scratch: Path) -> dict[str, Any]:
         "new_tokens": 1,
         "reveal": {"kind": "token", "top": 1},
         "engine_certificate": create_session_certificate(folder).text,
+        "kind": "ask",
+        "answers": 0,
+        "bundle": None,
+        "held": None,
     }
 
 

@@ -38,6 +38,10 @@ def wanted(**changes: Any) -> SessionRequest:
         "new_tokens": 2,
         "reveal": RevealPolicy(),
         "engine_certificate": "x",
+        "kind": "ask",
+        "answers": 0,
+        "bundle": None,
+        "held": None,
     }
     return SessionRequest.model_validate(fields | changes)
 

@@ -46,6 +46,10 @@ def session() -> server_session.ServerSession:
         new_tokens=1,
         reveal=RevealPolicy(),
         engine_certificate="x" * 64,
+        kind="ask",
+        answers=0,
+        bundle=None,
+        held=None,
     )
     limits = Limits(new_tokens=1, session_seconds=30, reveal=RevealPolicy())
     settings = server_session.ServedModel(Path(), cast(ProgramDescription, None), "x", 30.0, 30.0, 30.0, limits)

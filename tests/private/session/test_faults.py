@@ -326,7 +326,11 @@ def test_a_certificate_that_is_none_fails_its_own_session_only(
     body = json.dumps(json.loads(request_body) | {"engine_certificate": "no certificate"}).encode()
     with by_hand.stream("POST", f"https://{server.address}/sessions", content=body) as response:
         events = [json.loads(line) for line in response.iter_lines()]
-    assert events[-1] == {"event": "failed", "error": "The server's worker for this session failed: see the server's log."}
+    assert events[-1] == {
+        "event": "failed",
+        "error": "The server's worker for this session failed: see the server's log.",
+        "bundle_gone": False,
+    }
     assert "not one certificate in PEM" in server.log.read_text()
     survived(server, "session certificate that is none", "handshake", time.monotonic() - start)
 
@@ -360,7 +364,11 @@ def test_weights_that_are_damaged_while_serving_fail_the_session(
         start = time.monotonic()
         with by_hand.stream("POST", f"https://{server.address}/sessions", content=request_body) as response:
             events = [json.loads(line) for line in response.iter_lines()]
-        assert events[-1] == {"event": "failed", "error": "The server's worker for this session failed: see the server's log."}
+        assert events[-1] == {
+            "event": "failed",
+            "error": "The server's worker for this session failed: see the server's log.",
+            "bundle_gone": False,
+        }
         assert "is damaged or was altered" in server.log.read_text()
         faults_seen.add("weights damaged on disk", "handshake", time.monotonic() - start, NOTICED_SECONDS, None)
         assert_clean(server, scratch)
@@ -452,6 +460,10 @@ ACCEPTED = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\n\r\n"
                     "limits": {"new_tokens": 1, "session_seconds": 1, "reveal": {"kind": "token"}},
                     "link_token": "t",
                     "engine_certificate": "pem",
+                    "kind": "ask",
+                    "answers": 0,
+                    "bundle": None,
+                    "held": None,
                 }
             ).encode()
             + b"\n",
@@ -573,6 +585,7 @@ def test_a_server_without_room_for_a_session_folder_says_so(
                 assert list(events)[-1] == {
                     "event": "failed",
                     "error": "The server could not start a worker for this session: see the server's log.",
+                    "bundle_gone": False,
                 }
             seconds = time.monotonic() - start
             assert "no worker could be started" in server.log.read_text()

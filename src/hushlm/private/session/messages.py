@@ -150,10 +150,10 @@ class SessionRequest(_Message):
     new_tokens: Count
     reveal: RevealPolicy
     engine_certificate: Certificate
-    kind: SessionKind = "ask"
-    answers: int = Field(default=0, ge=0, le=MOST_BUNDLES)
-    bundle: BundleName | None = None
-    held: BundleNames | None = None
+    kind: SessionKind
+    answers: int = Field(ge=0, le=MOST_BUNDLES)
+    bundle: BundleName | None
+    held: BundleNames | None
 
 
 class Queued(_Message):
@@ -194,10 +194,10 @@ class Accepted(_Message):
     limits: Limits
     link_token: str = Field(min_length=1, max_length=64)
     engine_certificate: Certificate
-    kind: SessionKind = "ask"
-    answers: int = Field(default=0, ge=0, le=MOST_BUNDLES)
-    bundle: BundleName | None = None
-    held: BundleNames | None = None
+    kind: SessionKind
+    answers: int = Field(ge=0, le=MOST_BUNDLES)
+    bundle: BundleName | None
+    held: BundleNames | None
 
 
 class Alive(_Message):
