@@ -66,7 +66,7 @@ def test_flops_follow_the_formulas(layers: int, heads: int, head_width: int, tok
     width = heads * head_width
     shape = ModelShape(layers=layers, heads=heads, width=width, context=512, vocabulary=1000)
     full = flops(architecture, shape, tokens, "full")
-    products = {FeedForward.SCALED_FUSED: 1, FeedForward.BILINEAR: 12}.get(architecture.feed_forward, 8)
+    products = 1 if architecture.feed_forward is FeedForward.SCALED_FUSED else 12 if architecture.feed_forward.is_gated else 8
     ffn = 2 * tokens * width**2 * products
     assert full.ffn == layers * ffn
     assert full.attention == layers * (8 * tokens * width**2 + 4 * tokens**2 * width)

@@ -13,7 +13,7 @@ from hushlm.cost import LAN, WAN, price, price_generation, price_prepared
 from hushlm.cost.constants import load_constants
 from hushlm.cost.exchange import Exchange
 from hushlm.cost.prepared.calls import calls_with
-from hushlm.cost.prepared.offline import OfflineKind, kept_bytes, offline_calls
+from hushlm.cost.prepared.offline import OfflineKind, material_bytes, offline_calls
 from hushlm.cost.prepared.online import online_steps
 from hushlm.cost.prepared.online_bytes import online_bytes
 from hushlm.cost.prepared.online_constants import CalibratedOnline, load_online_constants
@@ -38,7 +38,7 @@ def test_offline_is_what_a_whole_run_counted() -> None:
     made = sum((session.run(call) for _, call in offline_calls(needs, 1, PRIMITIVES)), Exchange())
     assert made.total_bytes == pytest.approx(1_377_829_623, rel=0.0005)
     assert made.forward_messages + made.back_messages == 7588
-    assert max(kept_bytes(needs)) == 208_028_980
+    assert max(material_bytes(needs)) == 208_028_980
 
 
 @pytest.mark.parametrize("architecture", REGISTRY, ids=str)

@@ -12,7 +12,7 @@ from hushlm.config import ModelShape
 from hushlm.cost.constants import load_constants
 from hushlm.cost.exchange import Exchange
 from hushlm.cost.prepared.calls import calls_with
-from hushlm.cost.prepared.offline import kept_bytes, offline_calls
+from hushlm.cost.prepared.offline import material_bytes, offline_calls
 from hushlm.cost.prepared.online import online_steps
 from hushlm.cost.prepared.online_constants import load_online_constants
 from hushlm.cost.stocks import Session
@@ -49,7 +49,7 @@ def check(architectures: Sequence[Architecture], shape: ModelShape, reveal: str)
         name, described = export.description.architecture, export.description
         architecture, sizes, rewrites = described.parsed_architecture, described.shape, described.rewrites
         needs = answer_needs(architecture, sizes, bucket_length(length, sizes.context), NEW_TOKENS, rewrites)
-        assert (client.kept_bytes, server.kept_bytes) == kept_bytes(needs), name
+        assert (client.kept_bytes, server.kept_bytes) == material_bytes(needs), name
         if first:
             assert CALLS.set_up().total_bytes == pytest.approx(client.set_up.total_bytes, rel=NOISE)
             first = False
