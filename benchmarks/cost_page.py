@@ -17,18 +17,24 @@ from hushlm.cost.budget import SearchSpace, every_architecture
 from hushlm.cost.constants import load_constants
 from hushlm.cost.growth import LONGEST
 from hushlm.cost.measured import read_results
+from hushlm.cost.prepared import ANSWERS, price_prepared
+from hushlm.cost.prepared.online_constants import load_online_constants
+from hushlm.cost.records import RECORDS_NOTE, records
 from hushlm.files import write_atomic
 from hushlm.plan import ModelPart, ProtocolSettings, StepName, decode_plan, prefill_plan
 from hushlm.report.budget_report import FrontierReport
 from hushlm.report.cost_tables import against_table, gigabytes, latency_table, residuals_table
 from hushlm.report.growth_report import GrowthReport
+from hushlm.report.prepared_report import checked_rows, checked_table, records_table
 from hushlm.report.table import Column, Table
 from hushlm.shapes import GPT2_SMALL
+from prepared import table as counted_table
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "cost.md"
 FIGURES = ROOT / "docs" / "figures"
 LATENCY = ROOT / "results" / "latency.json"
+PREPARED = ROOT / "results" / "prepared.json"
 SESSION = ROOT / "results" / "session-bytes.json"
 KERNELS = Path("results") / "kernels-micro.json"
 """Relative, for the page names it: see `main`."""
@@ -259,6 +265,87 @@ def session() -> str:
     return section("A session, counted", text, Table("", columns, rows))
 
 
+def prepared() -> str:
+    parts, kinds, rows = [], {}, []
+    for name in NAMES:
+        lan, wan = (price_prepared(parse(name), GPT2_SMALL, 127, 2, network=network) for network in (LAN, WAN))
+        first, further = lan.passes[0].total, lan.passes[1].total
+        kinds[name] = {kind: amount.bytes for kind, amount in lan.offline_by_kind.items()}
+        rows.append(
+            {
+                "architecture": name,
+                "offline": lan.offline.bytes,
+                "offline_cpu": lan.offline.cpu_seconds,
+                "offline_lan": lan.offline.seconds,
+                "kept": lan.kept_client_bytes,
+                "bytes": first.bytes,
+                "rounds": first.rounds,
+                "cpu": first.cpu_seconds,
+                "lan": first.seconds,
+                "wan": wan.passes[0].total.seconds,
+                "further": further.bytes,
+                "further_cpu": further.cpu_seconds,
+                "further_lan": further.seconds,
+                "further_wan": wan.passes[1].total.seconds,
+            }
+        )
+    columns = (
+        Column("architecture", "architecture"),
+        Column("offline", "offline MB", megabytes, "right"),
+        Column("offline_cpu", "CPU s", ",.0f", "right"),
+        Column("offline_lan", "s over lan", ",.0f", "right"),
+        Column("kept", "MB kept at the client", megabytes, "right"),
+        Column("bytes", "first token, MB", megabytes, "right"),
+        Column("rounds", "round trips", ",.0f", "right"),
+        Column("cpu", "CPU s", ",.1f", "right"),
+        Column("lan", "s over lan", ",.1f", "right"),
+        Column("wan", "s over wan", ",.0f", "right"),
+        Column("further", "further token, MB", megabytes, "right"),
+        Column("further_cpu", "CPU s", ",.1f", "right"),
+        Column("further_lan", "s over lan", ",.1f", "right"),
+        Column("further_wan", "s over wan", ",.0f", "right"),
+    )
+    calibrated = load_online_constants()
+    text = (
+        "The same model, answering from material that both parties made before there was a prompt (`hushlm prepare`), as `hushlm cost` "
+        f"prices it: a prompt of 127 tokens and two new ones, {ANSWERS} answers prepared together, of which each pays its share. "
+        "Offline products are the engine's own, so that the constants of today's products hold. Online, what is opened follows from the "
+        "plan; truncations and selections are the engine's in 64 bits and comparisons in 32. The test suite prepares and answers with "
+        "every design of the registry at two shapes, in two processes, and asks for bytes to 0.2%, messages exactly, and what is kept to "
+        "the byte, whole refills of oblivious transfers told apart. Round trips are those of `hushlm.cost.calls`, "
+        "with the largest found in pairs, as without a named network; seconds of online calls were fitted by "
+        f"`python benchmarks/calibrate.py --prepared` ({calibrated.machine}, {calibrated.measured}), on a machine that others used; a "
+        "first answer compiles its programs besides, about "
+        f"{calibrated.values.compile_seconds:.2f} CPU seconds each and more where they are long, which is not in the table."
+    )
+    parts.append(section("Prepared answers", text, Table("", columns, rows)))
+    named = list(dict.fromkeys(kind for each in kinds.values() for kind in each if kind != "identity"))
+    by_kind = Table(
+        "",
+        (Column("architecture", "architecture"), *(Column(kind, kind, megabytes, "right") for kind in named)),
+        [{"architecture": name, **each} for name, each in kinds.items()],
+    )
+    parts.append(f"Offline MB by what is multiplied.\n\n{by_kind.to_markdown()}")
+    counted = json.loads(PREPARED.read_text())["rows"] if PREPARED.exists() else []
+    if counted:
+        checked = checked_table(checked_rows(counted))
+        parts.append(
+            f"Whole runs (`python benchmarks/prepared.py`), counted and predicted, CPU seconds of both parties.\n\n{checked.to_markdown()}"
+        )
+        parts.append(f"The same runs in full.\n\n<!-- prepared: begin -->\n{counted_table(counted)}<!-- prepared: end -->\n")
+    residuals = [asdict(each) | {"relative": each.relative} for each in calibrated.residuals]
+    parts.append(
+        "Micro-runs that the online constants were fitted to; milliseconds are CPU time of both parties, the quickest of several "
+        f"runs.\n\n{residuals_table('', residuals).to_markdown()}"
+    )
+    return "\n".join(parts)
+
+
+def record_rows() -> str:
+    rows = [record.to_dict() for record in records()]
+    return section("Records of the field", RECORDS_NOTE, records_table(rows))
+
+
 HOW = f"""# The cost of private inference
 
 Generated by `python benchmarks/cost_page.py`; do not edit. `hushlm cost ARCHITECTURE --layers --heads --width --context --vocab
@@ -286,14 +373,27 @@ in steady state: refills spread evenly, set-up apart. TCP framing adds about 3%.
 seconds that pass on {load_constants().cores} cores with no network between them: of primitives by size, of messages, and of the lines of a
 program, which the engine reads anew at every run. It is the roughest figure here.
 
-Not modelled: inter- and intra-operator parallelism of the engine, rings other than 64 bits, fraction bits other than 18 beyond the
-truncation's bytes, TLS and TCP overhead, the overlap of both directions on the wire, compilation.
+Not modelled: inter- and intra-operator parallelism of the engine, rings other than 64 bits (and 32, in which prepared answers compare),
+fraction bits other than 18 beyond the truncation's bytes, TLS and TCP overhead, the overlap of both directions on the wire, compilation.
 """
 
 
 def main() -> None:
     os.chdir(ROOT)
-    parts = (HOW, totals(), operations(), feed_forwards(), paper(), frontier(), growth(), session(), latency(), calibration())
+    parts = (
+        HOW,
+        totals(),
+        operations(),
+        feed_forwards(),
+        prepared(),
+        paper(),
+        record_rows(),
+        frontier(),
+        growth(),
+        session(),
+        latency(),
+        calibration(),
+    )
     write_atomic(PAGE, "\n".join(part.rstrip("\n") + "\n" for part in parts))
     print(PAGE)
 

@@ -1,4 +1,4 @@
-"""Write the tables of docs/operate.md: faults from results/faults.json, load from results/load.json.
+"""Write the tables of docs/operate.md: faults from results/faults.json, load from results/load.json, links from results/tunnel.json.
 
     python benchmarks/operate_page.py            # --check: exit code 1 if the page is not what the results say
 
@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "operate.md"
 FAULTS = ROOT / "results" / "faults.json"
 LOAD = ROOT / "results" / "load.json"
+TUNNEL = ROOT / "results" / "tunnel.json"
 
 
 def said(value: bool | None) -> str:
@@ -56,13 +57,27 @@ def load_table(load: dict[str, Any]) -> str:
     return f"{load['cores']} cores, clients and server on them together.\n\n" + Table("", columns, load["rows"]).to_markdown()
 
 
+def tunnel_table(tunnel: dict[str, Any]) -> str:
+    columns = (
+        Column("network", "network"),
+        Column("way", "engines' links"),
+        Column("bytes", "MB", lambda count: f"{count / 1e6:.2f}", "right"),
+        Column("set_up_seconds", "set-up, seconds", ".2f", "right"),
+        Column("query_seconds", "tokens, seconds", ".2f", "right"),
+        Column("forwarding_cpu_seconds", "CPU of forwarding, seconds", ".2f", "right"),
+        Column("load_average_before", "load average before", ".1f", "right"),
+    )
+    said = f"{tunnel['cores']} cores, both parties on them; answers of {tunnel['tokens']} tokens; medians of {tunnel['rounds']}."
+    return f"{said}\n\n" + Table("", columns, tunnel["rows"]).to_markdown()
+
+
 def render(page: str) -> str:
     """The page with its tables brought up to date.
 
     Raises:
         ValueError: a mark is missing.
     """
-    tables = {"faults": (FAULTS, lambda data: faults_table(data["faults"])), "load": (LOAD, load_table)}
+    tables = {"faults": (FAULTS, lambda data: faults_table(data["faults"])), "load": (LOAD, load_table), "tunnel": (TUNNEL, tunnel_table)}
     for name, (path, table) in tables.items():
         begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
         before, found, rest = page.partition(begin)

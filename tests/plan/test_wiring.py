@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 
@@ -38,11 +39,9 @@ WRITINGS = (HUSH, PUBLISHED, replace(HUSH, divide_late=False, explicit_ffns=(1,)
 
 
 def plans_of(architecture: Architecture, shape: ModelShape = SHAPE) -> list[Plan]:
+    makes: tuple[Callable[..., Plan], ...] = (prefill_plan, decode_plan)
     reveals = (None, Reveal(shape.vocabulary, "topk", 3), Reveal(shape.vocabulary, "logits"))
-    return [
-        make(architecture, shape, 48, reveal, rewrites)
-        for make, rewrites, reveal in product((prefill_plan, decode_plan), WRITINGS, reveals)
-    ]
+    return [make(architecture, shape, 48, reveal, rewrites) for make, rewrites, reveal in product(makes, WRITINGS, reveals)]
 
 
 def shapes_of(architecture: Architecture) -> tuple[ModelShape, ...]:

@@ -16,7 +16,6 @@ from hushlm.private.engine import engine_version
 from hushlm.private.keys.certificates import client_context, create_session_certificate, load_keys
 from hushlm.private.program.description import PROTOCOL_VERSION, load_description
 from hushlm.private.session.messages import shape_of
-from tests.private.service import free_port
 
 
 def valid_request(export: Path, scratch: Path) -> dict[str, Any]:
@@ -32,7 +31,6 @@ def valid_request(export: Path, scratch: Path) -> dict[str, Any]:
         "prompt_length": 3,
         "new_tokens": 1,
         "reveal": {"kind": "token", "top": 1},
-        "engine_address": f"127.0.0.1:{free_port()}",
         "engine_certificate": create_session_certificate(folder).text,
     }
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hushlm.calibration.relay import free_ports
 from hushlm.private.program.description import RevealPolicy, load_description
 from hushlm.private.session.process import Order, PeerOrder, WorkerDiedError, WorkerEvent, WorkerProcess, start_worker
 from tests.private.service import Relay
@@ -47,19 +48,19 @@ async def run_pair(
     """One token's session through two relays: the client calls the server through one, the server the client through the other."""
     outcome = Outcome()
     async with contextlib.AsyncExitStack() as stack:
-        client, client_folder = await stack.enter_async_context(_worker("client", export, len(prompt), tls, silent_seconds))
-        server, server_folder = await stack.enter_async_context(_worker("server", export, len(prompt), tls, silent_seconds))
+        addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+        to_client.target, to_server.target = addresses
+        for_client = {"own_address": addresses[0], "peer_address": to_server.address}
+        for_server = {"own_address": addresses[1], "peer_address": to_client.address}
+        client, client_folder = await stack.enter_async_context(_worker("client", export, len(prompt), tls, silent_seconds, for_client))
+        server, server_folder = await stack.enter_async_context(_worker("server", export, len(prompt), tls, silent_seconds, for_server))
         outcome.client.append(await client.next())
         outcome.server.append(await server.next())
-        client_address, client_certificate = outcome.client[0].address, outcome.client[0].certificate
-        server_address, server_certificate = outcome.server[0].address, outcome.server[0].certificate
-        assert client_address
+        client_certificate, server_certificate = outcome.client[0].certificate, outcome.server[0].certificate
         assert client_certificate
-        assert server_address
         assert server_certificate
-        to_client.target, to_server.target = client_address, server_address
-        client.send(PeerOrder(address=to_server.address, certificate=server_certificate, prompt=prompt))
-        server.send(PeerOrder(address=to_client.address, certificate=client_certificate))
+        client.send(PeerOrder(certificate=server_certificate, prompt=prompt))
+        server.send(PeerOrder(certificate=client_certificate))
         deaths = await asyncio.gather(_collect(client, outcome.client, on_client_event), _collect(server, outcome.server, lambda _: None))
         outcome.client_death, outcome.server_death = deaths
         outcome.client_files, outcome.server_files = _content(client_folder), _content(server_folder)
@@ -67,14 +68,16 @@ async def run_pair(
 
 
 @contextlib.asynccontextmanager
-async def _worker(role: str, export: Path, length: int, tls: bool, silent_seconds: float) -> AsyncIterator[tuple[WorkerProcess, Path]]:
+async def _worker(
+    role: str, export: Path, length: int, tls: bool, silent_seconds: float, addresses: dict[str, str]
+) -> AsyncIterator[tuple[WorkerProcess, Path]]:
     async with start_worker() as (worker, scratch):
         order = Order.model_validate(
             {
                 "role": role,
                 "folder": export / role,
                 "scratch": scratch,
-                "host": "127.0.0.1",
+                **addresses,
                 "fingerprint": load_description(export / role).fingerprint,
                 "prompt_length": length,
                 "new_tokens": 1,

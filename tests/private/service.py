@@ -143,14 +143,16 @@ class Relay:
     Attributes:
         forward: bytes from those who connect to the target, in the order of arrival.
         backward: the other way.
+        listener: where to listen; a port of this machine by default.
     """
 
     target: str = ""
     forward: bytearray = field(default_factory=bytearray)
     backward: bytearray = field(default_factory=bytearray)
+    listener: socket.socket | None = None
 
     def __post_init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = self.listener or socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._sockets: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept, daemon=True)]

@@ -1,6 +1,6 @@
 """Fitting the constants of answers from prepared material (`hushlm.cost.prepared`) to micro-runs of their calls at two parties.
 
-Bytes and messages of these calls follow from the engine's rules and are only compared. Round trips and seconds are fitted as in
+Bytes of these calls follow from the engine's rules and are only compared. Seconds are fitted as in
 `hushlm.calibration.fit`, but to the quickest of several runs, because the machine may have other work.
 """
 
@@ -12,17 +12,20 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hushlm.calibration.both_parties import run_both
-from hushlm.calibration.fit import DELAY, REFITS, SHORTEST_SECONDS, least_squares
+from hushlm.calibration.fit import REFITS, SHORTEST_SECONDS, least_squares
+from hushlm.cost.calls import Call
 from hushlm.cost.constants import Residual, load_constants
 from hushlm.cost.exchange import Exchange
-from hushlm.cost.prepared.calls import OnlineCalls, online_calls
+from hushlm.cost.prepared.calls import OnlineCalls, calls_with
 from hushlm.cost.prepared.online_constants import CalibratedOnline, OnlineConstants
+from hushlm.cost.tournament import BINARY, tournament_calls
 from hushlm.plan import Reveal
 from hushlm.private.engine import Engine, EngineSettings, engine_version
 from hushlm.private.prepared.desk import Desk
@@ -33,6 +36,8 @@ from hushlm.private.program.steps import arithmetic
 __all__ = ["CountedCall", "MicroCall", "calibrate_prepared", "count_calls", "micro_calls"]
 
 LARGEST_WEIGHT = 2**20
+REFILLING = 131_072
+"""So many comparisons use up a quarter of both workers' stocks of oblivious transfers."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +48,12 @@ class MicroCall:
         name: that the table of residuals shows.
         make: given a desk, what is run.
         price: what the cost room says of it.
-        local: nothing moves.
         compiles: the first run compiles a program.
     """
 
     name: str
     make: Callable[[Desk], Callable[[], object]]
     price: Callable[[OnlineCalls], Exchange]
-    local: bool = False
     compiles: bool = True
 
 
@@ -62,12 +65,14 @@ class CountedCall:
         moved: bytes and messages sent, bytes and messages received.
         cpu_seconds, seconds: of the quickest run.
         first_seconds: CPU seconds of the first run, which compiles.
+        runs: bytes of both directions, CPU seconds and seconds of every later run.
     """
 
     moved: tuple[int, int, int, int]
     cpu_seconds: float
     seconds: float
     first_seconds: float
+    runs: tuple[tuple[int, float, float], ...]
 
 
 def _words(*shape: int) -> np.ndarray:
@@ -75,7 +80,7 @@ def _words(*shape: int) -> np.ndarray:
 
 
 def _truncate(n: int) -> MicroCall:
-    return MicroCall(f"truncate {n}", lambda desk: lambda x=_words(n): desk.truncate(x), lambda p: p.truncate(n))
+    return MicroCall(f"truncate {n}", lambda desk: partial(desk.truncate, _words(n)), lambda p: p.program() + p.price(Call("truncate", n)))
 
 
 def _where(n: int) -> MicroCall:
@@ -83,29 +88,30 @@ def _where(n: int) -> MicroCall:
         bits, x = _words(n).astype(np.uint32) & np.uint32(1), _words(n)
         return lambda: desk.where(bits, x)
 
-    return MicroCall(f"select {n}", make, lambda p: p.where(n))
+    return MicroCall(f"select {n}", make, lambda p: p.program() + p.price(Call("select-64", n)))
 
 
 def _small(name: str, program: Callable[[Any], Any], shape: tuple[int, ...], price: Callable[[OnlineCalls], Exchange]) -> MicroCall:
-    return MicroCall(name, lambda desk: lambda x=_words(*shape): desk.small(name, program, [x]), lambda p: p.program() + price(p))
+    return MicroCall(name, lambda desk: partial(desk.small, name, program, [_words(*shape)]), lambda p: p.program() + price(p))
 
 
 def _compare(n: int) -> MicroCall:
-    return _small(f"compare {n}", lambda v: v < 0, (n,), lambda p: p.compare(n))
+    return _small(f"compare {n}", lambda v: v < 0, (n,), lambda p: p.price(Call("compare", n)))
 
 
 def _larger(n: int) -> MicroCall:
     import jax.numpy as jnp
 
-    return _small(f"larger {n}", lambda v: jnp.maximum(v, 5), (n,), lambda p: p.larger(n))
+    return _small(f"larger {n}", lambda v: jnp.maximum(v, 5), (n,), lambda p: p.price(Call("compare", n)) + p.price(Call("select", n)))
 
 
 def _maxima(heads: int, lengths: list[int]) -> MicroCall:
     import jax.numpy as jnp
 
-    shape = (heads, sum(lengths))
-    name = f"maxima {heads} x {len(lengths)} rows"
-    return _small(name, lambda v: row_maxima(jnp, v, lengths), shape, lambda p: p.maxima(lengths, heads))
+    def price(p: OnlineCalls) -> Exchange:
+        return sum(map(p.price, tournament_calls(lengths, heads, BINARY, clip=False)), Exchange())
+
+    return _small(f"maxima {heads} x {len(lengths)} rows", lambda v: row_maxima(jnp, v, lengths), (heads, sum(lengths)), price)
 
 
 def _largest(n: int) -> MicroCall:
@@ -115,7 +121,10 @@ def _largest(n: int) -> MicroCall:
 
 
 def _open(n: int) -> MicroCall:
-    return MicroCall(f"open {n}", lambda desk: lambda x=_words(n): desk.link.open(x), lambda p: p.open(n), compiles=False)
+    def price(p: OnlineCalls) -> Exchange:
+        return p.price(Call("open", 1)) + p.opened(8 * n, 8 * n)
+
+    return MicroCall(f"open {n}", lambda desk: partial(desk.link.open, _words(n)), price, compiles=False)
 
 
 def _send(n: int) -> MicroCall:
@@ -123,7 +132,7 @@ def _send(n: int) -> MicroCall:
         x = _words(n)
         return lambda: desk.link.send(x) if desk.is_client else desk.link.receive((n,))
 
-    return MicroCall(f"send {n}", make, lambda p: p.send(8 * n), compiles=False)
+    return MicroCall(f"send {n}", make, lambda p: p.price(Call("client sends", 1)) + p.opened(8 * n, 0), compiles=False)
 
 
 def _weights(rows: int, inner: int, outer: int, ring_bits: int = 64) -> MicroCall:
@@ -135,7 +144,7 @@ def _weights(rows: int, inner: int, outer: int, ring_bits: int = 64) -> MicroCal
         return lambda: matrix.product(x)
 
     name = f"weights {rows}x{inner}x{outer}, {ring_bits} bits"
-    return MicroCall(name, make, lambda p: p.weight_product(rows, inner, outer, ring_bits), True, False)
+    return MicroCall(name, make, lambda p: p.weight_product(rows, inner, outer, ring_bits), compiles=False)
 
 
 def _full(heads: int, rows: int, inner: int, outer: int) -> MicroCall:
@@ -143,7 +152,7 @@ def _full(heads: int, rows: int, inner: int, outer: int) -> MicroCall:
         x, y = _words(heads, rows, inner) << np.uint64(40), _words(heads, inner, outer) << np.uint64(40)
         return lambda: full_product(x, y)
 
-    return MicroCall(f"{heads} of {rows}x{inner}x{outer}", make, lambda p: p.full_products(rows, inner, outer, heads), True, False)
+    return MicroCall(f"{heads} of {rows}x{inner}x{outer}", make, lambda p: p.full_products(rows, inner, outer, heads), compiles=False)
 
 
 def micro_calls() -> list[MicroCall]:
@@ -151,7 +160,7 @@ def micro_calls() -> list[MicroCall]:
     return [
         *map(_truncate, (12, 2000, 16_384, 98_304)),
         *map(_where, (12, 2000, 16_384)),
-        *map(_compare, (1, 13, 100, 2000, 16_384, 65_536)),
+        *map(_compare, (1, 13, 100, 2000, 16_384, REFILLING)),
         *map(_larger, (13, 16_384)),
         _maxima(12, [128]),
         _maxima(4, list(range(1, 65))),
@@ -191,7 +200,8 @@ def count_calls(engine: Engine, names: Sequence[str], repeats: int) -> list[Coun
             seconds, used, t = time.perf_counter() - start, _cpu_seconds() - cpu, desk.take_traffic()
             runs.append(((t.sent_bytes, t.sent_messages, t.received_bytes, t.received_messages), used, seconds))
         least = min((moved for moved, _, _ in runs), key=sum)
-        found.append(CountedCall(least, min(r[1] for r in runs[1:]), min(r[2] for r in runs[1:]), runs[0][1]))
+        later = tuple((moved[0] + moved[2], used, seconds) for moved, used, seconds in runs[1:])
+        found.append(CountedCall(least, min(r[1] for r in later), min(r[2] for r in later), runs[0][1], later))
     return found
 
 
@@ -202,43 +212,54 @@ def _prices(calls: Sequence[MicroCall], columns: Sequence[str], read: Callable[[
 
 
 def _with(constants: OnlineConstants) -> OnlineCalls:
-    return online_calls(load_constants().values, constants, EngineSettings())
+    return calls_with(load_constants().values, constants, EngineSettings())
 
 
 def calibrate_prepared(repeats: int = 7) -> CalibratedOnline:
-    """Run every micro-call in two processes, the moving ones through a relay too, and fit the constants.
+    """Run every micro-call in two processes, and fit the constants.
 
     Raises:
         ValueError: where the engine is not installed.
     """
     calls, settings = micro_calls(), EngineSettings()
     client, server = run_both(count_calls, ([call.name for call in calls], repeats), settings)
-    moving = [index for index, call in enumerate(calls) if not call.local]
-    delayed, _ = run_both(count_calls, ([calls[index].name for index in moving], 2), settings, DELAY)
     both = list(zip(client, server, strict=True))
     used = np.array([a.cpu_seconds + b.cpu_seconds for a, b in both])
     passed = np.array([max(a.seconds, b.seconds) for a, b in both])
     compiling = [a.first_seconds + b.first_seconds - spent for call, (a, b), spent in zip(calls, both, used, strict=True) if call.compiles]
     compile_seconds = float(np.median(compiling))
     names = [field.name for field in fields(OnlineConstants)]
-    timed = [name for name in names if name.endswith("_seconds") and name != "compile_seconds"]
-    trips = [name for name in names if name.endswith("_rounds")]
+    timed = [name for name in names if name.endswith("_seconds") and name not in ("compile_seconds", "refill_seconds")]
     design = _prices(calls, timed, lambda exchange: exchange.cpu_seconds)
     cpu, wall = (least_squares(design, seconds, SHORTEST_SECONDS, REFITS) for seconds in (used, passed))
-    waited = np.maximum([late.seconds - client[index].seconds for index, late in zip(moving, delayed, strict=True)], 0)
-    rounds = least_squares(
-        _prices([calls[index] for index in moving], trips, lambda exchange: exchange.rounds), waited / DELAY.round_trip_seconds, 1.0
-    )
-    shared = OnlineConstants(**dict(zip(trips, map(float, rounds), strict=True)), compile_seconds=compile_seconds)
+    shared = OnlineConstants(compile_seconds=compile_seconds)
     values, elapsed = (replace(shared, **dict(zip(timed, map(float, found), strict=True))) for found in (cpu, wall))
+    index = next(index for index, call in enumerate(calls) if call.name == f"compare {REFILLING}")
+    refill_cpu, refill_seconds = _refill(*both[index])
+    values = replace(values, refill_seconds=refill_cpu)
     # Both parties compile at once.
-    elapsed = replace(elapsed, compile_seconds=compile_seconds / 2)
+    elapsed = replace(elapsed, compile_seconds=compile_seconds / 2, refill_seconds=refill_seconds)
     prices = [call.price(_with(values)) for call in calls]
     residuals = tuple(
         Residual(call.name, a.moved[0] + a.moved[2], price.total_bytes, float(spent), price.cpu_seconds)
         for call, price, (a, _), spent in zip(calls, prices, both, used, strict=True)
     )
     return CalibratedOnline(engine_version(), _machine(), date.today().isoformat(), values, elapsed, residuals)
+
+
+def _refill(client: CountedCall, server: CountedCall) -> tuple[float, float]:
+    """CPU seconds of both parties and seconds of one refill: what runs that refilled stocks took more than the quickest that did not."""
+    stock, least = load_constants().values.refill, client.moved[0] + client.moved[2]
+    plain: list[tuple[int, float, float]] = []
+    refilled: list[tuple[int, float, float]] = []
+    for (moved, used, seconds), (_, other, waited) in zip(client.runs, server.runs, strict=True):
+        refills = round((moved - least) / stock)
+        (refilled if refills else plain).append((refills, used + other, max(seconds, waited)))
+    if not plain or not refilled:
+        raise RuntimeError("No run refilled its stocks, or each did: choose another number of comparisons.")
+    quickest = [min(run[index] for run in plain) for index in (1, 2)]
+    cpu, passed = (float(np.median([(run[index + 1] - quickest[index]) / run[0] for run in refilled])) for index in range(2))
+    return max(0.0, cpu), max(0.0, passed)
 
 
 def _machine() -> str:

@@ -23,7 +23,6 @@ def ask(
     prepared: Literal["auto", "only", "never"] = "auto",
     prepared_folder: Path | None = None,
     client: str = "client",
-    listen_host: str | None = None,
     retries: int = 0,
     connect_seconds: float = 30.0,
     queue_seconds: float = 3600.0,
@@ -53,7 +52,6 @@ def ask(
         prepared: auto uses an answer that `hushlm prepare` made, where one fits; only refuses to ask without; never leaves them alone.
         prepared_folder: where prepared answers are stored; by default prepared/CLIENT in the folder of keys.
         client: name of the .pem and .key in the folder of keys.
-        listen_host: IP address of this machine that the server can reach; found automatically where there is one.
         retries: how often to ask again where no server is found, or one without a place; a session that broke is never repeated.
         connect_seconds: how long the server may take to connect.
         queue_seconds: how long to wait in the server's queue.
@@ -98,7 +96,6 @@ def ask(
             queue_seconds=queue_seconds,
             silent_seconds=silent_seconds,
             retries=Retries(retries),
-            listen_host=listen_host,
             prepared=prepared,
             prepared_folder=prepared_folder,
         )

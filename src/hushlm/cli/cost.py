@@ -15,7 +15,7 @@ from hushlm.cost.prepared import ANSWERS, PreparedCost, price_prepared
 from hushlm.cost.pricing import CostReport, GenerationCost, price_generation
 from hushlm.plan import LENGTH_BUCKET, PUBLISHED, Reveal, parse_reveal
 from hushlm.report.cost_tables import against_table, amounts_table, residuals_table
-from hushlm.report.prepared_report import phase_rows, phases_table
+from hushlm.report.prepared_report import phase_rows, phases_table, records_table
 from hushlm.report.table import print_json, print_table
 
 __all__ = ["cost"]
@@ -73,7 +73,7 @@ def cost(
             export's own, otherwise wan, by default.
         forms: the program as Hush runs it, or as the engine's own examples write it.
         baseline: architecture that savings are measured against, with the published forms.
-        against: print published figures beside ours.
+        against: print published figures beside ours, and the field's records with whom each trusts.
         growth: print how the price grows with each size and with new tokens, up to 4096 tokens and a 7B model.
         calibrate: run micro-programs in two processes and refit the constants; some minutes.
         output: with --calibrate a file for the refitted constants, with --growth a folder for the figures.
@@ -200,12 +200,14 @@ def _print(document: dict[str, Any], answer: GenerationCost, prepared: PreparedC
 
 def _against(json: bool) -> None:
     from hushlm.cost.against import NOTE, against_paper
+    from hushlm.cost.records import RECORDS_NOTE, records
 
-    rows = against_paper()
+    rows, others = against_paper(), [record.to_dict() for record in records()]
     if json:
-        print_json({"engine": _engine(), "rows": rows, "note": NOTE})
+        print_json({"engine": _engine(), "rows": rows, "note": NOTE, "records": others, "records_note": RECORDS_NOTE})
         return
     print_table(against_table(rows, NOTE))
+    print_table(records_table(others, RECORDS_NOTE))
 
 
 def _growth(architecture: Architecture, shape: ModelShape, network: Network, output: Path | None, json: bool) -> None:

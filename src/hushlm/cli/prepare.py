@@ -16,7 +16,6 @@ def prepare(
     prompt_tokens: int | None = None,
     prepared_folder: Path | None = None,
     client: str = "client",
-    listen_host: str | None = None,
     retries: int = 0,
     connect_seconds: float = 30.0,
     queue_seconds: float = 3600.0,
@@ -39,7 +38,6 @@ def prepare(
             default up to 32, as the context allows.
         prepared_folder: where they are stored, readable by you alone; by default prepared/CLIENT in the folder of keys.
         client: name of the .pem and .key in the folder of keys.
-        listen_host: IP address of this machine that the server can reach; found automatically where there is one.
         retries: how often to ask again where no server is found, or one without a place.
         connect_seconds: how long the server may take to connect.
         queue_seconds: how long to wait in the server's queue; questions go first.
@@ -65,7 +63,6 @@ def prepare(
         queue_seconds=queue_seconds,
         silent_seconds=silent_seconds,
         retries=Retries(retries),
-        listen_host=listen_host,
         prepared_folder=prepared_folder,
     )
     asking = Client(model, server, keys, client, settings)

@@ -86,6 +86,7 @@ def _show(action: str, folder: Path, found: list[tuple[str, BundleStore, BundleI
             "created_at": info.created_at,
             "age_seconds": round((now - datetime.fromisoformat(info.created_at)).total_seconds()),
             "program": info.fingerprint,
+            "problem": info.problem,
         }
         for name, _, info in found
     ]
@@ -105,7 +106,10 @@ def _show(action: str, folder: Path, found: list[tuple[str, BundleStore, BundleI
         Column("age_seconds", "age", _age, "right"),
         Column("program", "program", lambda digits: digits[:SHOWN_DIGITS]),
     )
-    print_table(Table("Prepared answers", columns, rows, f"{len(rows)} in {folder}, {whole / 1e6:.1f} MB. Each is good for one answer."))
+    note = f"{len(rows)} in {folder}, {whole / 1e6:.1f} MB. Each is good for one answer."
+    for _, _, info in found:
+        note += f" {info.identity[:SHOWN_DIGITS]} cannot be used: {info.problem}" if info.problem else ""
+    print_table(Table("Prepared answers", columns, rows, note))
 
 
 def _age(seconds: float) -> str:

@@ -28,7 +28,6 @@ def proxy(
     expose: bool = False,
     api_key_file: Path | None = None,
     client: str = "client",
-    listen_host: str | None = None,
     retries: int = 3,
     connect_seconds: float = 30.0,
     queue_seconds: float = 3600.0,
@@ -38,7 +37,7 @@ def proxy(
 
     Programs that speak OpenAI's chat or completions API ask privately without knowing it: give them http://LISTEN/v1 as base URL. Prompts
     and answers are in the clear between the program and this proxy, and nowhere else. Prints one line when it is ready; SIGTERM gives up
-    running sessions and ends with exit code 0.
+    running sessions and ends with exit code 0. A browser on this machine gets a page to ask from at http://LISTEN/.
 
     Several models: give --model several times, with a --name for each, and --server and --chat-template once for all or once for each.
 
@@ -65,7 +64,6 @@ def proxy(
         expose: allow an address that other machines can reach; traffic there is plain HTTP.
         api_key_file: file with a key that programs must send, readable by you alone; optional on this machine.
         client: name of the .pem and .key in the folder of keys.
-        listen_host: IP address of this machine that the server can reach; found automatically where there is one.
         retries: how often to ask again where no server is found, or one without a place; a session that broke is never repeated.
         connect_seconds: how long the server may take to connect.
         queue_seconds: how long to wait in the server's queue.
@@ -96,7 +94,6 @@ def proxy(
         queue_seconds=queue_seconds,
         silent_seconds=silent_seconds,
         retries=Retries(retries),
-        listen_host=listen_host,
         prepared=prepared,
         prepared_folder=prepared_folder,
     )

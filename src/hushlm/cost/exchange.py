@@ -83,4 +83,6 @@ class Exchange:
 
 
 def _add(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+    if not a or not b:
+        return a or b
     return tuple(x + y for x, y in zip_longest(a, b, fillvalue=0))

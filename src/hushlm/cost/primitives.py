@@ -16,7 +16,7 @@ from hushlm.cost.exchange import Exchange
 from hushlm.plan import ProtocolSettings
 from hushlm.plan.engine_tiles import POLYNOMIAL_BYTES, SLOTS, ceil_div, product_blocks, tile_product
 
-__all__ = ["TRANSFER_STOCK", "TRIPLE_BATCH", "Primitives"]
+__all__ = ["TRANSFER_STOCK", "TRIPLE_BATCH", "Primitives", "sends", "worker_pieces"]
 
 WORKER_ELEMENTS = 2048
 """A further worker joins in for every so many elements of a call."""
@@ -58,6 +58,17 @@ def _padded(size: int) -> int:
     return 8 * ceil_div(size, 8)
 
 
+def worker_pieces(n: int, threads: int) -> list[int]:
+    """How many of a call's n elements each of the OT workers takes."""
+    step = ceil_div(n, min(threads, ceil_div(n, WORKER_ELEMENTS)))
+    return [min(step, n - start) for start in range(0, n, step)]
+
+
+def sends(n: int, each: int, threads: int) -> int:
+    """How many messages n elements of `each` bytes take, where long ones are cut."""
+    return sum(ceil_div(piece * each, LONGEST_SEND_BYTES) for piece in worker_pieces(n, threads)) if n else 0
+
+
 @dataclass(frozen=True)
 class Primitives:
     """The prices of calls of primitives.
@@ -76,17 +87,14 @@ class Primitives:
         return min(self.settings.threads, ceil_div(n, WORKER_ELEMENTS))
 
     def _pieces(self, n: int) -> list[int]:
-        """How many elements each of the OT workers takes."""
-        step = ceil_div(n, self._workers(n))
-        return [min(step, n - start) for start in range(0, n, step)]
+        return worker_pieces(n, self.settings.threads)
 
     def _used(self, n: int, each: int) -> tuple[int, ...]:
         """How many oblivious transfers each worker uses up, at `each` of them for an element."""
         return tuple(piece * each for piece in self._pieces(n))
 
     def _sends(self, n: int, each: int) -> int:
-        """How many messages n elements of `each` bytes take, where long ones are cut."""
-        return sum(ceil_div(piece * each, LONGEST_SEND_BYTES) for piece in self._pieces(n))
+        return sends(n, each, self.settings.threads)
 
     def _opened(self, n: int, *bits: int) -> float:
         """The bytes in each direction of several openings of n elements, each opening of so many `bits` of them, in words of the ring."""
@@ -124,6 +132,21 @@ class Primitives:
             back_messages=workers + self._sends(n, self.ring_bits // 8),
             rounds=c.select_rounds,
             cpu_seconds=c.call_seconds + n * c.select_seconds,
+            forward_transfers=self._used(n, 1),
+            back_transfers=self._used(n, 1),
+            calls=1,
+        )
+
+    def both(self, n: int) -> Exchange:
+        """The AND of two secret bits."""
+        c, workers, opened = self.constants, self._workers(n), self._opened(n, 1, 1)
+        return Exchange(
+            forward_bytes=opened,
+            back_bytes=opened,
+            forward_messages=2 * workers,
+            back_messages=2 * workers,
+            rounds=2 * c.open_rounds,
+            cpu_seconds=c.call_seconds,
             forward_transfers=self._used(n, 1),
             back_transfers=self._used(n, 1),
             calls=1,

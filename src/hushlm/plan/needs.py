@@ -50,6 +50,7 @@ from hushlm.plan.wiring import server_tensors
 __all__ = [
     "IDENTITY_BYTES",
     "MOST_ELEMENTS",
+    "SEED_BYTES",
     "AttendNeed",
     "CentreNeed",
     "MultiplyNeed",
@@ -70,6 +71,9 @@ __all__ = [
 
 IDENTITY_BYTES = 16
 """What both halves of an answer's material have in common, and no other material."""
+
+SEED_BYTES = 32
+"""What a party's masks of one answer are expanded from."""
 
 MOST_ELEMENTS = 1 << 20
 """Single numbers that one call of the engine multiplies offline: about 1 GB of its memory."""
@@ -191,13 +195,13 @@ def operation_needs(operation: Operation, where: Where) -> tuple[Need, ...]:
         case Rotate() | Prepend() | Reveal():
             return ()
         case Scores(heads, rows, keys, head_width):
-            new = 1 if where.before else keys
-            return (AttendNeed(where.cache, "keys", heads, rows, head_width, where.before, new, operation.is_triangle and keys > 1),)
+            new, triangle = (rows // operation.groups, False) if where.before else (keys, operation.is_triangle and keys > 1)
+            return (AttendNeed(where.cache, "keys", heads, rows, head_width, where.before, new, triangle),)
         case Kernel():
             return (SquareNeed(operation.elements),) * operation.squarings
         case Mix(heads, rows, keys, head_width):
-            new = 1 if where.before else keys
-            return (AttendNeed(where.cache, "values", heads, rows, head_width, where.before, new, operation.is_triangle and keys > 1),)
+            new, triangle = (rows // operation.groups, False) if where.before else (keys, operation.is_triangle and keys > 1)
+            return (AttendNeed(where.cache, "values", heads, rows, head_width, where.before, new, triangle),)
         case Divide(heads, rows, width, polynomial=polynomial):
             sums = heads * rows
             inverse = (SquareNeed(sums), MultiplyNeed(sums), MultiplyNeed(sums)) if polynomial else ()
@@ -248,10 +252,12 @@ def answer_plans(
     new_tokens: int,
     reveal: Reveal | None = None,
     rewrites: Rewrites = HUSH,
+    draft: int = 0,
 ) -> list[Plan]:
     """The passes of an answer, good for every prompt whose length is rounded up to `prompt_bucket`.
 
-    Further tokens are taken as those of the longest such prompt, whose cache is the longest.
+    Further tokens are taken as those of the longest such prompt, whose cache is the longest. With `draft` tokens guessed in each further
+    pass there are as many passes as without, because every guess may be wrong, and each is as long as if all before had been right.
 
     Raises:
         ValueError: if there is no such prompt, or none that leaves room for the tokens.
@@ -263,17 +269,18 @@ def answer_plans(
         )
     plans = [prefill_plan(architecture, shape, prompt_bucket, reveal, rewrites)]
     for index in range(1, new_tokens):
-        keys = bucket_length(min(prompt_bucket + index, shape.context), shape.context)
-        plans.append(decode_plan(architecture, shape, keys, reveal, rewrites))
+        known = 1 + min((index - 1) * (draft + 1), new_tokens - 2)
+        keys = bucket_length(min(prompt_bucket + known + draft, shape.context), shape.context)
+        plans.append(decode_plan(architecture, shape, keys, reveal, rewrites, draft + 1))
     return plans
 
 
 def answer_needs(
-    architecture: Architecture, shape: ModelShape, prompt_bucket: int, new_tokens: int, rewrites: Rewrites = HUSH
+    architecture: Architecture, shape: ModelShape, prompt_bucket: int, new_tokens: int, rewrites: Rewrites = HUSH, draft: int = 0
 ) -> list[list[Need]]:
     """Needs of an answer, one list a pass of `answer_plans`, which also says what is refused."""
     opened: dict[str, int] = {}
-    plans = answer_plans(architecture, shape, prompt_bucket, new_tokens, None, rewrites)
+    plans = answer_plans(architecture, shape, prompt_bucket, new_tokens, None, rewrites, draft)
     return [[need for _, needs in pass_needs(plan, opened) for need in needs] for plan in plans]
 
 

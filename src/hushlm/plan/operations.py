@@ -6,7 +6,7 @@ in the key-value cache.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Literal
 
 from hushlm.plan.cuts import Cut
@@ -279,11 +279,15 @@ class Reveal:
     """What the client learns of `vocabulary` logits: the arg max, the `top` largest ones with their ids, or all of them.
 
     The arg max and the largest logits are computed on shares, so that nothing but the server's share of the result is sent.
+
+    Attributes:
+        rows: for how many rows; 1 but in a pass over several further tokens. Keys of result files spell an operation out without it.
     """
 
     vocabulary: int
     kind: RevealKind
     top: int = 1
+    rows: int = field(default=1, repr=False)
 
 
 def parse_reveal(text: str) -> tuple[RevealKind, int]:

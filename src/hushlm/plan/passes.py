@@ -50,6 +50,7 @@ class Plan:
         rows: how many new tokens the pass computes.
         keys: how many positions are attended to, including the new tokens and the prefix.
         steps: the steps of the pass, in order.
+        further: whether the rows are further tokens of an answer, whose predecessors are in the cache.
     """
 
     architecture: Architecture
@@ -58,6 +59,7 @@ class Plan:
     rows: int
     keys: int
     steps: tuple[Step, ...]
+    further: bool = False
 
 
 def whole_buckets(tokens: int) -> int:
@@ -137,14 +139,24 @@ def prefill_plan(
     return _plan(architecture, shape, tokens, None, reveal, rewrites)
 
 
-def decode_plan(architecture: Architecture, shape: ModelShape, keys: int, reveal: Reveal | None = None, rewrites: Rewrites = HUSH) -> Plan:
-    """The pass over one further token, with up to `keys` - 1 tokens in the key-value cache; arguments as for `prefill_plan`.
+def decode_plan(
+    architecture: Architecture, shape: ModelShape, keys: int, reveal: Reveal | None = None, rewrites: Rewrites = HUSH, rows: int = 1
+) -> Plan:
+    """The pass over further tokens, with up to `keys` - `rows` tokens in the key-value cache; arguments as for `prefill_plan`.
+
+    Args:
+        rows: how many further tokens. Each attends to itself and those before it; after each of them a next token is predicted.
 
     Raises:
-        ValueError: if `keys` is not between 1 and the context.
+        ValueError: if `keys` is not between `rows` and the context, or more than one row is to reveal the largest logits alone.
     """
     _check_length(keys, shape)
-    return _plan(architecture, shape, 1, keys, reveal, rewrites)
+    if not 1 <= rows <= keys:
+        raise ValueError(f"{rows} rows do not fit {keys} keys: give between 1 and {keys}.")
+    reveal = replace(reveal or Reveal(shape.vocabulary, "token"), rows=rows)
+    if rows > 1 and reveal.kind == "topk":
+        raise ValueError("The largest logits are revealed of one row at a time: reveal the token or all logits of several rows.")
+    return _plan(architecture, shape, rows, keys, reveal, rewrites)
 
 
 def _check_length(tokens: int, shape: ModelShape) -> None:
@@ -154,22 +166,24 @@ def _check_length(tokens: int, shape: ModelShape) -> None:
 
 def _plan(architecture: Architecture, shape: ModelShape, rows: int, cached: int | None, reveal: Reveal | None, rewrites: Rewrites) -> Plan:
     """The plan over `rows` new tokens, with `cached` tokens and the prefix in the key-value cache; None makes the cache."""
+    further = cached is not None
+    last_row_only = rewrites.last_row_only and not further
     width, vocabulary = shape.width, shape.vocabulary
     keys = shape.prefix + (rows if cached is None else cached)
     steps = [Step(StepName.EMBEDDING, None, Embed(rows, vocabulary, width, product_cut(rows, vocabulary, width, rewrites.encoded_bytes)))]
     for layer in range(shape.layers):
-        queries = 1 if rewrites.last_row_only and layer == shape.layers - 1 else rows
+        queries = 1 if last_row_only and layer == shape.layers - 1 else rows
         ffn = _ffn_steps(architecture, shape, rewrites, layer, queries)
         # In NeoX blocks the FFN reads what attention reads, so it comes before attention writes.
         beside, after = (ffn, []) if architecture.is_parallel else ([], ffn)
         steps += _attention_steps(architecture, shape, rewrites, layer, rows, keys, queries, cached is None, beside)
         steps += after
-    last = 1 if rewrites.last_row_only else rows
+    last = 1 if last_row_only else rows
     if architecture.has_final_norm:
         steps.append(Step(StepName.FINAL_NORM, None, _normalise(architecture, shape, rewrites, last)))
     steps.append(Step(StepName.HEAD, None, _project(rewrites, last, width, vocabulary)))
     steps.append(Step(StepName.REVEAL, None, reveal or Reveal(vocabulary, "token")))
-    return Plan(architecture, shape, rewrites, rows, keys, tuple(steps))
+    return Plan(architecture, shape, rewrites, rows, keys, tuple(steps), further)
 
 
 def _attention_steps(

@@ -174,8 +174,8 @@ def input_shapes(plan: Plan, step: Step) -> tuple[Shape, ...]:
             return ((rows, hidden),)
         case Gate(rows, hidden) | ActivatedGate(rows, hidden):
             return ((rows, 2 * hidden),)
-        case Reveal(vocabulary):
-            return ((1, vocabulary),)
+        case Reveal(vocabulary, rows=rows):
+            return ((rows, vocabulary),)
         case _:
             assert_never(step.operation)
 

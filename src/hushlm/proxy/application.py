@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from hushlm.private.client.client import Client
 from hushlm.private.client.preparing import check_lengths, usual_prompt_tokens
+from hushlm.private.client.run_session import Question
 from hushlm.private.program.description import RevealPolicy
 from hushlm.private.session.messages import printable
 from hushlm.proxy.background_preparation import BackgroundPreparation
@@ -29,9 +30,11 @@ from hushlm.proxy.completion_builder import CompletionBuilder
 from hushlm.proxy.completion_response import CompletionResponse
 from hushlm.proxy.errors import ApiError, internal_error
 from hushlm.proxy.models import Models, ServedModel, check_name
+from hushlm.proxy.page.documents import estimate_document, progress_document
+from hushlm.proxy.page.files import page_file
 from hushlm.proxy.questions import DEFAULT_NEW_TOKENS, chat_questions_of, questions_of
 from hushlm.proxy.request_sessions import RequestSessions, SessionPool
-from hushlm.proxy.schema import read_completion
+from hushlm.proxy.schema import CompletionRequest, read_completion
 
 __all__ = ["ProxySettings", "application", "session_pool"]
 
@@ -108,6 +111,10 @@ def application(models: Client | Sequence[ServedModel], settings: ProxySettings,
         await endpoint.pool.close()
 
     routes = [
+        Route("/", endpoint.page),
+        Route("/static/{name}", endpoint.page),
+        Route("/page/estimate", endpoint.estimate, methods=["POST"]),
+        Route("/page/completions", endpoint.watched_completions, methods=["POST"]),
         Route("/v1/completions", endpoint.completions, methods=["POST"]),
         Route("/v1/chat/completions", endpoint.chat, methods=["POST"]),
         Route("/v1/models", endpoint.models),
@@ -153,12 +160,36 @@ class _Endpoint:
 
     @_contained
     async def completions(self, request: Request) -> Response:
+        wanted, client, questions = await self._read(request)
+        completion = CompletionBuilder(wanted, questions, client.tokenizer, client.description.fingerprint[:12])
+        return CompletionResponse(RequestSessions(client, self.pool, questions, completion.name), completion, bool(wanted.stream))
+
+    @_contained
+    async def watched_completions(self, request: Request) -> Response:
+        """`completions` as a stream that tells progress as well, for the page."""
+        self._admit_page(request)
+        wanted, client, questions = await self._read(request)
+        completion = CompletionBuilder(wanted, questions, client.tokenizer, client.description.fingerprint[:12])
+        sessions = RequestSessions(client, self.pool, questions, completion.name)
+        return CompletionResponse(sessions, completion, True, progress_document)
+
+    @_contained
+    async def estimate(self, request: Request) -> Response:
+        self._admit_page(request)
+        _, client, questions = await self._read(request)
+        return JSONResponse(await asyncio.to_thread(estimate_document, client, questions))
+
+    @_contained
+    async def page(self, request: Request) -> Response:
+        self._check_host(request)
+        self._check_page()
+        return page_file(request.path_params.get("name", "index.html"))
+
+    async def _read(self, request: Request) -> tuple[CompletionRequest, Client, list[Question]]:
         self._admit(request)
         wanted = read_completion(await _body(request, self._body_limit_bytes), self._models.context)
         client, settings = self._models.get(wanted.model).client, self._settings
-        questions = questions_of(wanted, client.tokenizer, client.description, settings.reveal, settings.new_tokens)
-        completion = CompletionBuilder(wanted, questions, client.tokenizer, client.description.fingerprint[:12])
-        return CompletionResponse(RequestSessions(client, self.pool, questions, completion.name), completion, bool(wanted.stream))
+        return wanted, client, questions_of(wanted, client.tokenizer, client.description, settings.reveal, settings.new_tokens)
 
     @_contained
     async def chat(self, request: Request) -> Response:
@@ -188,12 +219,26 @@ class _Endpoint:
 
     def _admit(self, request: Request) -> None:
         """Raises ApiError: a false name, or the wrong key."""
-        hosts, key = self._settings.hosts, self._settings.api_key
-        if hosts is not None and _host(request.headers.get("host", "")) not in hosts:
-            raise ApiError(403, f"This proxy is for programs of its own machine, which call it {' or '.join(hosts)}.", "unknown_host")
+        self._check_host(request)
+        key = self._settings.api_key
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         if key is not None and not hmac.compare_digest(given.encode(), key.encode()):
             raise ApiError(401, "This is not the proxy's API key: use the one in the file that it was started with.", "invalid_api_key")
+
+    def _check_host(self, request: Request) -> None:
+        hosts = self._settings.hosts
+        if hosts is not None and _host(request.headers.get("host", "")) not in hosts:
+            raise ApiError(403, f"This proxy is for programs of its own machine, which call it {' or '.join(hosts)}.", "unknown_host")
+
+    def _check_page(self) -> None:
+        if self._settings.hosts is None:
+            raise ApiError(404, "The page is shown on its own machine only: start the proxy on 127.0.0.1.", "unknown_url")
+
+    def _admit_page(self, request: Request) -> None:
+        """Raises ApiError: another page has the browser ask; it could not read what comes, but would set a session off."""
+        self._check_page()
+        if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            raise ApiError(403, "This is for the proxy's own page, and not for another one.", "unknown_origin")
 
 
 def _host(header: str) -> str:

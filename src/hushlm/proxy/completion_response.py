@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from hushlm.private.client.progress import Progress
 from hushlm.private.program.token_answer import TokenAnswer
 from hushlm.proxy.answers import AnswerBuilder
 from hushlm.proxy.errors import ApiError, internal_error
@@ -32,10 +34,18 @@ class CompletionResponse(Response):
         sessions: the request's sessions, which are started here.
         completion: makes OpenAI's documents of what the sessions bring.
         stream: whether to answer with server-sent events.
+        progress_document: makes an event of the stream of a choice's number and a report of its progress; without it there are none.
     """
 
-    def __init__(self, sessions: RequestSessions, completion: AnswerBuilder, stream: bool) -> None:
+    def __init__(
+        self,
+        sessions: RequestSessions,
+        completion: AnswerBuilder,
+        stream: bool,
+        progress_document: Callable[[int, Progress], dict[str, Any]] | None = None,
+    ) -> None:
         self.background = None
+        self._progress_document = progress_document
         self._sessions, self._completion, self._stream = sessions, completion, stream
         self._started = False
         self._progress = "waiting for a place"
@@ -83,6 +93,8 @@ class CompletionResponse(Response):
             if not isinstance(item, TokenAnswer):
                 self._progress = describe(item)
                 self._completion.note_progress(index, item)
+                if self._progress_document is not None:
+                    await self._chunk(send, self._progress_document(index, item))
                 continue
             chunks = self._completion.chunks(index, item)
             if self._completion.ended(index):

@@ -179,7 +179,7 @@ class RequestSessions:
                         async for event in events:
                             if isinstance(event, TokenAnswer):
                                 moved += event.traffic
-                            elif event.phase == "note":
+                            elif event.phase == "note" and self._client.shelf.folder.is_dir():  # no news where nothing is ever prepared
                                 log.info("%s.%d: %s", self._name, index, event.note)
                             await self._inbox.put((index, event))
                 finally:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hushlm.architectures import parse
+from hushlm.config import ModelShape
 from hushlm.cost.network import LAN, WAN
-from hushlm.cost.prepared.price import PreparedCost
+from hushlm.cost.prepared.price import PreparedCost, price_prepared
 from hushlm.cost.pricing import Amount, GenerationCost
-from hushlm.report.cost_tables import megabytes
+from hushlm.report.cost_tables import gigabytes, megabytes
 from hushlm.report.table import Column, Table
 
-__all__ = ["phase_rows", "phases_table"]
+__all__ = ["checked_rows", "checked_table", "phase_rows", "phases_table", "records_table"]
 
 
 def phase_rows(today: GenerationCost, prepared: PreparedCost) -> list[dict[str, Any]]:
@@ -55,3 +57,77 @@ def phases_table(rows: Sequence[Mapping[str, Any]], prepared: PreparedCost) -> T
         f"Online seconds were fitted on {prepared.measured}."
     )
     return Table("Prepared answers beside today's pass", columns, rows, note)
+
+
+def checked_rows(counted: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Phases of whole runs, as `benchmarks/prepared.py` keeps them, beside what the cost room says of them.
+
+    Seconds are those of CPUs of both parties. What compiled programs for the first time is left out.
+    """
+    found = []
+    for model in dict.fromkeys((row["model"], row["tokens"]) for row in counted):
+        rows = {row["phase"]: row for row in counted if (row["model"], row["tokens"]) == model}
+        passes = [phase for phase in rows if phase.startswith("online, token")]
+        if "offline" not in rows or not passes:
+            continue
+        offline, shape = rows["offline"], ModelShape(**rows["offline"]["shape"])
+        prompt = offline["tokens"] - len(passes) + 1
+        price = price_prepared(parse(offline["architecture"]), shape, prompt, len(passes), network=LAN, answers=offline["answers"])
+        amounts = {"offline": price.offline} | dict(zip(sorted(passes), (report.total for report in price.passes), strict=True))
+        for phase, amount in amounts.items():
+            found.append(
+                {
+                    "model": model[0],
+                    "phase": phase,
+                    "counted_bytes": rows[phase]["bytes"],
+                    "bytes": amount.bytes,
+                    "error": amount.bytes / rows[phase]["bytes"] - 1,
+                    "counted_messages": rows[phase]["messages"],
+                    "messages": amount.messages,
+                    "counted_cpu_seconds": rows[phase]["cpu_seconds"],
+                    "cpu_seconds": amount.cpu_seconds,
+                    "cpu_error": amount.cpu_seconds / rows[phase]["cpu_seconds"] - 1,
+                    "load": max(rows[phase]["load"].values()),
+                }
+            )
+    return found
+
+
+def checked_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The table of `checked_rows`."""
+    columns = (
+        Column("model", "model"),
+        Column("phase", "phase"),
+        Column("counted_bytes", "counted MB", megabytes, "right"),
+        Column("bytes", "predicted", megabytes, "right"),
+        Column("error", "difference", "+.2%", "right"),
+        Column("counted_messages", "messages", ",.0f", "right"),
+        Column("messages", "predicted", ",", "right"),
+        Column("counted_cpu_seconds", "CPU s", ",.1f", "right"),
+        Column("cpu_seconds", "predicted", ",.1f", "right"),
+        Column("cpu_error", "difference", "+.0%", "right"),
+        Column("load", "load", ".1f", "right"),
+    )
+    return Table("Whole runs, counted and predicted", columns, rows)
+
+
+def records_table(rows: Sequence[Mapping[str, Any]], note: str = "") -> Table:
+    """The table of `hushlm.cost.records` as dictionaries."""
+
+    def said(count: float | None) -> str:
+        return "" if count is None else gigabytes(count)
+
+    columns = (
+        Column("system", "system"),
+        Column("trust", "trusted"),
+        Column("model", "model"),
+        Column("tokens", "T", lambda count: "" if count is None else str(count), "right"),
+        Column("seconds", "s", ",.1f", "right"),
+        Column("bytes", "GB", said, "right"),
+        Column("prepared_bytes", "GB before", said, "right"),
+        Column("hardware", "hardware"),
+        Column("network", "network"),
+        Column("remark", "remark"),
+        Column("source", "source"),
+    )
+    return Table("Records of private inference: one token", columns, rows, note)

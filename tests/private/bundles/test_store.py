@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,10 +24,13 @@ from tests.private.bundles.stores import PEER, PROGRAM, content, file_of, identi
 
 import hushlm.private.bundles.bundle_file as bundle_file
 import hushlm.private.bundles.store as store_module
-from hushlm.plan.needs import Need, SquareNeed
+from hushlm.cost.prepared.offline import kept_bytes, material_bytes
+from hushlm.plan.needs import SEED_BYTES, AttendNeed, CentreNeed, MultiplyNeed, Need, ProjectNeed, ScaleNeed, ScaleRowsNeed, SquareNeed
 from hushlm.private.bundles import BundleError, BundleStoreError, peers_of
 from hushlm.private.engine import Party
+from hushlm.private.prepared.masks import MaskSource
 from hushlm.private.prepared.material import IDENTITY_BYTES, Item, Material, MaterialError
+from hushlm.private.prepared.offline import draw_item
 
 WORDS = st.sampled_from([np.uint64, np.uint32]).flatmap(
     lambda kind: arrays(kind, array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=4))
@@ -61,6 +65,69 @@ def test_what_was_stored_comes_back_and_is_gone(material: Material) -> None:
         # Words that can be overwritten, and that are not the file's own pages.
         back.drop()
         assert not any(words.any() for item in back._items for words in item.words.values())
+
+
+@pytest.mark.parametrize("party", Party)
+def test_masks_are_stored_as_their_seed(tmp_path: Path, party: Party) -> None:
+    """Of what a preparation draws only the seed is stored; the masks that come back are the same, and nobody keeps the seed."""
+    needs: list[Need] = [
+        ProjectNeed("table", 4, 8, 3, 32),
+        ProjectNeed("weight", 4, 8, 3),
+        ScaleNeed(2, 3, 4),
+        AttendNeed("0.cache.keys", "keys", 2, 3, 4, 0, 3, True),
+        AttendNeed("0.cache.values", "values", 2, 3, 4, 0, 3, True),
+        SquareNeed(7),
+        ScaleRowsNeed(3, 4),
+        CentreNeed(3, 4),
+        MultiplyNeed(6),
+    ]
+    assert {type(need) for need in needs} == set(get_args(Need))
+    source, products = MaskSource(), MaskSource()
+    items = [draw_item(need, source, party is Party.CLIENT) for need in needs]
+    for item in items:
+        for name in {"product", "lengths"} & item.words.keys():
+            item.words[name][...] = products.words(item.words[name].shape)
+    material = Material(32, 1, bytes(range(16)), items, _seed=source.seed)
+    whole, kept = content(material), store(tmp_path, party)
+    assert material.size_bytes == material_bytes([needs])[party]
+    info = kept.add(material, PROGRAM)
+    assert material.seed == b""
+    with bundle_file.safe_open(kept.folder / f"{info.identity}.bundle", framework="np") as file:
+        names = {name.partition(".")[2] for name in file.keys() if "." in name}  # noqa: SIM118 - not a dictionary
+        words = sum(file.get_tensor(name).nbytes for name in file.keys() if "." in name or name == "seed")  # noqa: SIM118
+    assert names == {"product", "lengths"}
+    assert words == kept_bytes([needs])[party]
+    back = kept.burn(info.identity)
+    assert content(back) == whole
+    assert back.seed == b""
+
+
+def test_words_that_a_seed_does_not_give_are_stored(tmp_path: Path) -> None:
+    source = MaskSource()
+    items = [draw_item(SquareNeed(5), source, True) for _ in range(3)]
+    items[1].words["mask"][2] += np.uint64(1)
+    material = Material(32, 1, bytes(16), items, _seed=source.seed)
+    whole = content(material)
+    assert content(store(tmp_path).burn(store(tmp_path).add(material, PROGRAM).identity)) == whole
+
+
+def test_the_seed_goes_with_the_first_use() -> None:
+    source = MaskSource()
+    material = Material(32, 1, bytes(16), [draw_item(SquareNeed(5), source, True)], _seed=source.seed)
+    assert len(material.seed) == SEED_BYTES
+    with material.take(SquareNeed(5)):
+        assert material.seed == b""
+    assert source.seed == bytes(SEED_BYTES)  # overwritten
+
+
+def test_further_attributes_of_a_material_come_back(tmp_path: Path) -> None:
+    """Whatever is added to `Material` is stored, as long as it is a whole number."""
+    attributes = {each.name for each in fields(Material) if not each.name.startswith("_")}
+    material = made("a")
+    before = {name: getattr(material, name) for name in attributes}
+    kept = store(tmp_path)
+    back = kept.burn(kept.add(material, PROGRAM).identity)
+    assert {name: getattr(back, name) for name in attributes} == before
 
 
 def test_material_moves_into_the_store(tmp_path: Path) -> None:
@@ -308,8 +375,8 @@ def test_the_folder_of_all_stores_may_be_a_link(tmp_path: Path) -> None:
 def test_a_restored_file_is_not_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = stored(tmp_path / "stores", "a", "b")
     # Even if it were not seen to be a copy.
-    monkeypatch.setattr(bundle_file, "check_file", lambda path: _pretend(path, inodes))
     inodes = {path.name: path.stat().st_ino for path in kept.folder.iterdir()}
+    monkeypatch.setattr(bundle_file, "check_file", lambda path: _pretend(path, inodes))
     backup = shutil.copytree(kept.folder, tmp_path / "backup")
     kept.burn(identity_of("a"))
     kept.drop(identity_of("b"))

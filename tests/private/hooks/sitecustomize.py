@@ -51,6 +51,12 @@ if "hushlm.private.session.worker" in sys.orig_argv and any(name.startswith("HUS
                 file.write(f"{here[0]} {identity}\n")
         return material
 
-    prepared_work._Link.__init__, prepared_work._Link.tell = linked, telling
-    Material.take, BundleStore.burn = taking, burning
+    changes: list[tuple[Any, str, Any]] = [
+        (prepared_work._Link, "__init__", linked),
+        (prepared_work._Link, "tell", telling),
+        (Material, "take", taking),
+        (BundleStore, "burn", burning),
+    ]
+    for kind, name, method in changes:
+        setattr(kind, name, method)
     prepared_work.BATCH_ANSWERS = int(os.environ.get("HUSH_TEST_BATCH", prepared_work.BATCH_ANSWERS))

@@ -22,6 +22,7 @@ pytest.importorskip("spu")
 
 from cryptography import x509
 
+from hushlm.calibration.relay import free_ports
 from hushlm.cli.main import main
 from hushlm.private.engine import TlsFiles
 from hushlm.private.keys.certificates import (
@@ -306,11 +307,14 @@ def test_the_control_channel_refuses_strangers(key_folder: Path, other_keys: Pat
 async def engine_listening(worker: WorkerProcess, scratch: Path, export: Path, peer_address: str, peer: str) -> tuple[str, str]:
     """A client's worker that waits for this peer; its address and certificate."""
     description = load_description(export / "client")
+    (port,) = free_ports(1)
+    own_address = f"127.0.0.1:{port}"
     order = Order(
         role="client",
         folder=export / "client",
         scratch=scratch,
-        host="127.0.0.1",
+        own_address=own_address,
+        peer_address=peer_address,
         fingerprint=description.fingerprint,
         prompt_length=1,
         new_tokens=1,
@@ -320,10 +324,9 @@ async def engine_listening(worker: WorkerProcess, scratch: Path, export: Path, p
     )
     worker.send(order)
     listening = await worker.next()
-    assert listening.address is not None
     assert listening.certificate is not None
-    worker.send(PeerOrder(address=peer_address, certificate=peer, prompt=[1]))
-    return listening.address, listening.certificate
+    worker.send(PeerOrder(certificate=peer, prompt=[1]))
+    return own_address, listening.certificate
 
 
 def session_context(pair: SessionCertificate | None, trusted: str, server: bool = False) -> ssl.SSLContext:

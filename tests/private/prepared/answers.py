@@ -11,6 +11,7 @@ import numpy as np
 from hushlm.architectures import parse
 from hushlm.calibration.both_parties import stream_both
 from hushlm.config import ModelShape
+from hushlm.cost.network import Network
 from hushlm.private.engine import Engine, EngineSettings, Traffic
 from hushlm.private.prepared.desk import Desk
 from hushlm.private.prepared.generator import PreparedGenerator
@@ -63,8 +64,10 @@ def exported(name: str, shape: ModelShape | None = None, seed: int = 1) -> tuple
     return model, Exported(describe(architecture, shape, rewrites), fold_weights(state, architecture, shape, rewrites))
 
 
-def _answers(engine: Engine, exports: Sequence[Exported], prompt: list[int], new_tokens: int, reveal: str) -> Iterator[Seen]:
-    desk = Desk(engine)
+def _answers(
+    engine: Engine, exports: Sequence[Exported], prompt: list[int], new_tokens: int, reveal: str, network: Network | None
+) -> Iterator[Seen]:
+    desk = Desk(engine, network)
     for number, export in enumerate(exports):
         generator = PreparedGenerator(desk, export.description, None if desk.is_client else export.weights)
         if not number:
@@ -82,7 +85,7 @@ def _answers(engine: Engine, exports: Sequence[Exported], prompt: list[int], new
 
 
 def prepared_answers(
-    exports: Sequence[Exported], prompt: list[int], new_tokens: int, reveal: str = "logits"
+    exports: Sequence[Exported], prompt: list[int], new_tokens: int, reveal: str = "logits", network: Network | None = None
 ) -> Iterator[tuple[Seen, Seen]]:
     """An answer of each program, one after the other on one pair of processes: what client and server saw."""
-    return stream_both(_answers, (exports, prompt, new_tokens, reveal), EngineSettings())
+    return stream_both(_answers, (exports, prompt, new_tokens, reveal, network), EngineSettings())

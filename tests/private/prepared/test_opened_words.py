@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from tests.private.models import SMALL
 from tests.private.prepared.answers import Exported, exported
 
 from hushlm.calibration.both_parties import stream_both
+from hushlm.private.bundles import BundleStore
 from hushlm.private.engine import Engine, EngineSettings
 from hushlm.private.engine.shares import WordLink, decode
 from hushlm.private.prepared.desk import Desk
@@ -66,7 +69,7 @@ def _listen(engine: Engine, exports: list[Exported]) -> Iterator[Any]:
         generator = PreparedGenerator(desk, export.description, None if desk.is_client else export.weights)
         if not number:
             generator.set_up()
-        materials, _ = generator.prepare(len(PROMPT), 1, count=4)
+        materials, _ = generator.prepare(len(PROMPT), 1, count=5)
         # The danger itself, which no code of the package can do: the same material for two prompts.
         twice = copy.deepcopy(materials[2])
         found = [heard(generator, materials[0], PROMPT), heard(generator, materials[1], PROMPT)]
@@ -78,7 +81,13 @@ def _listen(engine: Engine, exports: list[Exported]) -> Iterator[Any]:
             with pytest.raises(MaterialError) as error:
                 heard(generator, used, OTHER)
             refused.append((str(error.value), desk.take_traffic().total_bytes, len(link.received), used.items_left == left))
-        yield found, again, refused
+        # The same once more, of which one half was stored and read back.
+        in_memory = copy.deepcopy(materials[4])
+        with tempfile.TemporaryDirectory() as folder:
+            store = BundleStore(Path(folder), engine.party, "peer")
+            on_disk = store.burn(store.add(materials[4], export.description.fingerprint).identity)
+        stored = heard(generator, on_disk, PROMPT), heard(generator, in_memory, PROMPT)
+        yield found, again, refused, stored
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +123,7 @@ def test_what_is_received_is_uniform_and_depends_on_nothing(listened: list[tuple
 
 
 def test_two_prompts_on_one_material_would_differ_by_exactly_their_values(listened: list[tuple[Any, Any]]) -> None:
-    (_, (first, second), _) = listened[0][1]
+    first, second = listened[0][1][1]
     # The server's view of the embedding: one-hot rows less one mask.
     difference = (first.received[1] - second.received[1]).view(np.int32)
     hot = np.zeros((ROWS, SMALL.vocabulary), np.int32)
@@ -129,6 +138,17 @@ def test_two_prompts_on_one_material_would_differ_by_exactly_their_values(listen
     seen = decode(first.opened[0][0] - second.opened[0][0], 18)[: len(PROMPT)]
     # Positions are the same for both prompts, so they cancel.
     np.testing.assert_allclose(seen, centred[0] - centred[1], atol=1e-4)
+
+
+def test_stored_material_opens_the_same_words(listened: list[tuple[Any, Any]]) -> None:
+    for model in listened:
+        on_disk, in_memory = model[1][3]
+        # The server's view of the embedding is the rows less the mask, and the first value that both open has the same masks at both
+        # parties: what differs is the last unit, by which the engine's truncation errs.
+        assert (on_disk.received[1] == in_memory.received[1]).all()
+        off = (on_disk.opened[0][0] - in_memory.opened[0][0]).view(np.int64)
+        assert np.abs(off).max() <= 4
+        assert len(on_disk.opened) == len(in_memory.opened)
 
 
 @pytest.mark.parametrize("party", [0, 1])

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 from tests.private.models import SMALL, next_logits
 from tests.private.prepared.answers import Exported, exported, prepared_answers
+from tests.private.prepared.formula import equals_formula
 
 from hushlm.architectures import REGISTRY, Architecture
 from hushlm.config import ModelShape
-from hushlm.cost.constants import load_constants
-from hushlm.cost.prepared.online_bytes import online_bytes
-from hushlm.cost.primitives import Primitives
-from hushlm.plan import ProtocolSettings, Reveal, bucket_length, decode_plan, prefill_plan
+from hushlm.cost.network import WAN, Network
+from hushlm.plan import Reveal, bucket_length, decode_plan, prefill_plan
 from hushlm.private.engine import Engine, Party
 from hushlm.private.program.backend import EngineBackend
 from hushlm.private.program.description import RevealPolicy, describe
@@ -41,8 +40,6 @@ ERRORS = {
     "Llama(SM2+RMS+Swi)": 0.2,
 }
 GROUPED = replace(SMALL, heads=4, key_value_heads=2, explicit_ffn_width=27, rotary_share=1.0, prefix=1)
-REFILL_BYTES = 900_000
-"""A stock of oblivious transfers that runs out is filled up in the middle of a step."""
 
 
 def simulated(export: Exported) -> list[np.ndarray]:
@@ -85,30 +82,16 @@ def distinct() -> list[Architecture]:
 
 
 @pytest.mark.timeout(1800)
-def test_online_bytes_of_every_architecture_are_those_of_the_formula() -> None:
+@pytest.mark.parametrize("network", [None, WAN], ids=["pairs", "wan"])
+def test_online_bytes_and_messages_of_every_architecture_are_those_of_the_formula(network: Network | None) -> None:
     exports = [exported(str(architecture), shape_of(architecture))[1] for architecture in distinct()]
     exports.append(exported("Llama(SM2(th)+RMS+SwiQ)", GROUPED)[1])
-    prices = Primitives(load_constants().values, ProtocolSettings())
     reveal, refilled = Reveal(SMALL.vocabulary, "logits"), 0
-    for export, (client, _) in zip(exports, prepared_answers(exports, PROMPT, 2), strict=True):
+    for export, (client, _) in zip(exports, prepared_answers(exports, PROMPT, 2, network=network), strict=True):
         architecture, shape, rewrites = export.description.parsed_architecture, export.description.shape, export.description.rewrites
         opened: dict[str, int] = {}
         keys = bucket_length(len(PROMPT) + 1, shape.context)
         plans = [prefill_plan(architecture, shape, 32, reveal, rewrites), decode_plan(architecture, shape, keys, reveal, rewrites)]
         for plan, steps in zip(plans, client.steps, strict=True):
-            for (layer, name), wanted in online_bytes(plan, opened).items():
-                counted = steps[f"{layer}.{name}"]
-                roots = prices.reciprocal_square_root(wanted.inverse_roots).total_bytes if wanted.inverse_roots else 0.0
-                difference = counted.total_bytes - wanted.total - roots
-                if difference > REFILL_BYTES:
-                    refilled += 1
-                    continue
-                if wanted.inverse_roots:
-                    assert abs(difference) < 0.05 * roots + 200, (str(architecture), name)
-                else:
-                    # Every message is rounded up to whole words; of many elements there is nothing to round.
-                    messages = counted.sent_messages + counted.received_messages
-                    assert 0 <= difference <= 8 * messages, (str(architecture), layer, name, counted.total_bytes, wanted)
-                    if wanted.total > 20_000:
-                        assert difference == 0, (str(architecture), layer, name, counted.total_bytes, wanted)
+            refilled += equals_formula(plan, opened, steps, network)
     assert refilled <= 2 * len(exports)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tests.private.models import SMALL
 pytest.importorskip("spu")
 
 from hushlm.architectures import parse
+from hushlm.cli.main import main
 from hushlm.private.bundles import BundleStore
 from hushlm.private.client.prepared_shelf import ClientShelf
 from hushlm.private.engine import Party
@@ -35,7 +37,6 @@ def wanted(**changes: Any) -> SessionRequest:
         "prompt_length": 20,
         "new_tokens": 2,
         "reveal": RevealPolicy(),
-        "engine_address": "127.0.0.1:9000",
         "engine_certificate": "x",
     }
     return SessionRequest.model_validate(fields | changes)
@@ -103,6 +104,19 @@ def test_a_prepared_answer_is_one_client_s_and_one_session_s(tmp_path: Path) -> 
     assert {info.identity for info in shelf.held("alice")} == {second}
 
 
+def test_a_prepared_answer_of_other_lengths_is_refused_before_anything_begins(tmp_path: Path) -> None:
+    shelf, _ = shelf_of(tmp_path)
+    store = BundleStore(tmp_path, Party.SERVER, "alice")
+    short = store.add(made("short", new_tokens=2), DESCRIPTION.fingerprint).identity
+    other = store.add(made("other", prompt_bucket=64), DESCRIPTION.fingerprint).identity
+    for name, new_tokens, words in ((short, 3, "not for 32 and 3"), (other, 1, "prompts of 64 tokens")):
+        wrong = refusal(shelf, wanted(bundle=name, held=(short, other), new_tokens=new_tokens))
+        assert words in str(wrong)
+        assert wrong.status == 400
+    shelf.admit("alice", wanted(bundle=short, held=(short, other), new_tokens=1))
+    assert {info.identity for info in shelf.held("alice")} == {short, other}
+
+
 def test_nothing_is_dropped_while_some_are_made_or_where_nothing_is_said(tmp_path: Path) -> None:
     shelf, _ = shelf_of(tmp_path)
     kept(tmp_path, "alice", "one")
@@ -157,3 +171,31 @@ def test_settings_and_batches_are_bounded() -> None:
     assert batch_answers(DESCRIPTION, 20, 2) == 8
     large = describe(parse("SM2+R"), SMALL.__class__(layers=12, heads=12, width=768, context=256, vocabulary=50257))
     assert 1 <= batch_answers(large, 128, 1) <= 3
+
+
+def test_the_command_lists_and_drops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept(tmp_path, "alice", "one", "two")
+    kept(tmp_path, "bob", "three")
+
+    def command(*words: str) -> tuple[int, str, str]:
+        code = main(["prepared", *words, "--server-folder", str(tmp_path)])
+        return code, *capsys.readouterr()
+
+    code, shown, _ = command("list")
+    assert code == 0
+    assert identity_of("one")[:12] in shown
+    assert "bob" in shown
+    document = json.loads(command("list", "--peer", "alice", "--json")[1])
+    assert (document["count"], {row["peer"] for row in document["prepared"]}) == (2, {"alice"})
+    assert document["bytes"] == sum(row["bytes"] for row in document["prepared"]) > 0
+    assert all(row["problem"] == "" and row["age_seconds"] >= 0 for row in document["prepared"])
+    assert command("drop")[0] == 2
+    assert command("drop", "--identity", "abc")[0] == 2
+    assert "There is no prepared answer" in command("drop", "--identity", "0" * 12)[2]
+    assert "Dropped 1 prepared answer," in command("drop", "--identity", identity_of("one")[:12])[1]
+    assert "Dropped 1 prepared answer," in command("drop", "--peer", "bob")[1]
+    assert "Dropped 1 prepared answer," in command("drop", "--everything")[1]
+    assert json.loads(command("list", "--json")[1])["count"] == 0
+    code, _, error = command("list", "--keys", str(tmp_path))
+    assert code == 2
+    assert "either" in error

@@ -13,6 +13,7 @@ from hushlm.config import ModelShape
 from hushlm.private.program.description import ProgramDescription, RevealPolicy
 from hushlm.private.server import server_session
 from hushlm.private.server.admission import Admission, ClientLimits
+from hushlm.private.server.link_desk import LinkDesk
 from hushlm.private.server.listeners import Peer
 from hushlm.private.server.metrics import ServerMetrics
 from hushlm.private.server.prepared_shelf import PreparedShelf, PrepareSettings
@@ -44,7 +45,6 @@ def session() -> server_session.ServerSession:
         prompt_length=1,
         new_tokens=1,
         reveal=RevealPolicy(),
-        engine_address="127.0.0.1:9",
         engine_certificate="x" * 64,
     )
     limits = Limits(new_tokens=1, session_seconds=30, reveal=RevealPolicy())
@@ -52,7 +52,8 @@ def session() -> server_session.ServerSession:
     places = Admission(1, 0, ClientLimits())
     metrics = ServerMetrics(1, lambda: 0, lambda: 0)
     shelf = PreparedShelf(PrepareSettings(), settings.description, metrics)
-    return server_session.ServerSession(settings, request, Peer("127.0.0.1", "a", "0" * 64), places.enter("a", 1), metrics, shelf)
+    peer = Peer("127.0.0.1", "a", "0" * 64)
+    return server_session.ServerSession(settings, request, peer, places.enter("a", 1), metrics, shelf, LinkDesk())
 
 
 def test_a_talkative_worker_does_not_silence_the_server(monkeypatch: pytest.MonkeyPatch, session: server_session.ServerSession) -> None:

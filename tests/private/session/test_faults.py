@@ -450,7 +450,7 @@ ACCEPTED = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\n\r\n"
                     "new_tokens": 1,
                     "reveal": {"kind": "token"},
                     "limits": {"new_tokens": 1, "session_seconds": 1, "reveal": {"kind": "token"}},
-                    "engine_address": "127.0.0.1:4000",
+                    "link_token": "t",
                     "engine_certificate": "pem",
                 }
             ).encode()

@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,11 +20,12 @@ from tests.private.by_hand import HandMade, hand_made
 from tests.private.faults_seen import FaultsSeen, next_is_served
 from tests.private.service import PROMPTS, Serving, serving, session_folders, wait_for, workers_of
 
-from hushlm.private.client import run_session
 from hushlm.private.client.client import Client, ClientSettings, Progress
+from hushlm.private.client.control_channel import ControlChannel
 from hushlm.private.client.retries import Retries
-from hushlm.private.session.messages import SessionError, SessionRequest
-from hushlm.private.session.process import PeerOrder
+from hushlm.private.keys.certificates import CLIENT
+from hushlm.private.session.engine_links import Role, Stream
+from hushlm.private.session.messages import SessionError
 from hushlm.training import Checkpoint
 
 SILENT_SECONDS = 6.0
@@ -76,7 +76,8 @@ def ask(server: Serving, export_folder: Path, key_folder: Path, scratch: Path, m
         if link == "control":
             relay.target, address = server.address, relay.address
         else:
-            monkeypatch.setattr(run_session, "PeerOrder", lambda **values: PeerOrder(**_through(relay, "address", values)))
+            relay.target = server.address
+            lead_links(monkeypatch, key_folder, {"client": relay, "server": relay})
         if when is None:
             relay.fault = fault
 
@@ -105,9 +106,15 @@ def ask(server: Serving, export_folder: Path, key_folder: Path, scratch: Path, m
     assert server.process.poll() is None
 
 
-def _through(relay: BadRelay, name: str, values: dict[str, Any]) -> dict[str, Any]:
-    relay.target = values[name]
-    return values | {name: relay.address}
+def lead_links(patch: pytest.MonkeyPatch, keys: Path, relays: dict[Role, BadRelay]) -> None:
+    """The links go through these relays, by caller, and the control channel past them."""
+    channels = {caller: ControlChannel(relay.address, keys, CLIENT, 8, ALIVE_SECONDS) for caller, relay in relays.items()}
+
+    async def open_link(_: ControlChannel, token: str, caller: Role) -> Stream:
+        return await original(channels[caller], token, caller)
+
+    original = ControlChannel.open_link
+    patch.setattr(ControlChannel, "open_link", open_link)
 
 
 def linked(progress: Progress) -> bool:
@@ -197,10 +204,10 @@ def test_slow_networks_change_nothing(
     """A narrow way to the server, a slow one back and a slow control channel, all at once."""
     with BadRelay() as to_server, BadRelay() as to_client, BadRelay() as control:
         to_server.fault, to_client.fault, control.fault = "throttle", "delay", "delay"
-        monkeypatch.setattr(run_session, "PeerOrder", lambda **values: PeerOrder(**_through(to_server, "address", values)))
-        monkeypatch.setattr(run_session, "SessionRequest", lambda **values: SessionRequest(**_through(to_client, "engine_address", values)))
+        to_client.way = to_client.backward
+        lead_links(monkeypatch, key_folder, {"client": to_server, "server": to_client})
         with serving(export_folder, key_folder, scratch / "slow.log") as server:
-            control.target = server.address
+            control.target = to_server.target = to_client.target = server.address
             answer = Client(export_folder / "client", control.address, key_folder).ask(PROMPTS[0], 1)
         assert min(relay.happened for relay in (to_server, to_client, control)) > 0
     assert list(answer.tokens) == served_checkpoint.model.greedy(list(answer.prompt_tokens), 1)

@@ -63,7 +63,6 @@ def request_fields(export_folder: Path, tmp_path_factory: pytest.TempPathFactory
     return request | {
         "prompt_length": 9,
         "new_tokens": 3,
-        "engine_address": f"{PEER}:40000",
         "engine_certificate": "-----BEGIN CERTIFICATE-----",
     }
 
@@ -95,7 +94,7 @@ def assert_sentence(text: str) -> None:
 def test_a_request_survives_the_way(request_fields: dict[str, Any], description: ProgramDescription) -> None:
     request = SessionRequest.model_validate(request_fields)
     assert read_request(request.model_dump_json().encode()) == request
-    check_request(request, description, engine_version(), LIMITS, PEER)
+    check_request(request, description, engine_version(), LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -128,10 +127,7 @@ def test_a_request_survives_the_way(request_fields: dict[str, Any], description:
         ({"reveal": {"kind": "topk", "top": 65}}, "reveal.top"),
         ({"reveal": {"kind": "topk", "top": 6}}, "reveals at most topk:5 of each step, not topk:6"),
         ({"reveal": {"kind": "logits"}}, "reveals at most topk:5 of each step, not logits"),
-        ({"engine_address": "10.0.0.1:40000"}, "must listen where its request comes from"),
-        ({"engine_address": f"{PEER}:22"}, "port from 1024 on"),
-        ({"engine_address": f"{PEER}:99999"}, "HOST:PORT"),
-        ({"engine_address": "nowhere"}, "HOST:PORT"),
+        ({"engine_address": f"{PEER}:40000"}, "engine_address: extra inputs"),
         ({"engine_certificate": "x" * 5000}, "engine_certificate"),
         ({"engine_certificate": None}, "engine_certificate"),
     ],
@@ -218,14 +214,13 @@ def test_other_paths_and_methods_are_named(private_server: PrivateServer) -> Non
         ({"reveal": {"kind": "token"}}, "about to reveal token, and topk:5 was asked for"),
         ({"limits": {**LIMITS.model_dump(), "new_tokens": 2}}, "accepted 3 tokens and says that it allows 2"),
         ({"limits": {**LIMITS.model_dump(), "reveal": {"kind": "token"}}}, "accepted to reveal topk:5 and says that it allows token"),
-        ({"engine_address": "nowhere"}, "HOST:PORT"),
     ],
 )
 def test_the_client_checks_the_server_too(
     description: ProgramDescription, request_fields: dict[str, Any], changes: dict[str, Any], part: str
 ) -> None:
     request = SessionRequest.model_validate(request_fields | {"reveal": LIMITS.reveal})
-    fields = {**request.model_dump(), "session": "1", "limits": LIMITS.model_dump()}
+    fields = {**request.model_dump(), "session": "1", "limits": LIMITS.model_dump(), "link_token": "t"}
     check_accepted(Accepted.model_validate(fields), request, description, engine_version())
     with pytest.raises(SessionError) as refusal:
         check_accepted(Accepted.model_validate(fields | changes), request, description, engine_version())
@@ -235,7 +230,7 @@ def test_the_client_checks_the_server_too(
 
 @pytest.mark.parametrize("field", sorted(Accepted.model_fields.keys() - {"event"}))
 def test_a_server_may_leave_nothing_out(request_fields: dict[str, Any], field: str) -> None:
-    fields = {**request_fields, "event": "accepted", "session": "1", "limits": LIMITS.model_dump()}
+    fields = {**request_fields, "event": "accepted", "session": "1", "limits": LIMITS.model_dump(), "link_token": "t"}
     assert isinstance(read_event(json.dumps(fields)), Accepted)
     with pytest.raises(SessionError, match="not an event of this protocol"):
         read_event(json.dumps({name: value for name, value in fields.items() if name != field}))

@@ -18,6 +18,7 @@ from hushlm.plan.engine_tiles import SHARE_BYTES
 from hushlm.plan.needs import (
     IDENTITY_BYTES,
     MOST_ELEMENTS,
+    SEED_BYTES,
     AttendNeed,
     CentreNeed,
     MultiplyNeed,
@@ -29,7 +30,7 @@ from hushlm.plan.needs import (
 )
 from hushlm.plan.protocol_settings import SMALL_RING_BITS
 
-__all__ = ["OfflineKind", "kept_bytes", "offline_calls", "offline_exchanges"]
+__all__ = ["OfflineKind", "kept_bytes", "material_bytes", "offline_calls", "offline_exchanges"]
 
 
 class OfflineKind(StrEnum):
@@ -133,28 +134,36 @@ def offline_exchanges(
     return found
 
 
+def material_bytes(needs: Sequence[Sequence[Need]]) -> tuple[int, int]:
+    """The bytes of one answer's masks and shares of products in the client's memory, while they are made and used, and in the server's."""
+    parts = [_masks_and_products(need) for each in needs for need in each]
+    return sum(client + product for client, _, product in parts), sum(server + product for _, server, product in parts)
+
+
 def kept_bytes(needs: Sequence[Sequence[Need]]) -> tuple[int, int]:
-    """The bytes of one answer's masks and shares that the client keeps until the answer, and those that the server keeps."""
-    parts = [_kept(need) for each in needs for need in each]
-    return sum(client for client, _ in parts), sum(server for _, server in parts)
+    """The bytes of one answer that the client stores until the answer, and those that the server stores: shares of products, and the
+    masks as their seed. What describes them comes on top, some hundred bytes a need."""
+    products = sum(product for each in needs for _, _, product in map(_masks_and_products, each)) + SEED_BYTES
+    return products, products
 
 
-def _kept(need: Need) -> tuple[int, int]:
+def _masks_and_products(need: Need) -> tuple[int, int, int]:
+    """Bytes of the client's masks, of the server's, and of either's share of the products."""
     match need:
         case ProjectNeed(_, rows, inner, outer, ring_bits):
-            return rows * (inner * ring_bits // 8 + outer * SHARE_BYTES), rows * outer * SHARE_BYTES
+            return rows * inner * ring_bits // 8, 0, rows * outer * SHARE_BYTES
         case ScaleNeed(heads, rows, width):
-            return 2 * heads * rows * width * SHARE_BYTES, heads * rows * (width + 1) * SHARE_BYTES
+            return heads * rows * width * SHARE_BYTES, heads * rows * SHARE_BYTES, heads * rows * width * SHARE_BYTES
         case AttendNeed(_, side, heads, rows, width, _, new):
-            words = heads * (rows * need.left_width + new * width + rows * (need.opened if side == "keys" else width))
+            masks, products = heads * (rows * need.left_width + new * width), heads * rows * (need.opened if side == "keys" else width)
         case SquareNeed(elements):
-            words = 2 * elements
+            masks, products = elements, elements
         case ScaleRowsNeed(rows, width):
-            words = rows * (2 * width + 1)
+            masks, products = rows * (width + 1), rows * width
         case CentreNeed(rows, width):
-            words = rows * (2 * width + 2)
+            masks, products = rows * (width + 1), rows * (width + 1)
         case MultiplyNeed(elements):
-            words = 3 * elements
+            masks, products = 2 * elements, elements
         case _:
             assert_never(need)
-    return words * SHARE_BYTES, words * SHARE_BYTES
+    return masks * SHARE_BYTES, masks * SHARE_BYTES, products * SHARE_BYTES

@@ -1,4 +1,4 @@
-"""What the online forms move, as a formula: the words that are opened, exactly, and so many bytes an element of what the engine does.
+"""What the online forms move, as a formula: the words that are opened, and the calls of the engine's primitives, both exactly.
 
 The engine's prices are facts of Cheetah (SPU 0.9.5), counted between two processes with stocks of oblivious transfers in hand; refills of
 stocks (about 1.06 MB for each 1.0 to 1.3 million transfers) come on top. Bytes are both directions, payload alone.
@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import assert_never
 
+from hushlm.cost.calls import CALLS, Call, Sent, call_rounds, call_sent
+from hushlm.cost.network import Network
+from hushlm.cost.tournament import kernel_tournament, reveal_tournament, tournament_calls
 from hushlm.plan import (
     Activate,
     ActivatedGate,
@@ -22,6 +25,7 @@ from hushlm.plan import (
     Plan,
     Prepend,
     Project,
+    ProtocolSettings,
     Reveal,
     RmsNormalise,
     Rotate,
@@ -43,12 +47,11 @@ from hushlm.plan.needs import (
 )
 from hushlm.plan.protocol_settings import SMALL_RING_BITS
 
-__all__ = ["OnlineBytes", "online_bytes", "opened_bytes"]
+__all__ = ["OnlineBytes", "engine_bytes", "online_bytes", "online_calls", "opened_bytes"]
 
-TRUNCATION = 3.125
-SMALL_COMPARISON = 40.5
-SMALL_SELECTION = 8.25
-SELECTION = 16.25
+SMALL_COMPARISON = CALLS["compare"].bytes
+SMALL_SELECTION = CALLS["select"].bytes
+SELECTION = CALLS["select-64"].bytes
 WORD = 8
 
 
@@ -58,16 +61,21 @@ class OnlineBytes:
 
     Attributes:
         opened: words that the parties send each other by the online forms, exact.
-        engine: truncations, comparisons and selections.
-        inverse_roots: so many are left to the engine's own program, whose bytes are not in `engine`.
+        engine: truncations, comparisons and selections, exact but for refills of stocks.
+        inverse_roots: so many are left to the engine's own program, whose bytes, messages and rounds are not in the others.
+        client_messages, server_messages: how often each sends, exact but for refills of stocks.
+        rounds: round trips waited for, about.
     """
 
     opened: int = 0
-    engine: float = 0.0
+    engine: int = 0
     inverse_roots: int = 0
+    client_messages: int = 0
+    server_messages: int = 0
+    rounds: float = 0.0
 
     @property
-    def total(self) -> float:
+    def total(self) -> int:
         return self.opened + self.engine
 
 
@@ -92,75 +100,116 @@ def opened_bytes(need: Need) -> tuple[int, int]:
     return WORD * words, WORD * words
 
 
-def engine_bytes(operation: Operation, fraction_bits: int) -> float:
-    """What the engine moves for an operation's online form, inverse roots not included."""
+def online_calls(operation: Operation, network: Network | None = None, fraction_bits: int = 18) -> list[Call]:
+    """The calls of an operation's online form, in order, inverse roots left out."""
 
-    def widened(elements: int, bits: int = 0) -> float:
-        return TRUNCATION * elements * -(-(SMALL_RING_BITS + bits) // fraction_bits)
+    def widened(elements: int, bits: int = 0) -> list[Call]:
+        return [Call("truncate", elements)] * -(-(SMALL_RING_BITS + bits) // fraction_bits)
+
+    def product(elements: int) -> list[Call]:
+        return [Call("open", 1), Call("truncate", elements)]
+
+    def projected(elements: int) -> list[Call]:
+        return [Call("client sends", 1), Call("truncate", elements)]
+
+    def clipped(elements: int) -> list[Call]:
+        signs = [Call("compare", elements), Call("select", elements), Call("compare", elements)]
+        return [*signs, *([Call("select-64", elements)] * 2)]
 
     match operation:
         case Embed(rows, _, width):
-            return widened(rows * width)
+            return [Call("client sends", 1), *widened(rows * width)]
         case Normalise(rows, width):
-            return TRUNCATION * (2 * rows + rows * width)
+            return [Call("truncate", rows), *product(rows), *product(rows * width)]
         case RmsNormalise(rows, width):
-            return TRUNCATION * (rows + rows * width)
+            return [*product(rows), *product(rows * width)]
         case Project(rows, _, outer):
-            return TRUNCATION * rows * outer
+            return projected(rows * outer)
         case ScaleRows(rows, width):
-            return TRUNCATION * rows * width
+            return product(rows * width)
         case Rotate():
-            return TRUNCATION * operation.entries
+            return [Call("truncate", operation.entries)]
         case Prepend():
-            return 0.0
+            return []
         case Scores(heads, rows, keys):
-            return TRUNCATION * heads * (rows * (rows + 1) // 2 if operation.is_triangle else rows * keys)
+            return product(heads * (rows * (rows + 1) // 2 if operation.is_triangle else rows * keys))
         case Kernel(heads):
-            scores = operation.elements
-            maxima = scores - heads * len(row_lengths(operation))
-            comparisons = (SMALL_COMPARISON + SMALL_SELECTION) * (maxima + scores)
-            return comparisons + widened(scores, operation.squarings) + TRUNCATION * scores * operation.squarings
+            scores, form = operation.elements, kernel_tournament(operation, network)
+            maxima = tournament_calls(row_lengths(operation), heads, form, clip=True)
+            return [*maxima, *widened(scores, operation.squarings), *(product(scores) * operation.squarings)]
         case Mix(heads, rows, _, head_width):
-            return TRUNCATION * heads * rows * head_width
+            return product(heads * rows * head_width)
         case Divide(heads, rows, width, largest):
             sums, steps = heads * rows, halvings(largest)
-            powers = steps * (SMALL_COMPARISON + 2 * SELECTION) + (TRUNCATION if steps else 0)
-            # v, its square and cube, the last product, and the two linear combinations.
-            return sums * (powers + 6 * TRUNCATION) + TRUNCATION * sums * width
+            select, last = ([Call("select-64", steps * sums)], [Call("truncate", sums)]) if steps else ([], [])
+            powers = [Call("compare", steps * sums), *select] if steps else []
+            # v; its square; its cube, with a linear combination; the last product.
+            polynomial = [Call("truncate", sums), *product(sums), *product(2 * sums), *product(sums)]
+            return [*powers, *polynomial, *select, *last, *product(sums * width)]
         case Activate(rows, width, kind):
-            each = {
-                "relu": SMALL_COMPARISON + SELECTION,
-                "squared-relu": SMALL_COMPARISON + SELECTION + TRUNCATION,
-                "square": TRUNCATION,
-                "polynomial": 2 * (SMALL_COMPARISON + SELECTION) + 2 * TRUNCATION,
-                "gelu-quartic": 2 * (SMALL_COMPARISON + SELECTION) + SMALL_SELECTION + 3 * TRUNCATION,
-            }
-            return rows * width * each[kind]
+            n = rows * width
+            match kind:
+                case "relu":
+                    return [Call("compare", n), Call("select-64", n)]
+                case "squared-relu":
+                    return [Call("compare", n), Call("select-64", n), *product(n)]
+                case "square":
+                    return product(n)
+                case "polynomial":
+                    return [Call("compare", 2 * n), Call("select-64", 2 * n), *product(n), Call("truncate", n)]
+                case "gelu-quartic":
+                    return [*clipped(n), *product(n), *product(n), Call("truncate", n)]
+                case _:
+                    raise AssertionError(f"{kind} has no prepared form")
         case Gate(rows, width):
-            return TRUNCATION * rows * width
+            return product(rows * width)
         case ActivatedGate(rows, width, kind):
-            truncations = {"silu-quadratic": 3, "silu-quartic": 4}[kind]
-            return rows * width * (2 * (SMALL_COMPARISON + SELECTION) + SMALL_SELECTION + truncations * TRUNCATION)
-        case Reveal(kind=kind):
+            n = rows * width
+            squares = {"silu-quadratic": 1, "silu-quartic": 2}[kind]
+            return [*clipped(n), *(product(n) * squares), Call("truncate", n), *product(n)]
+        case Reveal(vocabulary, kind, rows=rows):
             if kind == "logits":
-                return 0.0
-            raise ValueError("The bytes of a private arg max are counted, not given by a formula.")
+                return []
+            if kind == "token" and (network is not None or rows > 1):
+                return tournament_calls([vocabulary], rows, reveal_tournament(operation, network), clip=False, carried=2)
+            raise ValueError("The bytes of a private top-k, or of an arg max without a network, are counted, not given by a formula.")
         case _:
             assert_never(operation)
 
 
-def online_bytes(plan: Plan, opened: dict[str, int], fraction_bits: int = 18) -> dict[tuple[int | None, str], OnlineBytes]:
-    """Bytes of every step of a pass by layer and name.
+def engine_bytes(operation: Operation, fraction_bits: int, threads: int = ProtocolSettings.threads) -> int:
+    """What the engine moves for an operation's online form, in pairs, inverse roots not included."""
+    return sum(
+        sent.client_bytes + sent.server_bytes
+        for sent in (call_sent(call, threads, fraction_bits) for call in online_calls(operation, None, fraction_bits))
+    )
+
+
+def online_bytes(
+    plan: Plan, opened: dict[str, int], fraction_bits: int = 18, network: Network | None = None, threads: int = ProtocolSettings.threads
+) -> dict[tuple[int | None, str], OnlineBytes]:
+    """Bytes and messages of every step of a pass by layer and name.
 
     Args:
         opened: rows of each cache that earlier passes opened, brought up to date; as `pass_needs` takes it.
+        network: by which forms are chosen.
+        threads: of each party's engine.
 
     Raises:
-        ValueError: for a plan whose answer is a private arg max or top-k.
+        ValueError: for a plan whose answer is a private top-k.
     """
     found: dict[tuple[int | None, str], OnlineBytes] = {}
     for step, needs in pass_needs(plan, opened):
         sent = sum(sum(opened_bytes(need)) for need in needs)
         roots = step.operation.rows if isinstance(step.operation, Normalise | RmsNormalise) else 0
-        found[step.layer, str(step.name)] = OnlineBytes(sent, engine_bytes(step.operation, fraction_bits), roots)
+        calls = online_calls(step.operation, network, fraction_bits)
+        by_engine = sum((call_sent(call, threads, fraction_bits) for call in calls), Sent())
+        found[step.layer, str(step.name)] = OnlineBytes(
+            opened=sent,
+            engine=by_engine.client_bytes + by_engine.server_bytes,
+            inverse_roots=roots,
+            client_messages=by_engine.client_messages,
+            server_messages=by_engine.server_messages,
+            rounds=call_rounds(calls),
+        )
     return found

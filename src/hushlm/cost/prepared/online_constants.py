@@ -1,4 +1,4 @@
-"""The fitted round trips and seconds of the calls that answer from prepared material; bytes and messages need no constants of their own."""
+"""The fitted seconds of the calls that answer from prepared material; bytes, messages and round trips need no constants here."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ FILE = "prepared-cheetah-spu-0.9.5.json"
 class OnlineConstants:
     """What one unit of each call takes; the model is linear in these numbers.
 
-    Round trips:
-        *_rounds: of one call: opening words to both, sending them one way, a truncation, a selection, a comparison in 32 bits.
     Seconds, either CPU seconds of both parties, or those that pass with no network between them:
         program_seconds: handing words to a compiled program and taking results back.
         call_seconds: a primitive inside a program.
@@ -28,14 +26,9 @@ class OnlineConstants:
         word_seconds, truncation_seconds, select_seconds, compare_seconds: an element of these.
         multiplication_seconds, full_multiplication_seconds: a multiplication of float64 pieces, by weights and of two shared matrices.
         weight_seconds: reading one weight. limb_seconds: cutting one word into a piece, and putting one together.
+        refill_seconds: one refill of one worker's stock of oblivious transfers, in either ring.
         compile_seconds: compiling one program, in the first answer that needs it.
     """
-
-    open_rounds: float = 0.0
-    send_rounds: float = 0.0
-    truncation_rounds: float = 0.0
-    select_rounds: float = 0.0
-    compare_rounds: float = 0.0
 
     program_seconds: float = 0.0
     call_seconds: float = 0.0
@@ -48,6 +41,7 @@ class OnlineConstants:
     full_multiplication_seconds: float = 0.0
     weight_seconds: float = 0.0
     limb_seconds: float = 0.0
+    refill_seconds: float = 0.0
     compile_seconds: float = 0.0
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 from hushlm.architectures import Architecture
@@ -12,7 +12,7 @@ from hushlm.config import ModelShape
 from hushlm.cost.constants import load_constants
 from hushlm.cost.exchange import Exchange
 from hushlm.cost.network import WAN, Network
-from hushlm.cost.prepared.calls import OnlineCalls, online_calls
+from hushlm.cost.prepared.calls import OnlineCalls, calls_with
 from hushlm.cost.prepared.offline import kept_bytes, offline_calls
 from hushlm.cost.prepared.online import online_exchange
 from hushlm.cost.prepared.online_constants import load_online_constants
@@ -20,7 +20,7 @@ from hushlm.cost.pricing import Amount, CostReport, amounts_by, amounts_together
 from hushlm.cost.primitives import Primitives
 from hushlm.cost.program_overhead import overhead_seconds
 from hushlm.plan import HUSH, Operation, Plan, ProtocolSettings, Reveal, Rewrites, bucket_length, decode_plan, prefill_plan
-from hushlm.plan.needs import Need, answer_needs, pass_needs
+from hushlm.plan.needs import AttendNeed, Need, ProjectNeed, answer_needs, pass_needs
 
 __all__ = ["ANSWERS", "PreparedCost", "price_prepared", "price_prepared_passes"]
 
@@ -138,7 +138,7 @@ def price_prepared_passes(
     settings = settings or ProtocolSettings()
     online = load_online_constants()
     values, elapsed = (
-        online_calls(bytes_of, seconds, settings)
+        calls_with(bytes_of, seconds, settings)
         for bytes_of, seconds in ((load_constants().values, online.values), (load_constants().elapsed, online.elapsed))
     )
 
@@ -148,25 +148,36 @@ def price_prepared_passes(
 
     lengths = [bucket_length(prompt + index, shape.context) for index in range(new_tokens)]
     plans = [prefill_plan(architecture, shape, lengths[0], reveal, rewrites), *map(further, lengths[1:])]
-    opened: dict[str, int] = {}
-    return tuple(_pass(plan, opened, values, elapsed, network) for plan in plans)
+    prices = dict[tuple[Operation, tuple[Need, ...]], Exchange]()
 
+    def priced(operation: Operation, needs: tuple[Need, ...]) -> Exchange:
+        """Equal layers are priced once."""
+        key = (operation, needs)
+        if key not in prices:
+            prices[key] = _online(operation, needs, values, elapsed)
+        return prices[key]
 
-def _pass(plan: Plan, opened: MutableMapping[str, int], values: OnlineCalls, elapsed: OnlineCalls, network: Network) -> CostReport:
-    exchanges = [_online(step.operation, tuple(map(_unnamed, needs)), values, elapsed) for step, needs in pass_needs(plan, opened)]
     set_up = replace(values.set_up(), compute_seconds=elapsed.set_up().cpu_seconds)
-    return pass_report(plan, network, exchanges, sum(exchanges, Exchange()), set_up)
+    opened, reports = dict[str, int](), []
+    for plan in plans:
+        exchanges = [priced(step.operation, tuple(map(_unnamed, needs))) for step, needs in pass_needs(plan, opened)]
+        reports.append(pass_report(plan, network, exchanges, sum(exchanges, Exchange()), set_up))
+    return tuple(reports)
 
 
 def _unnamed(need: Need) -> Need:
-    """The same need of another layer, so that equal layers are priced once."""
-    named = {name: "" for name in ("weight", "cache") if hasattr(need, name)}
-    return replace(need, **named) if named else need
+    """The same need of any layer."""
+    match need:
+        case ProjectNeed():
+            return replace(need, weight="")
+        case AttendNeed():
+            return replace(need, cache="")
+        case _:
+            return need
 
 
-@lru_cache(maxsize=65_536)
 def _online(operation: Operation, needs: tuple[Need, ...], values: OnlineCalls, elapsed: OnlineCalls) -> Exchange:
-    exchange, timed = (p.large.amortised(online_exchange(operation, needs, p)) for p in (values, elapsed))
+    exchange, timed = (p.amortised(online_exchange(operation, needs, p)) for p in (values, elapsed))
     # Its price already contains what it draws from the stocks.
     return replace(exchange, compute_seconds=timed.cpu_seconds, triples=(), forward_transfers=(), back_transfers=())
 

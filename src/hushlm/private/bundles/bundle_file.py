@@ -2,7 +2,8 @@
 
 info        JSON: who may use it, and for what
 needs       JSON: what each item is good for, in order
-N.NAME      words of item N, by their names
+seed        what the masks are drawn from again, if it is known
+N.NAME      words of item N that the seed does not give, by their names
 manifest    JSON: the SHA-256 hash of every other entry, with its type and shape
 """
 
@@ -10,8 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_type_hints
 
@@ -23,9 +24,11 @@ from safetensors.numpy import save
 from hushlm.plan.needs import Need
 from hushlm.private.bundles.bundle_errors import BundleError
 from hushlm.private.bundles.private_files import check_file
+from hushlm.private.prepared.masks import MaskSource
 from hushlm.private.prepared.material import IDENTITY_BYTES, Item, Material
+from hushlm.private.prepared.offline import draw_item
 
-__all__ = ["IDENTITY_PATTERN", "BundleInfo", "StoredInfo", "bundle_content", "read_bundle", "read_info"]
+__all__ = ["IDENTITY_PATTERN", "BundleInfo", "StoredInfo", "bundle_content", "further_attributes", "read_bundle", "read_info"]
 
 IDENTITY_PATTERN = f"[0-9a-f]{{{2 * IDENTITY_BYTES}}}"
 
@@ -60,6 +63,7 @@ class StoredInfo(BaseModel):
     Attributes:
         party, peer: whose half it is, and with whom.
         inode: number of the file that it was written to. A copy has another one and is refused; two files cannot both be used.
+        more: further attributes of the material.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -72,28 +76,43 @@ class StoredInfo(BaseModel):
     new_tokens: int = Field(ge=1)
     created_at: AwareDatetime
     inode: int
+    more: dict[str, int] = {}
+
+
+def _stored_form(need: type) -> type[BaseModel]:
+    """The model of a kind of need in the file: its name as `kind`, and its fields, all required and no others."""
+    definitions: dict[str, Any] = {"kind": (Literal[need.__name__], ...)}
+    definitions |= {name: (kind, ...) for name, kind in get_type_hints(need).items()}
+    return create_model(f"Stored{need.__name__}", __config__=ConfigDict(extra="forbid", frozen=True, strict=True), **definitions)
 
 
 _NEEDS = {each.__name__: each for each in get_args(Need)}
-_STORED_NEEDS: tuple[Any, ...] = tuple(
-    create_model(
-        f"Stored{name}",
-        __config__=ConfigDict(extra="forbid", frozen=True, strict=True),
-        kind=(Literal[name], ...),  # type: ignore[valid-type]
-        **{field: (kind, ...) for field, kind in get_type_hints(need).items()},
-    )
-    for name, need in _NEEDS.items()
+_STORED_NEEDS = tuple(_stored_form(need) for need in _NEEDS.values())
+_NEED_LIST: TypeAdapter[list[Any]] = TypeAdapter(
+    list[Annotated[Union[_STORED_NEEDS], Field(discriminator="kind")]],  # type: ignore[valid-type]  # noqa: UP007
 )
-_NEED_LIST: TypeAdapter[list[Any]] = TypeAdapter(list[Annotated[Union[_STORED_NEEDS], Field(discriminator="kind")]])  # noqa: UP007
 _MANIFEST: TypeAdapter[dict[str, str]] = TypeAdapter(dict[str, str])
 
 
-def bundle_content(info: StoredInfo, items: Sequence[Item]) -> bytes:
-    """The file's content."""
+def further_attributes(material: Material) -> dict[str, int]:
+    """What a material says of itself beyond its lengths and identity: `StoredInfo.more`."""
+    known = {"prompt_bucket", "new_tokens", "identity"}
+    return {
+        each.name: getattr(material, each.name) for each in fields(material) if not each.name.startswith("_") and each.name not in known
+    }
+
+
+def bundle_content(info: StoredInfo, items: Sequence[Item], seed: bytes = b"") -> bytes:
+    """The file's content. Words that `seed` gives are left out, each only if it really gives them."""
     needs = [{"kind": type(item.need).__name__, **asdict(item.need)} for item in items]
     entries = {"info": _text(info.model_dump_json()), "needs": _text(json.dumps(needs))}
-    for number, item in enumerate(items):
-        entries |= {f"{number}.{name}": np.ascontiguousarray(words) for name, words in item.words.items()}
+    if seed:
+        entries["seed"] = np.frombuffer(seed, np.uint8)
+    again = _drawn_again([item.need for item in items], seed, info)
+    for number, (item, drawn) in enumerate(zip(items, again, strict=True)):
+        for name, words in item.words.items():
+            if name not in drawn or drawn[name].dtype != words.dtype or not np.array_equal(drawn[name], words):
+                entries[f"{number}.{name}"] = np.ascontiguousarray(words)
     manifest = {name: _digest(entry) for name, entry in entries.items()}
     return save({**entries, "manifest": _text(json.dumps(manifest))})
 
@@ -130,15 +149,25 @@ def read_bundle(path: Path) -> tuple[StoredInfo, Material]:
             raise _damaged(path)
         info = StoredInfo.model_validate_json(entries.pop("info").tobytes())
         stored = _NEED_LIST.validate_json(entries.pop("needs").tobytes())
+        seed = entries.pop("seed", np.empty(0, np.uint8))
     except (SafetensorError, ValueError, KeyError):
         raise _damaged(path) from None
-    words: list[dict[str, np.ndarray]] = [{} for _ in stored]
+    needs = [_NEEDS[each.kind](**each.model_dump(exclude={"kind"})) for each in stored]
+    words = list(_drawn_again(needs, seed.tobytes(), info))
     for entry, value in entries.items():
         number, _, name = entry.partition(".")
         words[int(number)][name] = value
-    needs = [_NEEDS[each.kind](**each.model_dump(exclude={"kind"})) for each in stored]
     items = [Item(need, own) for need, own in zip(needs, words, strict=True)]
-    return info, Material(info.prompt_bucket, info.new_tokens, bytes.fromhex(info.identity), items)
+    seed[:] = 0
+    more: dict[str, Any] = dict(info.more)
+    return info, Material(info.prompt_bucket, info.new_tokens, bytes.fromhex(info.identity), items, **more)
+
+
+def _drawn_again(needs: Sequence[Need], seed: bytes, info: StoredInfo) -> Iterator[dict[str, np.ndarray]]:
+    """The words that a seed gives, need by need; without a seed none."""
+    source = MaskSource.again(seed) if seed else None
+    for need in needs:
+        yield {} if source is None else draw_item(need, source, info.party == "client").words
 
 
 def _text(text: str) -> np.ndarray:
@@ -147,7 +176,7 @@ def _text(text: str) -> np.ndarray:
 
 def _digest(entry: np.ndarray) -> str:
     digest = hashlib.sha256(f"{entry.dtype.str}{entry.shape}".encode())
-    digest.update(entry.reshape(-1).view(np.uint8))
+    digest.update(entry.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

@@ -14,7 +14,15 @@ from filelock import FileLock, Timeout
 
 from hushlm.files.atomic import sync_folder
 from hushlm.private.bundles.bundle_errors import BundleError, BundleStoreError, told_in_a_sentence
-from hushlm.private.bundles.bundle_file import IDENTITY_PATTERN, BundleInfo, StoredInfo, bundle_content, read_bundle, read_info
+from hushlm.private.bundles.bundle_file import (
+    IDENTITY_PATTERN,
+    BundleInfo,
+    StoredInfo,
+    bundle_content,
+    further_attributes,
+    read_bundle,
+    read_info,
+)
 from hushlm.private.bundles.private_files import check_folder, erase, make_folder, write_all, write_private
 from hushlm.private.bundles.used_ledger import UsedLedger
 from hushlm.private.engine import Party
@@ -97,8 +105,9 @@ class BundleStore:
                         new_tokens=material.new_tokens,
                         created_at=datetime.datetime.now(datetime.UTC),
                         inode=os.fstat(handle).st_ino,
+                        more=further_attributes(material),
                     )
-                    content = bundle_content(info, items)
+                    content = bundle_content(info, items, material.seed)
                     self._check_room(len(content))
                     material.drop()
                     write_all(handle, content)

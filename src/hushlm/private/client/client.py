@@ -21,7 +21,6 @@ from hushlm.private.client.client_settings import ClientSettings
 from hushlm.private.client.control_channel import ControlChannel, UnavailableError
 from hushlm.private.client.coroutine_thread import iterate
 from hushlm.private.client.estimate import Estimate, estimate
-from hushlm.private.client.prepared_estimate import prepared_estimate
 from hushlm.private.client.prepared_shelf import ClientShelf, prepared_folder
 from hushlm.private.client.preparing import (
     OnPreparation,
@@ -52,7 +51,7 @@ class Client:
         server: HOST:PORT of the server.
         keys: folder with authority.pem and this client's .pem and .key.
         name: name of this client's files there, without .pem and .key.
-        settings: how long to wait, how often to ask again, and where to listen.
+        settings: how long to wait, and how often to ask again.
 
     Raises:
         ValueError: one sentence: the folder is not an export, the keys are unusable, there is no engine, or the address is malformed.
@@ -66,9 +65,20 @@ class Client:
         self.shelf = ClientShelf(settings.prepared_folder or prepared_folder(keys, name), server, self.description)
         self._runner = SessionRunner(model.absolute(), self.description, engine_version(), control, settings)
 
-    def estimate(self, prompt_length: int, new_tokens: int, reveal: RevealPolicy = RevealPolicy(), network: Network = LAN) -> Estimate:
-        """What a question is going to move and how long it will take, before it is asked; lengths are in tokens."""
-        return estimate(self.description, prompt_length, new_tokens, reveal, network)
+    def estimate(
+        self,
+        prompt_length: int,
+        new_tokens: int,
+        reveal: RevealPolicy = RevealPolicy(),
+        network: Network = LAN,
+        prepared: bool = False,
+    ) -> Estimate:
+        """What a question is going to move and how long it will take, before it is asked; lengths are in tokens.
+
+        Args:
+            prepared: whether it is answered from material that was prepared before.
+        """
+        return estimate(self.description, prompt_length, new_tokens, reveal, network, prepared)
 
     def ask(
         self,
@@ -196,7 +206,7 @@ class Client:
                 bundle = self._take(question) if choice != "never" and server_keeps else None
                 if bundle is not None:
                     given_back.callback(self.shelf.give_back, bundle)
-                tracker = self._tracker(question, start, bundle is not None)
+                tracker = await asyncio.to_thread(self._tracker, question, start, bundle is not None)
                 if bundle is None and choice != "never" and server_keeps:
                     missing = self._missing(question)
                     if choice == "only":
@@ -220,11 +230,8 @@ class Client:
                             raise
 
     def _tracker(self, question: Question, start: float, prepared: bool) -> ProgressTracker:
-        description, length, new_tokens = self.description, question.prompt_length, question.new_tokens
-        layers, today = description.shape.layers, self.estimate(length, new_tokens, question.reveal)
-        if prepared:
-            return ProgressTracker(layers, prepared_estimate(description, length, new_tokens, question.reveal, today), start, True)
-        return ProgressTracker(layers, today, start)
+        expected = self.estimate(question.prompt_length, question.new_tokens, question.reveal, prepared=prepared)
+        return ProgressTracker(self.description.shape.layers, expected, start, prepared)
 
     def _take(self, question: Question) -> BundleInfo | None:
         """Raises: SessionError, if this side's store cannot be used; nothing has begun."""
@@ -237,9 +244,11 @@ class Client:
         """The beginning of a sentence on what is not prepared, and how to prepare it."""
         context, new_tokens = self.description.shape.context, question.new_tokens
         length = min(bucket_length(question.prompt_length, context), context - new_tokens)
+        unusable = self.shelf.unusable()
+        spoilt = f" ({unusable} that are stored cannot be used: `hushlm prepared list` says why)" if unusable else ""
         return (
-            f"No answer is prepared for a prompt of {question.prompt_length} tokens and {new_tokens} new ones: make some before you ask, "
-            f"with `hushlm prepare ... --prompt-tokens {length} --tokens-each {new_tokens}`"
+            f"No answer is prepared for a prompt of {question.prompt_length} tokens and {new_tokens} new ones{spoilt}: "
+            f"make some before you ask, with `hushlm prepare ... --prompt-tokens {length} --tokens-each {new_tokens}`"
         )
 
     async def _attempts(

@@ -1,4 +1,4 @@
-"""How a client behaves: how long it waits for what, how often it asks again, and where its engine listens."""
+"""How a client behaves: how long it waits for what, and how often it asks again."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ PreparedChoice = Literal["auto", "only", "never"]
 
 @dataclass(frozen=True)
 class ClientSettings:
-    """Times in seconds, retries, and the address at which the server's engine finds this one.
+    """Times in seconds, and retries.
 
     Attributes:
-        connect_seconds: how long the control connection may take to open, and after it the engine's link.
+        connect_seconds: how long each connection to the server may take to open, and after them the engines' links.
         queue_seconds: how long to wait in the server's queue if all its workers are busy.
         start_seconds: how long the server's worker may take to load the weights.
         silent_seconds: how long the server's engine may be silent before the session is given up.
         alive_seconds: how long the server may be silent on the control connection, where it speaks every few seconds.
         retries: how often to ask again where no server is found, or one without a place.
-        listen_host: IP address of this machine that the server can reach; by default the one that its connections come from.
         prepared: whether questions use prepared answers: "auto" where one fits, "only" or not at all, "never".
         prepared_folder: where prepared answers are stored; by default beside the keys.
 
@@ -39,7 +38,6 @@ class ClientSettings:
     silent_seconds: float = 120.0
     alive_seconds: float = 6 * ALIVE_SECONDS
     retries: Retries = Retries()
-    listen_host: str | None = None
     prepared: PreparedChoice = "auto"
     prepared_folder: Path | None = None
 

@@ -1,4 +1,4 @@
-"""The client's end of the control channel: one request, then the server's events for as long as the session lasts."""
+"""The client's connections to the server: the control channel, with the server's events, and those that carry the engines' links."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 import httpx
 
 from hushlm.private.keys.certificates import client_context, load_keys
-from hushlm.private.session.addresses import format_address, local_host, parse_address
+from hushlm.private.session.addresses import format_address, parse_address
+from hushlm.private.session.engine_links import BUFFER_BYTES, LINK_PROTOCOL, LinkAnswer, LinkRequest, Role, Stream, bounded
 from hushlm.private.session.messages import (
     MAXIMUM_BODY_BYTES,
     Accepted,
@@ -63,15 +64,9 @@ class ControlChannel:
         self._server, self._keys = server, keys
         self._host, self._port = parse_address(server)
         self._connect_seconds, self._alive_seconds = connect_seconds, alive_seconds
-        self._context = client_context(load_keys(keys, name))
-
-    async def local_address(self) -> str:
-        """The IP address of this machine from which connections to the server come; nothing is sent.
-
-        Raises:
-            SessionError: the server's name is unknown, or this machine has no way to it.
-        """
-        return await asyncio.to_thread(local_host, self._host, self._port)
+        files = load_keys(keys, name)
+        self._context, self._link_context = client_context(files), client_context(files)
+        self._link_context.set_alpn_protocols([LINK_PROTOCOL])
 
     async def open(self, stack: contextlib.AsyncExitStack, request: SessionRequest) -> ServerEvents:
         """Post a request; the connection stays open until `stack` is left.
@@ -101,6 +96,40 @@ class ControlChannel:
                 raise BundleRefusedError(sentence, BundleProblem(response.status_code))
             raise SessionError(sentence)
         return server
+
+    async def open_link(self, token: str, caller: Role) -> Stream:
+        """Open a connection that carries one of a session's links; the caller closes it.
+
+        Args:
+            token: of the session.
+            caller: whose engine opens that link.
+
+        Raises:
+            SessionError: the connection could not be opened, or the server did not take it.
+        """
+        writer: asyncio.StreamWriter | None = None
+        joined = False
+        try:
+            async with asyncio.timeout(self._connect_seconds):
+                reader, writer = await asyncio.open_connection(
+                    self._host, self._port, limit=BUFFER_BYTES // 2, ssl=self._link_context, server_hostname=self._host
+                )
+                writer.write(LinkRequest(token=token, caller=caller).model_dump_json().encode() + b"\n")
+                answer = LinkAnswer.model_validate_json(await reader.readline(), strict=True)
+            joined = answer.error is None
+        except TimeoutError:
+            raise SessionError(f"{self._no_link()}: it did not answer within {self._connect_seconds:.0f} s.") from None
+        except (OSError, ValueError) as error:
+            raise SessionError(f"{self._no_link()}: it was stopped or killed, or the network broke.") from error
+        finally:
+            if writer is not None and not joined:
+                writer.transport.abort()
+        if answer.error is not None:
+            raise SessionError(f"{self._no_link()}: {printable(answer.error, 300)}")
+        return Stream(reader, bounded(writer))
+
+    def _no_link(self) -> str:
+        return f"The server at {self._server} accepted the session, and then no connection for its engine"
 
     def _unreachable(self, error: Exception) -> str:
         causes = list(_causes(error))

@@ -7,10 +7,11 @@ from functools import cache, cached_property
 from itertools import accumulate
 
 from hushlm.cost import LAN, CostReport, Network, price
+from hushlm.cost.prepared import price_prepared_passes
 from hushlm.plan import Plan, Reveal, bucket_length, decode_plan, prefill_plan
 from hushlm.private.program.description import ProgramDescription, RevealPolicy
 
-__all__ = ["Estimate", "estimate", "question_plans"]
+__all__ = ["Estimate", "estimate"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,12 @@ class Estimate:
 
 
 def estimate(
-    description: ProgramDescription, prompt_length: int, new_tokens: int, reveal: RevealPolicy = RevealPolicy(), network: Network = LAN
+    description: ProgramDescription,
+    prompt_length: int,
+    new_tokens: int,
+    reveal: RevealPolicy = RevealPolicy(),
+    network: Network = LAN,
+    prepared: bool = False,
 ) -> Estimate:
     """Price a question as `PrivateGenerator` runs it: lengths rounded up to buckets, one pass over the prompt, one a further token.
 
@@ -66,22 +72,21 @@ def estimate(
         prompt_length: how many tokens the prompt has.
         new_tokens: how many tokens are asked for.
         reveal: what is opened of each step.
-        network: the network for which seconds are predicted; bytes and messages do not depend on it.
+        network: the network for which seconds are predicted; bytes and messages of today's passes do not depend on it.
+        prepared: whether the answer uses material that was prepared before, which itself is not counted.
     """
+    shape, policy = description.shape, Reveal(description.shape.vocabulary, reveal.kind, reveal.top)
+    architecture, rewrites = description.parsed_architecture, description.rewrites
+    if prepared:
+        passes = price_prepared_passes(architecture, shape, prompt_length, new_tokens, policy, rewrites, description.engine, network)
+        return Estimate(passes, passes[0].set_up.bytes)
 
     @cache
     def priced(plan: Plan) -> CostReport:
         return price(plan, description.engine, network)
 
-    passes = tuple(priced(plan) for plan in question_plans(description, prompt_length, new_tokens, reveal))
-    return Estimate(passes, passes[0].set_up.bytes)
-
-
-def question_plans(description: ProgramDescription, prompt_length: int, new_tokens: int, reveal: RevealPolicy) -> list[Plan]:
-    """The passes of a question, one for each token."""
-    shape = description.shape
-    policy = Reveal(shape.vocabulary, reveal.kind, reveal.top)
-    architecture, rewrites = description.parsed_architecture, description.rewrites
     lengths = [bucket_length(prompt_length + index, shape.context) for index in range(new_tokens)]
     plans = [prefill_plan(architecture, shape, lengths[0], policy, rewrites)]
-    return plans + [decode_plan(architecture, shape, length, policy, rewrites) for length in lengths[1:]]
+    plans += [decode_plan(architecture, shape, length, policy, rewrites) for length in lengths[1:]]
+    passes = tuple(priced(plan) for plan in plans)
+    return Estimate(passes, passes[0].set_up.bytes)

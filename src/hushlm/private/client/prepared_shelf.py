@@ -37,6 +37,10 @@ class ClientShelf:
         """All that this side has."""
         return self._store.list(self._description.fingerprint)
 
+    def unusable(self) -> int:
+        """How many files there are that cannot be used; `hushlm prepared list` says why."""
+        return sum(bool(info.problem) for info in self._store.list())
+
     def fitting(self, prompt_length: int, new_tokens: int) -> list[BundleInfo]:
         """Those that are good for a question of these lengths, the closest first."""
         bucket = bucket_length(prompt_length, self._description.shape.context)

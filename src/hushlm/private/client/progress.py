@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from hushlm.private.client.estimate import Estimate
-from hushlm.private.client.prepared_estimate import PreparedEstimate
 from hushlm.private.engine.traffic import Traffic
 from hushlm.private.program.token_answer import StepTraffic, TokenAnswer
 from hushlm.private.session.process import WorkerEvent
@@ -69,7 +68,7 @@ class ProgressTracker:
         prepared: whether the session uses a prepared answer.
     """
 
-    def __init__(self, layers: int, expected: Estimate | PreparedEstimate, start: float, prepared: bool = False) -> None:
+    def __init__(self, layers: int, expected: Estimate, start: float, prepared: bool = False) -> None:
         self._layers, self._expected, self._start, self._prepared = layers, expected, start, prepared
         self._tokens = len(expected.passes)
         self._token, self._traffic = 1, Traffic()

@@ -16,6 +16,7 @@ from hushlm.private.client.control_channel import ControlChannel, ServerEvents, 
 from hushlm.private.client.prepared_shelf import ClientShelf
 from hushlm.private.program.description import PROTOCOL_VERSION, ProgramDescription, RevealPolicy
 from hushlm.private.program.sampling import Sampling
+from hushlm.private.session.engine_links import ROLES, EngineLinks, Role, engine_links
 from hushlm.private.session.handshake import check_accepted
 from hushlm.private.session.messages import (
     BundleProblem,
@@ -84,7 +85,7 @@ class SessionRunner:
         description: the program's description, from that folder.
         engine_version: name and version of this machine's engine.
         control: opens control connections to the server.
-        settings: the client's times, and where its engine listens.
+        settings: the client's times.
     """
 
     folder: Path
@@ -110,9 +111,9 @@ class SessionRunner:
         """
         async with contextlib.AsyncExitStack() as stack:
             try:
-                worker, request = await self._start(stack, wanted, shelf, bundle)
+                worker, request, links = await self._start(stack, wanted, shelf, bundle)
                 server = await self.control.open(stack, request)
-                async with contextlib.aclosing(self._wait(server, worker, request, wanted, shelf)) as waiting:
+                async with contextlib.aclosing(self._wait(server, worker, request, links, wanted, shelf)) as waiting:
                     async for place in waiting:
                         yield place
                 if isinstance(wanted, Preparation):
@@ -129,22 +130,23 @@ class SessionRunner:
 
     async def _start(
         self, stack: contextlib.AsyncExitStack, wanted: Question | Preparation, shelf: ClientShelf, bundle: str | None
-    ) -> tuple[WorkerProcess, SessionRequest]:
-        """Start the worker; its address and certificate are part of the request."""
+    ) -> tuple[WorkerProcess, SessionRequest, EngineLinks]:
+        """Start the worker, whose certificate is part of the request."""
         description, length = self.description, wanted.prompt_length
         asks = isinstance(wanted, Question)
         kind: SessionKind = "ask" if asks else "prepare"
         answers = 0 if isinstance(wanted, Question) else wanted.answers
         reveal, sampling = (wanted.reveal, wanted.sampling) if isinstance(wanted, Question) else (RevealPolicy(), Sampling())
         prepared = not asks or bundle is not None
-        host = self.settings.listen_host or await self.control.local_address()
         worker, scratch = await stack.enter_async_context(start_worker())
+        links = await stack.enter_async_context(engine_links("client", self.settings.connect_seconds))
         worker.send(
             Order(
                 role="client",
                 folder=self.folder,
                 scratch=scratch,
-                host=host,
+                own_address=links.own_address,
+                peer_address=links.peer_address,
                 fingerprint=description.fingerprint,
                 prompt_length=length,
                 new_tokens=wanted.new_tokens,
@@ -160,9 +162,8 @@ class SessionRunner:
             )
         )
         listening = _raise_failure(await worker.next())
-        assert listening.address is not None
         assert listening.certificate is not None
-        return worker, SessionRequest(
+        request = SessionRequest(
             protocol_version=PROTOCOL_VERSION,
             engine_version=self.engine_version,
             architecture=description.architecture,
@@ -171,19 +172,20 @@ class SessionRunner:
             prompt_length=length,
             new_tokens=wanted.new_tokens,
             reveal=reveal,
-            engine_address=listening.address,
             engine_certificate=listening.certificate,
             kind=kind,
             answers=answers,
             bundle=bundle,
             held=await asyncio.to_thread(shelf.names) if prepared else None,
         )
+        return worker, request, links
 
     async def _wait(
         self,
         server: ServerEvents,
         worker: WorkerProcess,
         request: SessionRequest,
+        links: EngineLinks,
         wanted: Question | Preparation,
         shelf: ClientShelf,
     ) -> AsyncGenerator[Queued, None]:
@@ -196,8 +198,33 @@ class SessionRunner:
                 raise SessionError(f"The server had no place within {self.settings.queue_seconds:.0f} s: ask again later.")
         check_accepted(event, request, self.description, self.engine_version)
         await asyncio.to_thread(shelf.reconcile, request.held, event.held)
+        try:
+            await self._link(links, event.link_token)
+        except SessionError as refusal:
+            raise await _reason(server, refusal) from refusal
         prompt = list(wanted.prompt_tokens) if isinstance(wanted, Question) else None
-        worker.send(PeerOrder(address=event.engine_address, certificate=event.engine_certificate, prompt=prompt))
+        worker.send(PeerOrder(certificate=event.engine_certificate, prompt=prompt))
+
+    async def _link(self, links: EngineLinks, token: str) -> None:
+        """Open both connections that carry the links, at once: each takes several round trips."""
+
+        async def link(caller: Role) -> None:
+            links.join(caller, await self.control.open_link(token, caller))
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for caller in ROLES:
+                    group.create_task(link(caller))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+
+
+async def _reason(server: ServerEvents, refusal: SessionError) -> SessionError:
+    """Why there are no links: where the session is over already, the control channel says so."""
+    with contextlib.suppress(TimeoutError, SessionError, httpx.HTTPError, ssl.SSLError):
+        async with asyncio.timeout(GRACE_SECONDS):
+            return session_failure(await server.end())
+    return refusal
 
 
 async def _follow(worker: WorkerProcess, server: ServerEvents) -> AsyncGenerator[WorkerEvent, None]:

@@ -42,12 +42,15 @@ def _relu(desk: Desk, x: Words) -> Words:
 
 
 def _smooth_relu(desk: Desk, x: Words, square: Square) -> Words:
-    """(min(max(x, -1), 1) + 1)^2 / 4 + max(x - 1, 0): two comparisons at once, two selections, one square."""
+    """(min(max(x, -1), 1) + 1)^2 / 4 + max(x - 1, 0): two comparisons in one call, two selections in another, one square."""
+    import jax.numpy as jnp
+
     one = 2**desk.fraction_bits
-    above, inside = desk.small(("joint", one), lambda v: (v >= one, v >= -one), [x], results=2)
-    over = desk.where(above, x - desk.constant(1.0))
-    joint = desk.where(inside, x - over + desk.constant(1.0))
-    return desk.divide(square(joint), 2) + over
+    limits = np.array([one, -one], np.int32)[:, None, None]
+    (bits,) = desk.small(("joint", one), lambda v: jnp.broadcast_to(v, (2, *v.shape)) >= limits, [x])
+    over, joint = desk.where(bits, np.stack([x - desk.constant(1.0), x + desk.constant(1.0)]))
+    # Above 1 both bits are set, and x + 1 - (x - 1) = 2.
+    return desk.divide(square(joint - over), 2) + over
 
 
 def activate_gate(desk: Desk, h: Words, square: Square, curve: Words | None) -> Words:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hushlm.cost.network import Network
 from hushlm.plan.protocol_settings import SMALL_RING_BITS
 from hushlm.private.engine import Engine, Executable, Party, Traffic, compile_program
 from hushlm.private.engine.shares import WordLink, Words, encode, install_bits, install_words, words_of
@@ -23,15 +24,18 @@ class Desk:
 
     Args:
         engine: of this party; the other one must make its desk at the same moment.
+        network: between the parties, by which forms are chosen: fewer bytes or fewer rounds. Both parties name the same one; without
+            one the forms are those with the fewest bytes.
 
     Attributes:
-        engine, party: this party's.
+        engine, party, network: this party's.
         fraction_bits: of fixed-point numbers.
         link: for words that are sent openly (because they are masked).
         compilations: how many programs were compiled; they are kept by what they compute and by shapes.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, network: Network | None = None) -> None:
+        self.network = network
         self.engine, self.party, self.fraction_bits = engine, engine.party, engine.settings.fraction_bits
         self.is_client = engine.party is Party.CLIENT
         self.link, self._small = WordLink(engine), SmallRing(engine)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from hushlm.cost.network import Network
 from hushlm.plan import bucket_length
 from hushlm.plan.needs import ProjectNeed, answer_needs
 from hushlm.private.engine import Traffic
@@ -15,6 +16,7 @@ from hushlm.private.prepared.offline import OnWork, Preparer
 from hushlm.private.prepared.prepared_backend import PreparedBackend
 from hushlm.private.prepared.range_check import check_range
 from hushlm.private.program.description import ProgramDescription, RevealPolicy
+from hushlm.private.program.drafts import Draft, Guess, look_up
 from hushlm.private.program.generate import OnStep, PrivateGenerator
 from hushlm.private.program.token_answer import TokenAnswer
 
@@ -46,8 +48,13 @@ class PreparedGenerator:
         return self._desk.compilations
 
     def set_up(self) -> Traffic:
-        """One-time work of a session: keys, and stocks of oblivious transfers of both rings, so that an answer's bytes are its own."""
+        """One-time work of a session: keys, and stocks of oblivious transfers of both rings, so that an answer's bytes are its own.
+
+        Raises:
+            ValueError: if the parties named different networks: they would run different forms.
+        """
         desk, rows = self._desk, 32 * self._description.engine.threads
+        self._agree_on_network()
         words = np.zeros((rows, 64), np.uint64)
         desk.take_traffic()
         desk.program("set-up", lambda a, b: (a @ b) * a, [words, words[:64]])
@@ -56,20 +63,43 @@ class PreparedGenerator:
         desk.truncate(words)
         return desk.take_traffic()
 
-    def prepare(self, prompt_tokens: int, new_tokens: int, count: int = 1, on_work: OnWork | None = None) -> tuple[list[Material], Traffic]:
+    def _agree_on_network(self) -> None:
+        network, link = self._desk.network, self._desk.link
+        mine = np.array([0.0, 0.0] if network is None else [network.round_trip_seconds, network.bits_per_second])
+        link.send(mine)
+        theirs = link.receive(mine.shape, np.float64)
+        if (theirs != mine).any():
+            other = Network("the other party's", *theirs.tolist()) if theirs.any() else None
+            raise ValueError(f"The parties take different networks to be between them, {network} and {other}: name the same one at both.")
+
+    def prepare(
+        self, prompt_tokens: int, new_tokens: int, count: int = 1, on_work: OnWork | None = None, draft: int = 0
+    ) -> tuple[list[Material], Traffic]:
         """Material for `count` answers of up to `new_tokens` tokens to prompts of up to `prompt_tokens` tokens, and what making it moved.
 
         The length is rounded up to a bucket; any prompt of the same bucket can use the material. `on_work` is told how far the work is.
+
+        Args:
+            draft: how many tokens each pass after the first guesses beside its own; the material of a pass grows with its rows.
 
         Raises:
             ValueError: if they do not fit the context.
         """
         described = self._description
         bucket = bucket_length(prompt_tokens, described.shape.context)
-        needs = answer_needs(described.parsed_architecture, described.shape, bucket, new_tokens, described.rewrites)
+        needs = answer_needs(described.parsed_architecture, described.shape, bucket, new_tokens, described.rewrites, draft)
         names = {need.weight for each in needs for need in each if isinstance(need, ProjectNeed)}
         weights = None if self._desk.is_client else {name: self._backend.tensors[name].whole() for name in names}
-        return Preparer(self._desk, weights, described.rewrites.encoded_bytes).prepare(needs, bucket, count, on_work)
+        return Preparer(self._desk, weights, described.rewrites.encoded_bytes).prepare(needs, bucket, count, on_work, draft)
+
+    def _tell_accepted(self, count: int | None) -> tuple[int, Traffic]:
+        """The client tells the server how many tokens a pass brought, because the next one's place depends on it."""
+        link = self._desk.link
+        if count is None:
+            count = int(link.receive((1,), np.uint8)[0])
+        else:
+            link.send(np.array([count], np.uint8))
+        return count, self._desk.take_traffic()
 
     def _compare(self, material: Material) -> None:
         """Both parties say which material they are about to use; nothing of it is used before that."""
@@ -91,8 +121,15 @@ class PreparedGenerator:
         reveal: RevealPolicy | None = None,
         on_step: OnStep | None = None,
         choose: Callable[[TokenAnswer], int] | None = None,
+        guess: Guess | None = None,
     ) -> Iterator[TokenAnswer]:
         """Continue a prompt, as `PrivateGenerator.generate` does, using `material` up; what is left of it is overwritten at the end.
+
+        Material prepared with a `draft` answers several tokens a pass where guesses are right: the same tokens as without, greedily
+        chosen, and the server learns after each pass how many guesses were right.
+
+        Args:
+            guess: at the client, where they come from; a look-up in prompt and answer by default.
 
         Raises:
             ValueError: if the material was made for other lengths, and as `PrivateGenerator.generate`.
@@ -104,9 +141,10 @@ class PreparedGenerator:
                 f"This was prepared for prompts of {material.prompt_bucket} tokens (rounded up) and {material.new_tokens} new ones, "
                 f"not for {bucket} and {new_tokens}: prepare for these lengths."
             )
+        draft = Draft(material.draft, self._tell_accepted, guess or look_up) if material.draft else None
         self._compare(material)
         self._backend.forms.begin(material)
         try:
-            yield from self._generator.generate(prompt_tokens, prompt_length, new_tokens, reveal, on_step, choose)
+            yield from self._generator.generate(prompt_tokens, prompt_length, new_tokens, reveal, on_step, choose, draft)
         finally:
             self._backend.forms.end()

@@ -26,7 +26,8 @@ def reciprocals(desk: Desk, x_N: Words, largest: int, square: Square, multiply: 
     v^3 (v^3 + b5 v^2 + b4 v + b3) + b2 v^2 + b1 v + b0, and its value is divided by the same 2^k.
 
     Args:
-        square, multiply: take one item of material a call; there are one square and two products, in this order.
+        square, multiply: take one item of material a call; there are one square and two products, in this order. The products have
+            twice the fraction bits: what else has them is truncated with them, or added to them first.
     """
     steps, bits = halvings(largest), desk.fraction_bits
     (b0, b1, b2, b3, b4, b5), scale = reciprocal_terms()
@@ -48,7 +49,7 @@ def reciprocals(desk: Desk, x_N: Words, largest: int, square: Square, multiply: 
 
     v = desk.truncate(times_power(x_N) * factor(scale / 2.0**steps)) - desk.constant(1.5 * scale)
     v2 = square(v)
-    v3 = multiply(v2, v)
-    high, low = desk.truncate(np.stack([v * factor(b4) + v2 * factor(b5), v * factor(b1) + v2 * factor(b2)]))
-    y = multiply(v3, v3 + high + desk.constant(b3)) + low + desk.constant(b0)
+    v3, high = desk.truncate(np.stack([multiply(v2, v), v * factor(b4) + v2 * factor(b5)]))
+    low = v * factor(b1) + v2 * factor(b2) + desk.constant(b0, 2 * bits)
+    y = desk.truncate(multiply(v3, v3 + high + desk.constant(b3)) + low)
     return desk.divide(times_power(y), steps) if steps else y

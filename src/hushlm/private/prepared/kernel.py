@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from hushlm.cost.tournament import Tournament
 from hushlm.plan import Kernel, row_lengths
 from hushlm.private.engine.shares import Words
 from hushlm.private.prepared.desk import Desk
-from hushlm.private.program.attention_kernel import clip_bound, row_maxima
+from hushlm.private.prepared.tournament import kept_above
+from hushlm.private.program.attention_kernel import clip_bound
 
 __all__ = ["SMALL_MASKED_SCORE", "power_of_scores", "score_places"]
 
@@ -22,23 +24,23 @@ def score_places(operation: Kernel) -> np.ndarray:
     return np.concatenate([row * operation.keys + np.arange(length) for row, length in enumerate(row_lengths(operation))])
 
 
-def power_of_scores(desk: Desk, operation: Kernel, s_HN: Words, allowed_N: np.ndarray) -> Words:
+def power_of_scores(desk: Desk, operation: Kernel, s_HN: Words, allowed_N: np.ndarray, form: Tournament) -> Words:
     """Scores (H, N) of rows behind one another -> 1 + z / 2^n with z = max(s - row maximum, clip), not below 0.
 
     Args:
         allowed_N: public; other scores are taken as `SMALL_MASKED_SCORE`.
+        form: of finding the maxima.
     """
     import jax.numpy as jnp
 
     lengths, unit, order = row_lengths(operation), 2**desk.fraction_bits, operation.squarings
-    row_of = np.repeat(np.arange(operation.rows), lengths)
     if not allowed_N.all():
         s_HN = np.where(allowed_N, s_HN, desk.constant(SMALL_MASKED_SCORE))
     lowest = round(clip_bound(operation) * unit)
 
     def program(s: Any) -> Any:
         # 2^n + z, as whole numbers.
-        return jnp.maximum(s - row_maxima(jnp, s, lengths)[:, row_of], lowest) + (unit << order)
+        return kept_above(jnp, s, lengths, form, lowest) + (unit << order)
 
-    (small,) = desk.small(("power", operation), program, [s_HN])
+    (small,) = desk.small(("power", operation, form), program, [s_HN])
     return desk.widen(small, order)

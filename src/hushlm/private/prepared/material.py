@@ -46,6 +46,7 @@ class Material:
         prompt_bucket: length of the prompt, rounded up, that it was made for.
         new_tokens: of the answer, at most.
         identity: `IDENTITY_BYTES` that both halves have in common, and no other material.
+        draft: how many tokens each pass after the first guesses beside its own.
     """
 
     prompt_bucket: int
@@ -53,6 +54,9 @@ class Material:
     identity: bytes
     _items: Sequence[Item] = field(repr=False)
     _next: int = 0
+    draft: int = 0
+    _seed: bytearray = field(default_factory=bytearray, repr=False)
+    """Of the source that all masks were drawn from, until the first use; empty if there is none."""
 
     @property
     def items_left(self) -> int:
@@ -73,6 +77,15 @@ class Material:
             raise MaterialError("Some of what was prepared for this answer has been used, so it cannot be stored: prepare again.")
         return self._items
 
+    @property
+    def seed(self) -> bytes:
+        """What the masks of unused material can be drawn from again; empty once anything was taken, or if it is not known."""
+        return bytes(self._seed)
+
+    def _forget_seed(self) -> None:
+        self._seed[:] = bytes(len(self._seed))
+        self._seed = bytearray()
+
     @contextmanager
     def take(self, need: Need) -> Iterator[dict[str, Words]]:
         """The next item's words, for the length of a `with` block; they are zeros after it. Copy what must live longer.
@@ -87,6 +100,7 @@ class Material:
             raise MaterialError(f"The next prepared item is for {item.need}, and {need} was asked for: the parties are not in step.")
         # Counted before it is used: whatever happens in the block, this item is never given out again.
         self._next += 1
+        self._forget_seed()
         words = item.words
         if isinstance(need, SquareNeed):
             words = {name: each[: need.elements] for name, each in words.items()}
@@ -98,5 +112,6 @@ class Material:
     def drop(self) -> None:
         """Overwrite everything: nothing can be taken any more."""
         self._next = len(self._items)
+        self._forget_seed()
         for item in self._items:
             item.erase()

@@ -44,7 +44,7 @@ from hushlm.private.prepared.masks import MaskSource
 from hushlm.private.prepared.material import Item, Material
 from hushlm.private.prepared.material_work import ATTEND_WORK, DOUBLE_WORK, ELEMENT_WORK, material_work
 
-__all__ = ["Cross", "OnWork", "Preparer"]
+__all__ = ["Cross", "OnWork", "Preparer", "draw_item"]
 
 OnWork = Callable[[float], None]
 """Is told the share of a preparation's work that is done, 0 to 1."""
@@ -85,25 +85,28 @@ class Preparer:
     def __init__(self, desk: Desk, weights: dict[str, np.ndarray] | None, encoded_bytes: float) -> None:
         assert (weights is None) == desk.is_client
         self._desk, self._weights, self._encoded_bytes = desk, weights, encoded_bytes
-        self._masks = MaskSource()
         self._on_work: OnWork | None = None
         self._work = self._whole_work = 0.0
 
     def prepare(
-        self, needs: Sequence[Sequence[Need]], prompt_bucket: int, count: int, on_work: OnWork | None = None
+        self, needs: Sequence[Sequence[Need]], prompt_bucket: int, count: int, on_work: OnWork | None = None, draft: int = 0
     ) -> tuple[list[Material], Traffic]:
         """Material for `count` answers, all with the same needs (one list a pass, as `answer_needs` gives them), and what moved."""
         self._desk.take_traffic()
         self._on_work, self._work = on_work, 0.0
         self._whole_work = count * material_work(need for each in needs for need in each)
-        answers = [[self._draw(need) for each in needs for need in each] for _ in range(count)]
+        sources = [MaskSource() for _ in range(count)]
+        answers = [[draw_item(need, source, self._desk.is_client) for each in needs for need in each] for source in sources]
         items = [item for answer in answers for item in answer]
         self._multiply_weights([item for item in items if isinstance(item.need, ProjectNeed)])
         self._multiply_elements([cross for item in items for cross in self._crosses(item)])
         for answer in answers:
             self._multiply_caches([item for item in answer if isinstance(item.need, AttendNeed)])
         identities = self._identities(count)
-        materials = [Material(prompt_bucket, len(needs), each, answer) for each, answer in zip(identities, answers, strict=True)]
+        materials = [
+            Material(prompt_bucket, len(needs), identity, answer, draft=draft, _seed=source.seed)
+            for identity, answer, source in zip(identities, answers, sources, strict=True)
+        ]
         return materials, self._desk.take_traffic()
 
     def _did(self, work: float) -> None:
@@ -115,42 +118,11 @@ class Preparer:
         """Drawn by the client, so that two halves that do not belong together are found out before they are used."""
         link, shape = self._desk.link, (count, IDENTITY_BYTES // 8)
         if self._desk.is_client:
-            drawn = self._masks.words(shape)
+            drawn = MaskSource().words(shape)
             link.send(drawn)
         else:
             drawn = link.receive(shape)
         return [each.tobytes() for each in drawn]
-
-    def _draw(self, need: Need) -> Item:
-        """Fresh masks of this party, and room for the products."""
-        fresh, client = self._masks.words, self._desk.is_client
-
-        def room(*shape: int) -> Words:
-            return np.zeros(shape, np.uint64)
-
-        match need:
-            case ProjectNeed(_, rows, inner, outer, ring_bits):
-                words = {"product": room(rows, outer)}
-                if client:
-                    mask = fresh((rows, inner))
-                    words["mask"] = mask if ring_bits == 64 else mask.astype(np.uint32)
-            case ScaleNeed(heads, rows, width):
-                words = {"mask": fresh((heads, rows, width if client else 1)), "product": room(heads, rows, width)}
-            case AttendNeed(_, side, heads, rows, width, _, new):
-                left = fresh((heads, rows, need.left_width))
-                if side == "values" and need.triangle:
-                    left *= np.tril(np.ones((rows, need.left_width), np.uint64))
-                product = room(heads, rows, need.opened if side == "keys" else width)
-                words = {"left": left, "right": fresh((heads, new, width)), "product": product}
-            case SquareNeed(elements):
-                words = {"mask": fresh((elements,)), "product": room(elements)}
-            case ScaleRowsNeed(rows, width):
-                words = {"rows": fresh((rows, width)), "factors": fresh((rows,)), "product": room(rows, width)}
-            case CentreNeed(rows, width):
-                words = {"rows": fresh((rows, width)), "factors": fresh((rows,)), "product": room(rows, width), "lengths": room(rows)}
-            case MultiplyNeed(elements):
-                words = {"left": fresh((elements,)), "right": fresh((elements,)), "product": room(elements)}
-        return Item(need, words)
 
     def _crosses(self, item: Item) -> list[Cross]:
         """Adds this party's own products to the item, and says which of the others' numbers meet which of its own."""
@@ -282,3 +254,35 @@ class Preparer:
             rows = shares[:, at : at + need.rows]
             item.words["product"] += rows[:, :, : need.opened] if keys else rows
             at += need.rows
+
+
+def draw_item(need: Need, source: MaskSource, client: bool) -> Item:
+    """A party's masks for one need, the next of `source`, and zeros where its shares of products will be."""
+    fresh = source.words
+
+    def room(*shape: int) -> Words:
+        return np.zeros(shape, np.uint64)
+
+    match need:
+        case ProjectNeed(_, rows, inner, outer, ring_bits):
+            words = {"product": room(rows, outer)}
+            if client:
+                mask = fresh((rows, inner))
+                words["mask"] = mask if ring_bits == 64 else mask.astype(np.uint32)
+        case ScaleNeed(heads, rows, width):
+            words = {"mask": fresh((heads, rows, width if client else 1)), "product": room(heads, rows, width)}
+        case AttendNeed(_, side, heads, rows, width, _, new):
+            left = fresh((heads, rows, need.left_width))
+            if side == "values" and need.triangle:
+                left *= np.tril(np.ones((rows, need.left_width), np.uint64))
+            product = room(heads, rows, need.opened if side == "keys" else width)
+            words = {"left": left, "right": fresh((heads, new, width)), "product": product}
+        case SquareNeed(elements):
+            words = {"mask": fresh((elements,)), "product": room(elements)}
+        case ScaleRowsNeed(rows, width):
+            words = {"rows": fresh((rows, width)), "factors": fresh((rows,)), "product": room(rows, width)}
+        case CentreNeed(rows, width):
+            words = {"rows": fresh((rows, width)), "factors": fresh((rows,)), "product": room(rows, width), "lengths": room(rows)}
+        case MultiplyNeed(elements):
+            words = {"left": fresh((elements,)), "right": fresh((elements,)), "product": room(elements)}
+    return Item(need, words)

@@ -16,6 +16,7 @@ from typing import Any, assert_never
 
 import numpy as np
 
+from hushlm.cost.tournament import kernel_tournament, reveal_tournament
 from hushlm.plan import (
     Activate,
     ActivatedGate,
@@ -36,14 +37,16 @@ from hushlm.plan import (
 )
 from hushlm.plan.needs import Where, is_prepared, operation_needs
 from hushlm.private.engine.shares import Words, encode
+from hushlm.private.engine.small_ring import SMALL_FRACTION_BITS
 from hushlm.private.prepared.activations import activate, activate_gate
 from hushlm.private.prepared.cache import OpenedRows
 from hushlm.private.prepared.desk import Desk
 from hushlm.private.prepared.inverse import reciprocals
 from hushlm.private.prepared.kernel import power_of_scores, score_places
 from hushlm.private.prepared.material import Material
-from hushlm.private.prepared.products import centred_rows, multiply, project, scale_by_server, scale_rows, square
+from hushlm.private.prepared.products import centred_rows, multiply, project, scale_by_server, scale_rows, square, whole_product
 from hushlm.private.prepared.ring import full_product
+from hushlm.private.prepared.tournament import row_winners
 from hushlm.private.prepared.values import ClientRows, ServerValue, SmallValue
 from hushlm.private.program.steps import NORM_EPSILON, SMALLEST_EPSILON, Arithmetic, arithmetic
 
@@ -202,7 +205,7 @@ class OnlineForms:
         desk, name = self._desk, self.inputs[1]
         cache = self._caches.setdefault(name, OpenedRows(y_HSE.shape[0], y_HSE.shape[2]))
         (need,) = self._needs(operation, cache=name, before=cache.count)
-        slots = np.argmax(self._public["slot"], keepdims=True) if need.before else np.arange(need.new)
+        slots = np.arange(need.new) + (np.argmax(self._public["slot"]) if need.before else 0)
         keys, triangle = need.side == "keys", np.tril(np.ones((need.rows, need.opened), bool)) if need.triangle else None
         with self._taking().take(need) as item:
             live = cache.live(slots)
@@ -235,7 +238,8 @@ class OnlineForms:
         places = score_places(operation)
         allowed_N = allowed_TS.reshape(-1)[places] > 0.5
         s_HN = s_HTS.reshape(operation.heads, -1)[:, places]
-        power, squared = power_of_scores(self._desk, operation, s_HN, allowed_N), self._squares(operation)
+        form = kernel_tournament(operation, self._desk.network)
+        power, squared = power_of_scores(self._desk, operation, s_HN, allowed_N, form), self._squares(operation)
         flat = power.reshape(-1)
         for _ in range(operation.squarings):
             flat = squared(flat)
@@ -252,7 +256,7 @@ class OnlineForms:
                 sums_N,
                 operation.largest,
                 lambda x: square(desk, material, next(left), x),
-                lambda x, y: multiply(desk, material, next(left), x, y),
+                lambda x, y: whole_product(desk, material, next(left), x, y),
             )
         else:
             (inverse,) = desk.program("1/x", lambda sums: 1.0 / sums, [sums_N])
@@ -263,8 +267,19 @@ class OnlineForms:
         import jax.numpy as jnp
 
         if operation.kind == "logits":
-            return row_1V[-1]
-        (answer,) = self._desk.small(("reveal", operation), arithmetic(operation, jnp), [row_1V])
+            return row_1V[-1] if operation.rows == 1 else row_1V
+        if self._desk.network is None and operation.rows == 1:
+            (answer,) = self._desk.small(("reveal", operation), arithmetic(operation, jnp), [row_1V])
+            return SmallValue(answer)
+        form = reveal_tournament(operation, self._desk.network)
+
+        def program(row_1V: Any) -> Any:
+            ids = jnp.asarray(np.arange(operation.vocabulary, dtype=np.int32) << SMALL_FRACTION_BITS)
+            _, found = row_winners(jnp, row_1V, jnp.broadcast_to(ids, row_1V.shape), [operation.vocabulary], form)
+            assert found is not None
+            return found[:, 0]
+
+        (answer,) = self._desk.small(("reveal", operation, operation.rows, form), program, [row_1V[-operation.rows :]])
         return SmallValue(answer)
 
     def _by_engine(self, operation: Operation) -> Arithmetic:

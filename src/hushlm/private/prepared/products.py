@@ -12,7 +12,7 @@ from hushlm.private.prepared.desk import Desk
 from hushlm.private.prepared.material import Material
 from hushlm.private.prepared.values import ServerValue
 
-__all__ = ["centred_rows", "multiply", "project", "scale_by_server", "scale_rows", "square"]
+__all__ = ["centred_rows", "multiply", "project", "scale_by_server", "scale_rows", "square", "whole_product"]
 
 
 def _second(desk: Desk, mask: Words, opened: Words) -> Words:
@@ -60,11 +60,15 @@ def square(desk: Desk, material: Material, need: SquareNeed, x: Words) -> Words:
 
 def multiply(desk: Desk, material: Material, need: MultiplyNeed, x: Words, y: Words) -> Words:
     """x y, elementwise."""
+    return desk.truncate(whole_product(desk, material, need, x, y))
+
+
+def whole_product(desk: Desk, material: Material, need: MultiplyNeed, x: Words, y: Words) -> Words:
+    """x y, elementwise, with twice the fraction bits."""
     with material.take(need) as item:
         a, b = item["left"].reshape(x.shape), item["right"].reshape(x.shape)
         e, f = desk.link.open(x - a, y - b)
-        product = item["product"].reshape(x.shape) + e * _second(desk, b, f) + a * f
-    return desk.truncate(product)
+        return item["product"].reshape(x.shape) + e * _second(desk, b, f) + a * f
 
 
 def scale_rows(desk: Desk, material: Material, need: ScaleRowsNeed, x_RN: Words, factors_R: Words) -> Words:

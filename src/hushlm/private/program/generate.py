@@ -8,6 +8,7 @@ length is public, and padding is masked by public masks, which cost nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -29,10 +30,11 @@ from hushlm.private.engine import Engine, Party
 from hushlm.private.engine.traffic import Traffic
 from hushlm.private.program.backend import Backend, EngineBackend
 from hushlm.private.program.description import ProgramDescription, RevealPolicy
+from hushlm.private.program.drafts import Draft, accepted, padded_guesses
 from hushlm.private.program.rotary_turns import turns
 from hushlm.private.program.sampling import Sampling
 from hushlm.private.program.step_programs import step_program
-from hushlm.private.program.steps import Arithmetic
+from hushlm.private.program.steps import Arithmetic, Array
 from hushlm.private.program.token_answer import StepTraffic, TokenAnswer
 
 __all__ = ["PrivateGenerator"]
@@ -47,8 +49,14 @@ def _narrow(xp: ModuleType) -> Arithmetic:
 
 
 def _update(xp: ModuleType) -> Arithmetic:
-    """A program that writes a new key or value (H, 1, E) into a cache (H, S, E), where a public one-hot vector (S,) says."""
-    return lambda cache_HSE, new_H1E, slot_S: xp.where(slot_S[None, :, None] > 0.5, new_H1E, cache_HSE)
+    """A program that writes new keys or values (H, R, E) into a cache (H, S, E), where public one-hot vectors (R, S) say."""
+
+    def update(cache_HSE: Array, new_HRE: Array, slots_RS: np.ndarray) -> Array:
+        for row in range(new_HRE.shape[1]):
+            cache_HSE = xp.where(slots_RS[row][None, :, None] > 0.5, new_HRE[:, row : row + 1], cache_HSE)
+        return cache_HSE
+
+    return update
 
 
 class PrivateGenerator:
@@ -109,6 +117,7 @@ class PrivateGenerator:
         reveal: RevealPolicy | None = None,
         on_step: OnStep | None = None,
         choose: Callable[[TokenAnswer], int] | None = None,
+        draft: Draft | None = None,
     ) -> Iterator[TokenAnswer]:
         """Continue a prompt.
 
@@ -120,41 +129,65 @@ class PrivateGenerator:
             on_step: called after each step with the step, its number in this pass, the number of steps in the pass, and its traffic.
             choose: chooses, at the client, the token to go on with where the largest logits or all of them are revealed; by default it is
                 the one with the largest logit.
+            draft: guesses tokens, and checks them several at a time. What a pass moved is told with the first token that it brought.
 
         Yields:
             Each new token with what was revealed of it, as soon as it is known.
 
         Raises:
-            ValueError: if prompt and answer do not fit the context together, or if a token is not in the vocabulary.
+            ValueError: if prompt, answer and guesses do not fit the context together, if a token is not in the vocabulary, or if tokens are
+                to be guessed that are not chosen greedily.
         """
         reveal = reveal or RevealPolicy()
+        greedy = choose is None
         choose = choose or Sampling().chooser(reveal)
-        self._check(prompt_tokens, prompt_length, new_tokens)
+        self._check(prompt_tokens, prompt_length, new_tokens, draft.guesses if draft else 0)
+        if draft is not None and (not greedy or reveal.kind == "topk"):
+            raise ValueError("Guessed tokens are checked against the likeliest ones: answer greedily, and reveal the token or all logits.")
         policy = Reveal(self._shape.vocabulary, reveal.kind, reveal.top)
         length = bucket_length(prompt_length, self._shape.context)
         plan = prefill_plan(self._architecture, self._shape, length, policy, self._description.rewrites)
         tokens = list(prompt_tokens) if prompt_tokens is not None else None
-        for index in range(new_tokens):
-            if index:
-                keys = bucket_length(prompt_length + index, self._shape.context)
+        rows, known, done = 1 + (draft.guesses if draft else 0), tokens, 0
+        while done < new_tokens:
+            if done:
+                keys = bucket_length(prompt_length + done - 1 + rows, self._shape.context)
                 if keys > length:
                     self._grow(length, keys)
                     length = keys
-                plan = decode_plan(self._architecture, self._shape, keys, policy, self._description.rewrites)
-            position = prompt_length + index - 1
-            answer = self._forward(plan, tokens, position, on_step)
+                plan = decode_plan(self._architecture, self._shape, length, policy, self._description.rewrites, rows)
+            guesses: list[int] = []
+            if done and draft and known is not None:
+                guesses = padded_guesses(draft.guess, known, draft.guesses, self._shape.vocabulary)
+            answers = self._forward(plan, None if tokens is None else tokens + guesses, prompt_length + done - 1, on_step)
             if self._backend.knows_client:
-                token = answer.token if answer.token is not None else choose(answer)
-                tokens = [token]
-                answer = TokenAnswer(token, answer.top, answer.logits, answer.traffic, answer.steps)
-            yield answer
+                answers = [replace(each, token=choose(each) if each.token is None else each.token) for each in answers]
+            count = 1
+            if done and draft:
+                right = None
+                if known is not None:
+                    right = len(accepted(guesses, [each.token for each in answers if each.token is not None], new_tokens - done))
+                count, moved = draft.tell(right)
+                answers[0] = replace(answers[0], traffic=answers[0].traffic + moved)
+                if not 1 <= count <= min(rows, new_tokens - done):
+                    raise ConnectionError(f"The client says that a pass of {rows} rows brought {count} tokens.")
+            for answer in answers[:count]:
+                if known is not None and answer.token is not None:
+                    known, tokens = [*known, answer.token], [answer.token]
+                yield answer
+            done += count
 
-    def _check(self, prompt_tokens: Sequence[int] | None, prompt_length: int, new_tokens: int) -> None:
+    def _check(self, prompt_tokens: Sequence[int] | None, prompt_length: int, new_tokens: int, guesses: int) -> None:
         context, vocabulary = self._shape.context, self._shape.vocabulary
         if prompt_length < 1 or new_tokens < 1 or prompt_length + new_tokens > context:
             raise ValueError(
                 f"A prompt of {prompt_length} tokens and an answer of {new_tokens} must each hold at least one token and fit the "
                 f"context of {context} together: shorten one of them."
+            )
+        if prompt_length + new_tokens + guesses > context:
+            raise ValueError(
+                f"Beside a prompt of {prompt_length} tokens and an answer of {new_tokens} there is no room in the context of {context} for "
+                f"{guesses} guesses a pass: shorten one of them, or guess fewer."
             )
         assert (prompt_tokens is not None) == self._backend.knows_client
         if prompt_tokens is not None:
@@ -162,8 +195,8 @@ class PrivateGenerator:
             if not all(0 <= token < vocabulary for token in prompt_tokens):
                 raise ValueError(f"The prompt has a token outside 0 to {vocabulary - 1}: was it made by another tokenizer?")
 
-    def _forward(self, plan: Plan, tokens: list[int] | None, position: int, on_step: OnStep | None) -> TokenAnswer:
-        """Run one pass. The last true token stands at `position`, which in a pass over a prompt is also its row."""
+    def _forward(self, plan: Plan, tokens: list[int] | None, position: int, on_step: OnStep | None) -> list[TokenAnswer]:
+        """Run one pass. At `position` stands the last token of a prompt, which is also its row, or the first one of further tokens."""
         self._install(plan, tokens, position)
         counted: list[StepTraffic] = []
         names: dict[Value, str] = {value: value for value in (Value.ONE_HOT, Value.MASK, Value.TURNS)}
@@ -184,7 +217,7 @@ class PrivateGenerator:
             one_hot = np.zeros((plan.rows, vocabulary), np.float32)
             one_hot[np.arange(len(tokens)), tokens] = 1
         backend.put(Value.ONE_HOT, Party.CLIENT, (plan.rows, vocabulary), one_hot)
-        first = position if plan.rows == 1 else 0
+        first = position if plan.further else 0
         for tensor in (tensor for step in plan.steps for tensor in server_tensors(plan, step)):
             if (axis := tensor.tensor.position_axis) is not None:
                 # A single row is the one that the next token is predicted from, also in the last layer of a longer pass.
@@ -202,9 +235,11 @@ class PrivateGenerator:
             width, base = self._shape.rotary_width, self._shape.rotary_base
             backend.put_public(Value.TURNS, turns(first + prefix, plan.rows, width, base))
             backend.put_public("turns_last", turns(position + prefix, 1, width, base))
-        # Of a row of the prompt, or of a place in the cache.
-        slots, slot = (plan.keys, position + prefix) if plan.rows == 1 else (plan.rows, position)
+        # Of a row of the prompt, or of places in the cache.
+        slots, slot = (plan.keys, position + prefix) if plan.further else (plan.rows, position)
         backend.put_public("slot", (np.arange(slots) == slot).astype(np.float32))
+        if plan.further:
+            backend.put_public("slots", (np.arange(plan.keys) == queries).astype(np.float32))
 
     def _run_step(self, plan: Plan, step: Step, names: dict[Value, str]) -> Traffic:
         """Run a step. `names` says which variable holds each value, and is updated with the step's results."""
@@ -224,10 +259,10 @@ class PrivateGenerator:
         if step.name.ends_all_rows:
             names |= {stream: names[stream.last_row] for stream in STREAMS if stream in names}
         # The cache holds keys in the form in which the scores read them: turned, where positions are rotary.
-        if Value.KEYS in program.outputs and plan.rows == 1 and isinstance(step.operation, Rotate) == self._architecture.is_rotary:
+        if Value.KEYS in program.outputs and plan.further and isinstance(step.operation, Rotate) == self._architecture.is_rotary:
             for part in CACHED:
                 cache = f"{step.layer}.cache.{part}"
-                self._local("update", _update, (cache, names[part], "slot"), cache, ("slot",))
+                self._local("update", _update, (cache, names[part], "slots"), cache, ("slots",))
                 names[part] = cache
         return traffic
 
@@ -235,7 +270,7 @@ class PrivateGenerator:
     def _variable(plan: Plan, step: Step, value: Value) -> str:
         """The variable of a value. Each layer's keys and values are kept; the next layer overwrites all other values."""
         if value in CACHED:
-            return f"new.{value}" if plan.rows == 1 else f"{step.layer}.cache.{value}"
+            return f"new.{value}" if plan.further else f"{step.layer}.cache.{value}"
         return value
 
     def _grow(self, length: int, keys: int) -> None:
@@ -252,8 +287,8 @@ class PrivateGenerator:
         traffic = self._backend.run(key, build, inputs, (output,), public)
         assert traffic.total_bytes == 0, f"{key} moved {traffic.total_bytes} bytes"
 
-    def _open(self, operation: object, total: Traffic, counted: tuple[StepTraffic, ...]) -> TokenAnswer:
-        """Open the answer to the client alone."""
+    def _open(self, operation: object, total: Traffic, counted: tuple[StepTraffic, ...]) -> list[TokenAnswer]:
+        """Open the answer to the client alone: one for each row, of which the first has the traffic."""
         assert isinstance(operation, Reveal)
         answer, traffic = self._backend.reveal(Value.ANSWER, Party.CLIENT)
         total += traffic
@@ -261,14 +296,16 @@ class PrivateGenerator:
         if operation.kind == "topk":
             logits, traffic = self._backend.reveal(Value.ANSWER_LOGITS, Party.CLIENT)
             total += traffic
+        moved = [(total, counted)] + [(Traffic(), ())] * (operation.rows - 1)
         if answer is None:
-            return TokenAnswer(None, None, None, total, counted)
+            return [TokenAnswer(None, None, None, *each) for each in moved]
         match operation.kind:
             case "token":
-                return TokenAnswer(round(float(answer[0])), None, None, total, counted)
+                return [TokenAnswer(round(float(token)), None, None, *each) for token, each in zip(answer, moved, strict=True)]
             case "topk":
                 assert logits is not None
                 top = [(round(float(i)), float(value)) for i, value in zip(answer, logits, strict=True)]
-                return TokenAnswer(None, top, None, total, counted)
+                return [TokenAnswer(None, top, None, total, counted)]
             case "logits":
-                return TokenAnswer(None, None, np.asarray(answer), total, counted)
+                rows = np.atleast_2d(np.asarray(answer))
+                return [TokenAnswer(None, None, row, *each) for row, each in zip(rows, moved, strict=True)]

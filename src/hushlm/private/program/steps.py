@@ -233,11 +233,14 @@ def _tournament(xp: ModuleType, values: Array, indices: Array) -> tuple[Array, A
 
 
 def _reveal(xp: ModuleType, operation: Reveal) -> Arithmetic:
-    """The last row's logits (1, V) -> the ids (k,), as floats, and the logits (k,) of the answer; for "logits" the row itself."""
+    """The last row's logits (1, V) -> the ids (k,), as floats, and the logits (k,) of the answer; for "logits" the row itself.
+
+    Of several rows of further tokens (R, V): the ids (R,), or all rows.
+    """
     ids = np.arange(operation.vocabulary, dtype=np.float32)
 
     def logits(row: Array) -> Array:
-        return row[-1]
+        return row[-1] if operation.rows == 1 else row
 
     def top(row: Array) -> tuple[Array, Array]:
         values, chosen, largest = row[-1], [], []
@@ -252,7 +255,8 @@ def _reveal(xp: ModuleType, operation: Reveal) -> Arithmetic:
         return xp.concatenate(chosen), xp.concatenate(largest)
 
     def token(row: Array) -> Array:
-        return _tournament(xp, row[-1], xp.asarray(ids))[1]
+        found = [_tournament(xp, row[-place], xp.asarray(ids))[1] for place in range(operation.rows, 0, -1)]
+        return xp.concatenate(found) if len(found) > 1 else found[0]
 
     return {"logits": logits, "topk": top, "token": token}[operation.kind]
 
@@ -275,7 +279,7 @@ def arithmetic(operation: Operation, xp: ModuleType) -> Arithmetic:
         Activate: (T, F) -> (T, F)
         Gate: (T, 2F) -> (T, F)
         ActivatedGate: (T, 2F), and of "silu-quadratic" the curve (2,) -> (T, F)
-        Reveal: (1, V) -> (V,), or ids (1,), or ids (k,) and logits (k,)
+        Reveal: (1, V) -> (V,), or ids (1,), or ids (k,) and logits (k,); (R, V) -> (R, V), or ids (R,)
 
     A namespace that is not a module (of prepared answers) has forms of its own.
     """

@@ -147,6 +147,11 @@ class Admission:
         """How many sessions are in the queue."""
         return len(self._waiting)
 
+    @property
+    def questions_waiting(self) -> int:
+        """How many of them are no preparations: these alone fill the queue for a question."""
+        return sum(not ticket.preparation for ticket in self._waiting)
+
     def position(self, ticket: Ticket) -> int:
         """See `Ticket.position`."""
         return self._waiting.index(ticket) + 1 if ticket in self._waiting else 0
@@ -166,7 +171,7 @@ class Admission:
             raise RefusedError(STOPPING, "stopping", 503)
         account = self._accounts.get(client, _Account())
         self._check(account, tokens, preparation)
-        questions = sum(not ticket.preparation for ticket in self._waiting)
+        questions = self.questions_waiting
         if not self._has_place(preparation) and (self.waiting if preparation else questions) >= self.queue:
             raise RefusedError(self._full(), "full", 503)
         ticket = Ticket(self, client, _Use(self._clock(), tokens), preparation)
@@ -272,7 +277,7 @@ class Admission:
                 self._waiting.remove(ticket)
                 self._running.append(ticket)
             ticket.changed.set()
-        if any(not ticket.preparation for ticket in self._waiting):
+        if self.questions_waiting:
             self._yield()
 
     def _full(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import signal
 import socket
@@ -20,6 +21,7 @@ from starlette.types import ASGIApp, Scope
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from hushlm.private.session.addresses import plain_host
+from hushlm.private.session.engine_links import BUFFER_BYTES, LINK_PROTOCOL
 from hushlm.private.session.messages import MAXIMUM_BODY_BYTES, printable
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "HEADER_SECONDS",
     "ControlListener",
     "ControlLoop",
+    "OnLink",
     "Peer",
     "peer_of",
     "plain_listener",
@@ -64,13 +67,35 @@ def peer_of(scope: Scope) -> Peer:
     return Peer(address, name, fingerprint)
 
 
+OnLink = Callable[[Peer, asyncio.StreamReader, asyncio.StreamWriter], None]
+"""Takes a connection that is to carry an engine's link."""
+
+
 class _Connection(H11Protocol):
-    """One request a connection, so that one deadline is enough; the certificate is put where the application finds it."""
+    """One request a connection, so that one deadline is enough; the certificate is put where the application finds it.
+
+    A connection that TLS names as a link's is given away before any HTTP.
+    """
+
+    def __init__(self, on_link: OnLink, **options: Any) -> None:
+        super().__init__(**options)
+        self._on_link = on_link
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        tls = transport.get_extra_info("ssl_object")
+        certificate = _certificate(tls)
+        if tls.selected_alpn_protocol() == LINK_PROTOCOL:
+            self._give_away(transport, Peer(plain_host(transport.get_extra_info("peername")[0]), *certificate))
+            return
         super().connection_made(transport)
-        self.app_state = {**self.app_state, "certificate": _certificate(transport.get_extra_info("ssl_object"))}
+        self.app_state = {**self.app_state, "certificate": certificate}
         self._deadline = self.loop.call_later(HEADER_SECONDS, self._late)
+
+    def _give_away(self, transport: asyncio.Transport, peer: Peer) -> None:
+        reader = asyncio.StreamReader(BUFFER_BYTES // 2, self.loop)
+        protocol = asyncio.StreamReaderProtocol(reader, functools.partial(self._on_link, peer), self.loop)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._deadline.cancel()
@@ -107,22 +132,29 @@ class ControlListener(uvicorn.Server):
     Args:
         application: answers the requests.
         tls: demands a certificate.
+        on_link: takes the connections that are to carry an engine's link.
         on_ready: called when clients can connect.
         on_stop: called in the event loop at SIGTERM or SIGINT; sets `should_exit` when the server may end. A second signal ends it at once.
     """
 
     def __init__(
-        self, application: ASGIApp, tls: ssl.SSLContext, on_ready: Callable[[], None], on_stop: Callable[[], Coroutine[Any, Any, None]]
+        self,
+        application: ASGIApp,
+        tls: ssl.SSLContext,
+        on_link: OnLink,
+        on_ready: Callable[[], None],
+        on_stop: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
+        tls.set_alpn_protocols(["http/1.1", LINK_PROTOCOL])
         config = uvicorn.Config(
             application,
             log_config=None,
             access_log=False,
-            proxy_headers=False,  # the peer's address decides where its engine may listen: no header may change it
+            proxy_headers=False,  # the log names the peer's own address: no header may change it
             server_header=False,
             headers=[("connection", "close")],
             loop=f"{__name__}:{ControlLoop.__name__}",
-            http=_Connection,
+            http=functools.partial(_Connection, on_link),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             h11_max_incomplete_event_size=MAXIMUM_BODY_BYTES,

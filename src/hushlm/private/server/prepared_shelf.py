@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hushlm.plan import bucket_length
 from hushlm.private.bundles import BundleInfo, BundleStore, BundleStoreError, peers_of
 from hushlm.private.engine import Party
 from hushlm.private.program.description import ProgramDescription
@@ -83,9 +84,18 @@ class PreparedShelf:
             self.check_room(client, wanted)
             return
         held = {info.identity: info for info in self.held(client)}
-        if wanted.bundle not in held:
+        info = held.get(wanted.bundle or "")
+        if info is None:
             raise RefusedError(
                 "The server no longer has this prepared answer, so both sides have dropped it.", "prepared", BundleProblem.GONE
+            )
+        bucket = bucket_length(wanted.prompt_length, self._description.shape.context)
+        if bucket != info.prompt_bucket or wanted.new_tokens > info.new_tokens:
+            raise RefusedError(
+                f"This prepared answer is for prompts of {info.prompt_bucket} tokens (rounded up) and {info.new_tokens} new ones, "
+                f"not for {bucket} and {wanted.new_tokens}: name another one.",
+                "prepared",
+                400,
             )
 
     def begin(self, client: str, wanted: SessionRequest) -> None:

@@ -15,13 +15,24 @@ from starlette.types import Receive, Scope, Send
 
 from hushlm.private.program.description import PROTOCOL_VERSION, ProgramDescription
 from hushlm.private.server.admission import RefusedError, Ticket
+from hushlm.private.server.link_desk import LinkDesk
 from hushlm.private.server.listeners import Peer
 from hushlm.private.server.logs import log
 from hushlm.private.server.metrics import ServerMetrics
 from hushlm.private.server.prepared_shelf import PreparedShelf
 from hushlm.private.server.session_counters import SessionCounters
-from hushlm.private.session.addresses import plain_host
-from hushlm.private.session.messages import ALIVE_SECONDS, Accepted, Alive, Failed, Finished, Limits, Queued, SessionRequest, shape_of
+from hushlm.private.session.engine_links import EngineLinks
+from hushlm.private.session.messages import (
+    ALIVE_SECONDS,
+    Accepted,
+    Alive,
+    Failed,
+    Finished,
+    Limits,
+    Queued,
+    SessionRequest,
+    shape_of,
+)
 from hushlm.private.session.process import Order, PeerOrder, WorkerDiedError, WorkerEvent, WorkerProcess, start_worker
 
 __all__ = ["ServedModel", "ServerSession", "error_response"]
@@ -75,15 +86,23 @@ class ServerSession(Response):
         ticket: the session's place, which is given back at the end.
         metrics: the server's counters.
         shelf: the server's prepared answers.
+        desk: brings the client's connections for the engine's links.
     """
 
     def __init__(
-        self, model: ServedModel, wanted: SessionRequest, peer: Peer, ticket: Ticket, metrics: ServerMetrics, shelf: PreparedShelf
+        self,
+        model: ServedModel,
+        wanted: SessionRequest,
+        peer: Peer,
+        ticket: Ticket,
+        metrics: ServerMetrics,
+        shelf: PreparedShelf,
+        desk: LinkDesk,
     ) -> None:
         self.background = None
         self._shelf = shelf
         self._model, self._wanted, self._peer, self._ticket, self._metrics = model, wanted, peer, ticket, metrics
-        self._host = ""
+        self._desk, self._link_token = desk, ""
         self._name = secrets.token_hex(4)
         self._log = log.bind(session=self._name)
         self._over = False
@@ -91,7 +110,6 @@ class ServerSession(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         wanted, peer, start = self._wanted, self._peer, time.monotonic()
-        self._host = plain_host(scope["server"][0])
         self._log.info(
             "session",
             client=peer.name,
@@ -179,10 +197,12 @@ class ServerSession(Response):
         async with contextlib.AsyncExitStack() as stack:
             try:
                 worker, scratch = await stack.enter_async_context(start_worker())
+                expected = self._desk.session(self._peer.fingerprint, self._model.connect_seconds)
+                self._link_token, links = await stack.enter_async_context(expected)
             except OSError as error:
                 self._log.error("no worker could be started", error=str(error))
                 return Failed(error="The server could not start a worker for this session: see the server's log.")
-            self._order(worker, scratch)
+            self._order(worker, scratch, links)
             self._ticket.on_yield = worker.stop_soon
             if self._ticket.yielding:
                 worker.stop_soon()
@@ -198,13 +218,14 @@ class ServerSession(Response):
                 return Failed(error=f"The server's worker for this session {error}"[:499] + ".")
         return Finished()
 
-    def _order(self, worker: WorkerProcess, scratch: Path) -> None:
+    def _order(self, worker: WorkerProcess, scratch: Path, links: EngineLinks) -> None:
         model, wanted = self._model, self._wanted
         order = Order(
             role="server",
             folder=model.folder,
             scratch=scratch,
-            host=self._host,
+            own_address=links.own_address,
+            peer_address=links.peer_address,
             fingerprint=model.description.fingerprint,
             prompt_length=wanted.prompt_length,
             new_tokens=wanted.new_tokens,
@@ -218,7 +239,7 @@ class ServerSession(Response):
             peer=self._peer.name,
         )
         worker.send(order)
-        worker.send(PeerOrder(address=wanted.engine_address, certificate=wanted.engine_certificate))
+        worker.send(PeerOrder(certificate=wanted.engine_certificate))
 
     async def _follow(self, worker: WorkerProcess, send: Send) -> None:
         """Pass a worker's life on to the client until it has finished.
@@ -260,7 +281,6 @@ class ServerSession(Response):
                     return
 
     def _accepted(self, event: WorkerEvent) -> Accepted:
-        assert event.address is not None
         assert event.certificate is not None
         model, wanted = self._model, self._wanted
         held = None if wanted.held is None else self._shelf.both_hold(self._peer.name, wanted.held)
@@ -275,7 +295,7 @@ class ServerSession(Response):
             new_tokens=wanted.new_tokens,
             reveal=wanted.reveal,
             limits=model.limits,
-            engine_address=event.address,
+            link_token=self._link_token,
             engine_certificate=event.certificate,
             kind=wanted.kind,
             answers=wanted.answers,

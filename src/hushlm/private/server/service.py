@@ -25,6 +25,7 @@ from hushlm.private.engine import engine_version
 from hushlm.private.keys.certificates import SERVER, load_keys, server_context
 from hushlm.private.program.description import WEIGHTS_FILE, RevealPolicy, load_description
 from hushlm.private.server.admission import Admission, ClientLimits, RefusedError
+from hushlm.private.server.link_desk import LinkDesk
 from hushlm.private.server.listeners import ControlListener, Peer, peer_of, plain_listener
 from hushlm.private.server.logs import log
 from hushlm.private.server.metrics import ServerMetrics
@@ -137,7 +138,8 @@ class PrivateServer:
                 self._socket.close()
                 raise
         self.metrics_address = None if self._plain_socket is None else listener_address(self._plain_socket)
-        self._listener = ControlListener(self.application(), tls, self._ready, self._stop)
+        self._desk = LinkDesk()
+        self._listener = ControlListener(self.application(), tls, self._desk.receive, self._ready, self._stop)
         self._on_ready: Callable[[], None] = lambda: None
 
     @property
@@ -181,7 +183,7 @@ class PrivateServer:
 
     async def _readiness(self, _request: Request) -> JSONResponse:
         places = self._admission
-        full = places.running >= places.workers and places.waiting >= places.queue
+        full = places.running >= places.workers and places.questions_waiting >= places.queue
         ready = not (places.closed or full)
         state = "stopping" if places.closed else "full" if full else "ready"
         return JSONResponse({"status": state, "sessions": places.running, "queue": places.waiting}, 200 if ready else 503)
@@ -201,7 +203,7 @@ class PrivateServer:
             return self._refuse(peer, RefusedError(str(error), "invalid", 400))
 
     async def _admit(self, wanted: SessionRequest, peer: Peer) -> Response:
-        check_request(wanted, self.description, self._model.engine_version, self._model.limits, peer.address)
+        check_request(wanted, self.description, self._model.engine_version, self._model.limits)
         # In a thread: what is dropped there is overwritten first, which takes a while.
         await asyncio.to_thread(self._shelf.admit, peer.name, wanted)
         preparation = wanted.kind == "prepare"
@@ -212,7 +214,7 @@ class PrivateServer:
             ticket.leave(0)
             raise
         ticket.on_end = self._ended
-        return ServerSession(self._model, wanted, peer, ticket, self._metrics, self._shelf)
+        return ServerSession(self._model, wanted, peer, ticket, self._metrics, self._shelf, self._desk)
 
     def _refuse(self, peer: Peer, refusal: RefusedError) -> Response:
         log.info("refused", client=peer.name, address=peer.address, reason=refusal.reason, error=str(refusal))

@@ -1,4 +1,4 @@
-"""Addresses of the two parties: how they are written and read, and the sockets that listen on them. IPv4 and IPv6 alike."""
+"""Addresses: how they are written and read, and the sockets that listen on them. IPv4 and IPv6 alike."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 
 from hushlm.private.session.messages import SessionError, printable
 
-__all__ = ["format_address", "listen", "listener_address", "local_host", "parse_address", "plain_host", "reserve_port"]
+__all__ = ["format_address", "listen", "listener_address", "parse_address", "plain_host", "reserve_port"]
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -81,37 +81,16 @@ def reserve_port(host: str) -> tuple[socket.socket, int]:
     """A free port of `host`, kept from others until the socket is closed; a listener with SO_REUSEADDR may be opened on it meanwhile.
 
     Args:
-        host: IPv4 or IPv6 address of this machine.
+        host: IPv4 address of this machine.
 
     Raises:
-        SessionError: if `host` is no address of this machine.
+        OSError: there is none.
     """
-    reservation = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    reservation = socket.socket()
     reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         reservation.bind((host, 0))
-    except OSError as error:
+    except OSError:
         reservation.close()
-        raise SessionError(f"The engine cannot listen on {host}: {error.strerror or error}; give an IP address of this machine.") from error
+        raise
     return reservation, reservation.getsockname()[1]
-
-
-def local_host(host: str, port: int) -> str:
-    """The IP address of this machine from which a connection to `host` comes; nothing is sent. IPv4 goes first where there is both.
-
-    Raises:
-        SessionError: the name is unknown, or this machine has no way to any of its addresses.
-    """
-    reason: OSError | None = None
-    for family in (socket.AF_INET, socket.AF_INET6):
-        try:
-            [*_, address] = socket.getaddrinfo(host, port, family, socket.SOCK_DGRAM)[0]
-            with socket.socket(family, socket.SOCK_DGRAM) as probe:
-                probe.connect(address)
-                return probe.getsockname()[0]
-        except OSError as error:
-            reason = reason or error
-    assert reason is not None
-    raise SessionError(
-        f"{host} has no IPv4 address and no IPv6 address that this machine can reach ({reason.strerror or reason}): check --server."
-    ) from reason

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 from hushlm.private.program.description import PROTOCOL_VERSION, ProgramDescription
-from hushlm.private.session.addresses import parse_address, plain_host
 from hushlm.private.session.messages import Accepted, Limits, SessionError, SessionRequest, printable, shape_of
 
 __all__ = ["check_accepted", "check_request"]
 
 
-def check_request(request: SessionRequest, description: ProgramDescription, engine_version: str, limits: Limits, peer: str) -> None:
+def check_request(request: SessionRequest, description: ProgramDescription, engine_version: str, limits: Limits) -> None:
     """Compare a request with what this server runs and allows.
 
     Args:
@@ -19,7 +18,6 @@ def check_request(request: SessionRequest, description: ProgramDescription, engi
         description: the description of the server's program.
         engine_version: name and version of the server's engine.
         limits: what the server lets this client do.
-        peer: the IP address that the request came from.
 
     Raises:
         SessionError: the first mismatch, in one sentence.
@@ -40,12 +38,6 @@ def check_request(request: SessionRequest, description: ProgramDescription, engi
         raise SessionError(
             f"This server reveals at most {limits.reveal} of each step, not {request.reveal}: ask with --reveal {limits.reveal}."
         )
-    host, port = parse_address(request.engine_address)
-    # Or a client could make this server's engine connect to any machine that the server can reach.
-    if plain_host(host) != plain_host(peer):
-        raise SessionError(f"The client's engine must listen where its request comes from, which is {peer} and not {printable(host)}.")
-    if port < 1024:
-        raise SessionError(f"The client's engine must listen on a port from 1024 on, not {port}.")
 
 
 def check_accepted(accepted: Accepted, request: SessionRequest, description: ProgramDescription, engine_version: str) -> None:
@@ -82,7 +74,6 @@ def check_accepted(accepted: Accepted, request: SessionRequest, description: Pro
         raise SessionError(f"The server accepted {request.new_tokens} tokens and says that it allows {limits.new_tokens}: ask for fewer.")
     if not request.reveal.is_within(limits.reveal):
         raise SessionError(f"The server accepted to reveal {request.reveal} and says that it allows {limits.reveal}: ask for that.")
-    parse_address(accepted.engine_address)
 
 
 def _check_program(

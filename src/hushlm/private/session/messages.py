@@ -84,7 +84,6 @@ class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-Address = Annotated[str, Field(min_length=3, max_length=300)]
 Certificate = Annotated[str, Field(min_length=1, max_length=4096)]
 Count = Annotated[int, Field(ge=1, le=MAXIMUM_COUNT)]
 BundleName = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
@@ -134,7 +133,6 @@ class SessionRequest(_Message):
         prompt_length: how many tokens the prompt has.
         new_tokens: how many tokens to generate.
         reveal: what the client learns of each step.
-        engine_address: HOST:PORT where the client's engine listens; HOST must be where the request comes from.
         engine_certificate: a certificate in PEM, made for this session.
         kind: "ask" computes an answer; "prepare" makes prepared answers for prompts and answers of these lengths.
         answers: how many "prepare" is to make.
@@ -151,7 +149,6 @@ class SessionRequest(_Message):
     prompt_length: Count
     new_tokens: Count
     reveal: RevealPolicy
-    engine_address: Address
     engine_certificate: Certificate
     kind: SessionKind = "ask"
     answers: int = Field(default=0, ge=0, le=MOST_BUNDLES)
@@ -178,7 +175,7 @@ class Accepted(_Message):
         protocol_version, engine_version, architecture, shape, fingerprint: of the server, as in the request.
         prompt_length, new_tokens, reveal: of the request, as the server is going to run it.
         limits: of this server, for this client.
-        engine_address: HOST:PORT where the server's engine listens.
+        link_token: by which the client's connections for the engines' links name this session, see `engine_links`.
         engine_certificate: a certificate in PEM, made for this session.
         kind, answers, bundle: of the request, as the server is going to run it.
         held: of the prepared answers that the request named, those that the server has too; the client drops the others.
@@ -195,7 +192,7 @@ class Accepted(_Message):
     new_tokens: Count
     reveal: RevealPolicy
     limits: Limits
-    engine_address: Address
+    link_token: str = Field(min_length=1, max_length=64)
     engine_certificate: Certificate
     kind: SessionKind = "ask"
     answers: int = Field(default=0, ge=0, le=MOST_BUNDLES)

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from hushlm.cost.prepared.offline import kept_bytes
+from hushlm.cost.prepared.offline import kept_bytes, material_bytes
 from hushlm.plan import bucket_length
-from hushlm.plan.needs import answer_needs
+from hushlm.plan.needs import Need, answer_needs
 from hushlm.private.bundles import BundleError, BundleStore, BundleStoreError
 from hushlm.private.engine import Engine, Party
 from hushlm.private.engine.traffic import Traffic
@@ -64,20 +64,23 @@ class _Link:
 
 
 def bundle_bytes(description: ProgramDescription, prompt_length: int, new_tokens: int, client: bool) -> int:
-    """Bytes of one prepared answer at a party.
+    """Bytes of one prepared answer on a party's disk.
 
     Raises:
         ValueError: if the lengths do not fit the context.
     """
-    architecture, shape = description.parsed_architecture, description.shape
-    needs = answer_needs(architecture, shape, bucket_length(prompt_length, shape.context), new_tokens, description.rewrites)
-    at_client, at_server = kept_bytes(needs)
+    at_client, at_server = kept_bytes(_needs(description, prompt_length, new_tokens))
     return at_client if client else at_server
+
+
+def _needs(description: ProgramDescription, prompt_length: int, new_tokens: int) -> list[list[Need]]:
+    architecture, shape = description.parsed_architecture, description.shape
+    return answer_needs(architecture, shape, bucket_length(prompt_length, shape.context), new_tokens, description.rewrites)
 
 
 def batch_answers(description: ProgramDescription, prompt_length: int, new_tokens: int) -> int:
     """How many prepared answers are made at once, the same at both parties."""
-    return max(1, min(BATCH_ANSWERS, BATCH_BYTES // bundle_bytes(description, prompt_length, new_tokens, client=True)))
+    return max(1, min(BATCH_ANSWERS, BATCH_BYTES // material_bytes(_needs(description, prompt_length, new_tokens))[0]))
 
 
 def make_bundles(

@@ -48,7 +48,8 @@ class Order(_Line):
         role: which party.
         folder: the export's `client/` or `server/`.
         scratch: folder of this session alone, made and removed by the parent.
-        host: IP address that the engine listens on.
+        own_address: HOST:PORT where the engine listens.
+        peer_address: HOST:PORT where it calls its peer.
         fingerprint: the fingerprint that the program must have.
         prompt_length: how many tokens the prompt has.
         new_tokens: how many tokens to generate.
@@ -65,7 +66,8 @@ class Order(_Line):
     role: Literal["client", "server"]
     folder: Path
     scratch: Path
-    host: str
+    own_address: str
+    peer_address: str
     fingerprint: str
     prompt_length: int
     new_tokens: int
@@ -85,12 +87,10 @@ class PeerOrder(_Line):
     """Whom to run it with.
 
     Attributes:
-        address: HOST:PORT of the peer's engine.
         certificate: PEM of the peer's certificate for this session.
         prompt: token ids of the prompt at the client; None at the server.
     """
 
-    address: str
     certificate: str
     prompt: list[int] | None = None
 
@@ -122,7 +122,7 @@ class WorkerEvent(_Line):
     """One line of a worker. Only the fields of its kind are set.
 
     Attributes:
-        event: "listening" (address, certificate), "linked", "ready" (traffic of the set-up), "step" (name, layer, index, count,
+        event: "listening" (certificate), "linked", "ready" (traffic of the set-up), "step" (name, layer, index, count,
             traffic), "token" (token, top, logits, traffic), "finished", or "failed" (kind, error). Of prepared answers: "work" (share of
             a preparation that is done), "stored" (index, count, bundle, size_bytes, traffic of a batch or nothing), "burnt" (bundle).
         seconds: time since the worker began; every event has it.
@@ -132,7 +132,6 @@ class WorkerEvent(_Line):
 
     event: Literal["listening", "linked", "ready", "step", "token", "work", "stored", "burnt", "finished", "failed"]
     seconds: float
-    address: str | None = None
     certificate: str | None = None
     name: str | None = None
     layer: int | None = None

@@ -29,7 +29,6 @@ from hushlm.private.engine.traffic import Traffic
 from hushlm.private.program.description import ProgramDescription, load_description, load_server_weights
 from hushlm.private.program.generate import PrivateGenerator
 from hushlm.private.program.token_answer import TokenAnswer
-from hushlm.private.session.addresses import format_address, reserve_port
 from hushlm.private.session.process import FailureKind, Order, PeerOrder, WorkerEvent, WorkerTraffic
 
 __all__ = ["main"]
@@ -71,32 +70,30 @@ class _Worker:
     def run(self, orders: IO[str]) -> None:
         """Run the whole session."""
         order = Order.model_validate_json(orders.readline())
-        reservation, port = reserve_port(order.host)
         # Imported here: a party that must not load the engine yet is ready to listen sooner.
         from hushlm.private.keys.certificates import create_session_certificate
 
         identity = create_session_certificate(order.scratch)
-        own = format_address(order.host, port)
         if order.role == "client":
             # The handshake goes on while the engine loads.
-            self.emit("listening", address=own, certificate=identity.text)
+            self.emit("listening", certificate=identity.text)
         description, weights = _load(order)
         if order.role == "server":
-            self.emit("listening", address=own, certificate=identity.text)
+            self.emit("listening", certificate=identity.text)
         line = orders.readline()
         if not line:
             _orphaned(order.scratch)
         peer = PeerOrder.model_validate_json(line)
         threading.Thread(target=_watch_parent, args=(orders, order.scratch, self._stop), daemon=True).start()
         party = Party.CLIENT if order.role == "client" else Party.SERVER
-        addresses = (own, peer.address) if party is Party.CLIENT else (peer.address, own)
+        own, theirs = order.own_address, order.peer_address
+        addresses = (own, theirs) if party is Party.CLIENT else (theirs, own)
         tls = identity.tls_files(peer.certificate) if order.tls else None
-        with self._deadline(order.connect_seconds, peer.address):
+        with self._deadline(order.connect_seconds):
             try:
                 channel = Channel(party, addresses, tls, order.silent_seconds, order.connect_seconds)
             except ConnectionError as error:
-                raise _FailureError("link", _link_sentence(error, own, peer.address, order.connect_seconds)) from error
-        reservation.close()
+                raise _FailureError("link", _link_sentence(error, own, order.connect_seconds)) from error
         self.emit("linked")
         try:
             self._work(order, Engine(party, description.engine, channel), description, weights, peer.prompt)
@@ -170,11 +167,11 @@ class _Worker:
             )
 
     @contextmanager
-    def _deadline(self, seconds: float, address: str) -> Iterator[None]:
+    def _deadline(self, seconds: float) -> Iterator[None]:
         """End the process if the block takes longer: the native call that opens a link outlasts the time it was given."""
 
         def late() -> None:
-            self.fail("link", _late_sentence(address, seconds))
+            self.fail("link", _late_sentence(seconds))
             os._exit(TOO_LATE)
 
         timer = threading.Timer(seconds + 1, late)
@@ -197,17 +194,17 @@ def _load(order: Order) -> tuple[ProgramDescription, dict[str, np.ndarray] | Non
     return description, weights
 
 
-def _late_sentence(address: str, seconds: float) -> str:
+def _late_sentence(seconds: float) -> str:
     return (
-        f"The engine's link to {address} did not open within {seconds:.0f} s: the peer is gone, its certificate is not the one of this "
-        "session, or a firewall is in between."
+        f"The engine's link to the peer did not open within {seconds:.0f} s: the peer is gone, or its certificate is not the one of this "
+        "session."
     )
 
 
-def _link_sentence(error: ConnectionError, own: str, address: str, seconds: float) -> str:
+def _link_sentence(error: ConnectionError, own: str, seconds: float) -> str:
     if "failed start" in str(error.__cause__):
         return f"The engine cannot listen on {own}: another program has taken that port; try again."
-    return _late_sentence(address, seconds)
+    return _late_sentence(seconds)
 
 
 def _peer_sentence(error: RuntimeError, seconds: float) -> str:
