@@ -110,7 +110,7 @@ def test_fitted_gates_are_better_than_the_default(text: Path) -> None:
     model(parts[0])
     handle.remove()
     first: Any = fitted.model.get_submodule("blocks.0.feed_forward")
-    error = float((first.activated(gates[0]) - functional.silu(gates[0])).square().mean().sqrt().detach())
+    error = (first.activated(gates[0]) - functional.silu(gates[0])).square().mean().sqrt().item()
     assert error <= (fitted.gate_error or 0) * 1.1
 
 
