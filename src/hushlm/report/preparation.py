@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as RichProgress
-
-from hushlm.report.question import LINE_EVERY_SECONDS, clock
-from hushlm.report.table import progress_console
+from hushlm.report.question import clock
+from hushlm.report.session_display import SessionDisplay
 
 if TYPE_CHECKING:
     from hushlm.private.client.preparing import PreparationProgress, PreparationReport
@@ -18,43 +13,13 @@ if TYPE_CHECKING:
 __all__ = ["PreparationDisplay", "describe_preparation", "describe_report"]
 
 
-class PreparationDisplay:
-    """Shows how many answers are prepared, and when the rest will be. It is a context manager.
-
-    Args:
-        bars: whether to draw a bar; by default only if standard error is a terminal.
-    """
-
-    def __init__(self, *, bars: bool | None = None) -> None:
-        self._bars = sys.stderr.isatty() if bars is None else bars
-        self._last, self._shown = float("-inf"), ("", 0)
-        self._progress = RichProgress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            console=progress_console(),
-            disable=not self._bars,
-            transient=True,
-        )
-        self._task = self._progress.add_task("opening the session", total=None)
-
-    def __enter__(self) -> PreparationDisplay:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+class PreparationDisplay(SessionDisplay):
+    """Shows how many answers are prepared, and when the rest will be."""
 
     def update(self, progress: PreparationProgress) -> None:
-        """Show a further report. Without a terminal each new phase and each further answer gets a line, and a long time some more."""
-        text = describe_preparation(progress)
-        total = 1.0 if progress.phase == "preparing" else None
-        self._progress.update(self._task, description=text, completed=progress.done_share, total=total)
-        now, shown = time.monotonic(), (progress.phase, progress.made)
-        if not self._bars and (shown != self._shown or now - self._last > LINE_EVERY_SECONDS):
-            self._last, self._shown = now, shown
-            print(f"{progress.seconds:.0f} s: {text}", file=sys.stderr, flush=True)
+        """Show a further report. Each further answer is a stage."""
+        done_share = progress.done_share if progress.phase == "preparing" else None
+        self.show(describe_preparation(progress), f"{progress.phase} {progress.made}", progress.seconds, done_share)
 
 
 def describe_preparation(progress: PreparationProgress) -> str:

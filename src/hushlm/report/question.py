@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as RichProgress
-
-from hushlm.report.table import Column, Table, print_table, progress_console
+from hushlm.report.session_display import SessionDisplay
+from hushlm.report.table import Column, Table, print_table
 
 if TYPE_CHECKING:
     from hushlm.private.client.answer import PrivateAnswer
@@ -17,53 +13,16 @@ if TYPE_CHECKING:
 
 __all__ = ["QuestionProgress", "clock", "describe", "print_answer"]
 
-LINE_EVERY_SECONDS = 15.0
 
-
-class QuestionProgress:
-    """Shows where a session is: layer, bytes so far and expected, share done, time left. It is a context manager.
-
-    Args:
-        bars: whether to draw a bar; by default only if standard error is a terminal.
-    """
-
-    def __init__(self, *, bars: bool | None = None) -> None:
-        self._bars = sys.stderr.isatty() if bars is None else bars
-        self._last = float("-inf")
-        self._phase = ""
-        self._progress = RichProgress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            console=progress_console(),
-            disable=not self._bars,
-            transient=True,
-        )
-        self._task = self._progress.add_task("opening the session", total=None)
-
-    def __enter__(self) -> QuestionProgress:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+class QuestionProgress(SessionDisplay):
+    """Shows where a session is: layer, bytes so far and expected, share done, time left."""
 
     def update(self, progress: Progress) -> None:
-        """Show a further report of progress. Without a terminal each new phase gets a line, and a long phase a line now and then."""
-        text = describe(progress)
+        """Show a further report of progress. A note is told once and stays."""
         if progress.phase == "note":
-            if self._bars:
-                self._progress.console.print(text, markup=False, highlight=False)
-            else:
-                print(text, file=sys.stderr, flush=True)
-            return
-        total = 1.0 if progress.phase == "query" else None
-        self._progress.update(self._task, description=text, completed=progress.done_share, total=total)
-        now = time.monotonic()
-        if not self._bars and (progress.phase != self._phase or now - self._last > LINE_EVERY_SECONDS):
-            self._last, self._phase = now, progress.phase
-            print(f"{progress.seconds:.0f} s: {text}", file=sys.stderr, flush=True)
+            self.tell(describe(progress))
+        else:
+            self.show(describe(progress), progress.phase, progress.seconds, progress.done_share if progress.phase == "query" else None)
 
 
 def describe(progress: Progress) -> str:
