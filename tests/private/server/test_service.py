@@ -127,8 +127,8 @@ def test_a_server_finishes_its_session_before_it_stops(
         assert "finished" in running.log.read_text()
     assert_one_sentence(busy[0], "worker is busy: try again later.")
     assert list(answer.tokens) == clear_answer(served_checkpoint, PROMPTS[1])[1]
-    assert [progress.phase for progress in seen[:2]] == ["set-up", "set-up"]
-    query = seen[2:]
+    assert [progress.phase for progress in seen[:3]] == ["note", "set-up", "set-up"], "nothing was prepared"
+    query = seen[3:]
     assert {progress.phase for progress in query} == {"query"}
     assert [progress.token for progress in query] == sorted(progress.token for progress in query)
     assert query[-1].token == query[-1].tokens == NEW_TOKENS
