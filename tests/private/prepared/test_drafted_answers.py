@@ -21,7 +21,7 @@ from hushlm.private.program.description import RevealPolicy
 from hushlm.private.program.drafts import look_up
 
 pytest.importorskip("spu")
-pytestmark = [pytest.mark.slow, pytest.mark.two_party]
+pytestmark = [pytest.mark.slow, pytest.mark.two_party, pytest.mark.timeout(1800)]
 
 TOKENS, GUESSES = 7, 2
 PROMPTS = [np.random.default_rng(seed).integers(0, SMALL.vocabulary, 18).tolist() for seed in (1, 2)]
