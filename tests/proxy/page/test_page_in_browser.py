@@ -30,7 +30,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def server(export_folder: Path, key_folder: Path, scratch: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def server(export_folder: Path, key_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     with serving(export_folder, key_folder, tmp_path_factory.mktemp("log") / "server.log") as running:
         yield running
 

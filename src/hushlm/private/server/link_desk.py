@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -57,9 +56,6 @@ class LinkDesk:
                 yield token, links
             finally:
                 del self._sessions[token]
-        if not self._sessions:
-            # asyncio's TLS connections are cycles that hold a quarter of a megabyte each, and nobody waits for this server now.
-            gc.collect()
 
     def receive(self, peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Find the session of a connection and hand it over; whoever says nothing, or nothing fitting, is cut off."""
