@@ -58,8 +58,6 @@ def run_case(case: Case, places: Places) -> Outcome:
     """Make the bad path and run the command with it."""
     call = sound_calls(places)[case.call]
     with _empty(places.scratch) as scratch:
-        (scratch / "api-key").write_text("a-key-of-thirty-two-characters-xyz\n")
-        (scratch / "api-key").chmod(0o600)
         place = scratch / "bad"
         place.mkdir()
         place.chmod(0o777)
@@ -73,21 +71,22 @@ def run_case(case: Case, places: Places) -> Outcome:
 def run_call(call: Call, places: Places, encoding: str = "utf-8", closed: bool = False) -> Outcome:
     """A sound call."""
     with _empty(places.scratch) as scratch:
-        (scratch / "api-key").write_text("a-key-of-thirty-two-characters-xyz\n")
-        (scratch / "api-key").chmod(0o600)
         with _ready_means_done(places.corpus):
             return attempt(call.words(), scratch, encoding=encoding, closed=closed)
 
 
 @contextmanager
 def _empty(scratch: Path) -> Iterator[Path]:
-    """The scratch folder, open to everybody, without what the call before has left."""
+    """The scratch folder, open to everybody, with what sound calls name in it and without what the call before has left."""
     for path in scratch.rglob("*"):
         if path.is_dir() and not path.is_symlink():
             path.chmod(0o777)
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(exist_ok=True)
     scratch.chmod(0o777)
+    (scratch / "api-key").write_text("a-key-of-thirty-two-characters-xyz\n")
+    (scratch / "api-key").chmod(0o600)
+    (scratch / "shelf").mkdir(mode=0o700)
     yield scratch
 
 

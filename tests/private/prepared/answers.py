@@ -49,7 +49,7 @@ class Seen:
     items_left: int = -1
 
 
-def exported(name: str, shape: ModelShape | None = None, seed: int = 1) -> tuple[LanguageModel, Exported]:
+def exported(name: str, shape: ModelShape | None = None, seed: int = 1, spread: float = SPREAD) -> tuple[LanguageModel, Exported]:
     """A random model with numbers far from their initialisation, and its export."""
     # Here and not above: the two parties need no torch.
     from tests.private.models import SMALL, arrays, random_model
@@ -58,7 +58,7 @@ def exported(name: str, shape: ModelShape | None = None, seed: int = 1) -> tuple
     from hushlm.private.program.fold import fold_weights
 
     architecture, shape = parse(name), shape or SMALL
-    model = random_model(architecture, shape, seed, spread=SPREAD)
+    model = random_model(architecture, shape, seed, spread)
     state = arrays(model)
     rewrites, _ = choose_rewrites(state, architecture, shape, 18)
     return model, Exported(describe(architecture, shape, rewrites), fold_weights(state, architecture, shape, rewrites))

@@ -28,9 +28,8 @@ minute of two cores is saved each."""
 SETTLED = 10
 """Sessions before the first measurement: caches fill."""
 
-GROWTH_BYTES = 16_000_000
-"""A third of a megabyte a session would be seen. A quarter is there since links travel through the server: docs/log.md, "A server that
-grows"."""
+GROWTH_BYTES = 6_000_000
+"""A seventh of a megabyte a session would be seen."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.two_party, pytest.mark.timeout(900)]
 
