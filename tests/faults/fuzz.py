@@ -70,9 +70,8 @@ def run_case(case: Case, places: Places) -> Outcome:
 
 def run_call(call: Call, places: Places, encoding: str = "utf-8", closed: bool = False) -> Outcome:
     """A sound call."""
-    with _empty(places.scratch) as scratch:
-        with _ready_means_done(places.corpus):
-            return attempt(call.words(), scratch, encoding=encoding, closed=closed)
+    with _empty(places.scratch) as scratch, _ready_means_done(places.corpus):
+        return attempt(call.words(), scratch, encoding=encoding, closed=closed)
 
 
 @contextmanager

@@ -60,7 +60,7 @@ class LinkDesk:
                 yield token, links
             finally:
                 del self._sessions[token]
-                # asyncio's TLS connections are cycles that hold a quarter of a megabyte each: left to the collector's own time, they pile up.
+                # TLS connections are cycles of a quarter of a megabyte each: left to the collector's own time, they pile up.
                 asyncio.get_running_loop().call_later(COLLECT_SECONDS, gc.collect)
 
     def receive(self, peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
