@@ -62,12 +62,12 @@ def main() -> None:
         job = Job.of(config, chosen.runs / chosen.preset, scale.evaluation_batches, None)
         folder = chosen.runs / chosen.preset / "private" / point["name"].replace(" ", "-")
         settings = replace(
-            DemoSettings.full(folder, 0, config.training.steps, config.data.tokenizer),
+            DemoSettings.full(folder, 0, config.training.steps, config.data.tokenizer, config.architecture),
             new_tokens=chosen.new_tokens,
         )
         store = open_token_store(config.data)
         settings = replace(settings, seed=prompt_seed(job.config.output, store, settings))
-        answer = answer_privately(job.config.output, store, settings, print)
+        answer = answer_privately(job.config.output, store, settings, print, prepare=False)
         kept = {name: value for name, value in answer.to_dict().items() if not name.endswith("_folder")}
         rows.append({"name": point["name"], "architecture": point["architecture"], "prompt_seed": settings.seed, **kept})
         counted = (kept["bytes_client_to_server"] + kept["bytes_server_to_client"]) / 1e6

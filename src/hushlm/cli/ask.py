@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Literal
 
 __all__ = ["ask"]
 
+SERVER = "127.0.0.1:8440"
+
 
 def ask(
     prompt: str,
     model: Path | None = None,
-    server: str = "127.0.0.1:8440",
+    server: str = SERVER,
     keys: Path | None = None,
     new_tokens: int = 8,
     reveal: str = "token",
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
-    mode: Literal["plain", "simulate", "two-party"] = "two-party",
+    mode: Literal["plain", "simulate", "two-party"] | None = None,
     truncate: bool = False,
     prepared: Literal["auto", "only", "never"] = "auto",
     prepared_folder: Path | None = None,
@@ -35,7 +38,8 @@ def ask(
     typed as an argument can be seen by all of them while the command runs.
 
     Three modes give the same answer. two-party computes together with a server and shows it nothing but lengths. simulate runs the same
-    program with the same fixed-point numbers in one process. plain runs the checkpoint.
+    program with the same fixed-point numbers in one process. plain runs the checkpoint. Without a model, keys and a server, the small code
+    model that comes with the package answers in plain, here; it answers anywhere as `--mode plain --model box`.
 
     Args:
         prompt: "-" reads the text to continue from standard input, in UTF-8; anything else is the text itself.
@@ -47,7 +51,7 @@ def ask(
         temperature: 0 takes the most likely token; above 0 one is drawn here, from revealed top-k or logits.
         top_p: draw only among the most likely tokens that reach this probability together.
         seed: number that decides the draws.
-        mode: two-party, simulate or plain.
+        mode: two-party, simulate or plain; by default two-party, and plain for the model that comes with the package.
         truncate: keep the last tokens of a prompt that is too long, instead of refusing it.
         prepared: auto uses an answer that `hushlm prepare` made, where one fits; only refuses to ask without; never leaves them alone.
         prepared_folder: where prepared answers are stored; by default prepared/CLIENT in the folder of keys.
@@ -58,6 +62,7 @@ def ask(
         silent_seconds: how long the server's engine may be silent before the session is given up.
         json: print one JSON document.
     """
+    from hushlm.box import MODEL
     from hushlm.cli.interrupts import one_interrupt
     from hushlm.cli.text_input import checked_argument, read_standard_input
     from hushlm.extras import require_engine
@@ -71,8 +76,12 @@ def ask(
         raise ValueError("The temperature must be between 0 and 100, top-p above 0 and at most 1, and the seed not negative.")
     sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
     sampling.chooser(policy)
+    if model is None and keys is None and server == SERVER and mode in (None, "plain"):
+        model, mode = MODEL, "plain"
+        print("No --model is given: the model that comes with the package answers here, in plain, and nothing is sent.", file=sys.stderr)
     if model is None:
         raise ValueError("ask needs --model: the client/ folder of an export, or for --mode plain a checkpoint.")
+    mode = mode or "two-party"
     if mode == "two-party" and keys is None:
         raise ValueError("ask needs --keys: the folder that `hushlm keys create` wrote.")
     if mode != "plain":

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hushlm.architectures import Architecture, parse
+from hushlm.box import checkpoint_folder
 from hushlm.config import ModelShape
 from hushlm.cost.measured import read_model
 from hushlm.files import current_folder
@@ -47,7 +48,7 @@ def priced_model(text: str, sizes: Mapping[str, int | None], profile: str | None
     Raises:
         ValueError: in one sentence, if the text is neither, or an option contradicts the folder.
     """
-    folder = current_folder(Path(text))
+    folder = checkpoint_folder(current_folder(Path(text)))
     published = forms == "published"
     settings = ProtocolSettings(pack_products=profile != "lan")
     rewrites = PUBLISHED if published else HUSH
@@ -64,7 +65,7 @@ def priced_model(text: str, sizes: Mapping[str, int | None], profile: str | None
         return PricedModel(architecture, ModelShape(**(base | given)), rewrites, settings, None)
     exported = next((inside for inside in (folder, folder / "client", folder / "server") if (inside / DESCRIPTION_FILE).is_file()), None)
     if exported is None:
-        name, shape = read_model(Path(text))
+        name, shape = read_model(checkpoint_folder(Path(text)))
         model = PricedModel(parse(name), shape, rewrites, settings, Path(text))
     else:
         from hushlm.private.program.description import load_description

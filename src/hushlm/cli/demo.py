@@ -22,18 +22,17 @@ def demo(
 ) -> int:
     """Go the whole way: train on the standard library, look into the heads, price, and answer privately.
 
-    Five small models are trained from scratch, two at a time; one of them collapses and is stopped. The cheapest good one then
-    continues a held-out prompt between two processes that show each other nothing. The exit code is 1 if the private tokens
-    are not the plaintext model's.
+    Five small models are trained from scratch, two at a time; one of them collapses and is stopped. The code model that comes with the
+    package then continues a held-out prompt between two processes that show each other nothing. The exit code is 1 if the private
+    tokens are not the plaintext model's.
 
     Args:
         output: the folder of everything it writes.
         seed: what weights, data order and prompt are drawn with.
         steps: how many updates each row is trained for; 1200 by default, 30 with --quick.
         tokenizer: "bytes", or "bpe:SIZE", for example "bpe:1024".
-        private_architecture: the row that answers privately, for example "EReg(SM(t)+ScFuFFN)"; by default the cheapest that is at
-            least as good as that one.
-        quick: every stage at a size at which nothing is learned; for tests.
+        private_architecture: the trained row that answers privately instead, for example "EReg(SM(t)+ScFuFFN)".
+        quick: every stage at a size at which nothing is learned; for tests. Its answer comes from the cheapest row that is good enough.
         json: print the summary as one JSON document, and everything else on standard error.
     """
     from hushlm.demo.demo_settings import DemoSettings

@@ -107,9 +107,10 @@ def entropy(
 
 def _is_hugging_face(checkpoint: Path, text: Path | None) -> bool:
     """Folders of ours are none of Hugging Face's; what is no folder at all can only be meant as a model of theirs if a text is given."""
+    from hushlm.box import checkpoint_folder
     from hushlm.files import is_hugging_face_folder
 
-    if not checkpoint.is_dir():
+    if not checkpoint_folder(checkpoint).is_dir():
         return text is not None or checkpoint.suffix == ".gguf"
     return is_hugging_face_folder(checkpoint)
 

@@ -105,7 +105,7 @@ def trained_row(name: str, outcome: RunOutcome, shape: ModelShape, store: TokenS
 
 
 def choose(rows: Sequence[DemoRow], reference: str, wanted: str | None) -> tuple[DemoRow, str]:
-    """The row that gives the private answer, and why.
+    """The row to serve, and why.
 
     The cheapest by predicted bytes whose validation perplexity is at least as good as the reference's; `wanted` overrules it.
 

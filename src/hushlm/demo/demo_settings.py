@@ -14,7 +14,7 @@ ROWS = ("SM+LN+G", "SM+ScFuFFN", "EReg(SM(t)+ScFuFFN)", "SM2+R")
 """The architectures of the table, in its order."""
 
 REFERENCE = "EReg(SM(t)+ScFuFFN)"
-"""The private answer comes from the cheapest row whose perplexity is at least as good as this one's."""
+"""The row chosen is the cheapest one whose perplexity is at least as good as this one's."""
 
 COLLAPSE = "SM"
 """Softmax only: trained deeper, faster and without clipping, it collapses."""
@@ -33,8 +33,9 @@ class DemoSettings:
         training: how every row of the table is trained.
         collapse_training: how the model that collapses is trained.
         evaluation_batches: how many batches the table's perplexities and entropies are measured on.
-        prompt_tokens, new_tokens: the lengths of the private question and of its answer.
-        private_architecture: the row to answer with; None for the cheapest one that is good enough.
+        prompt_tokens, new_tokens: the lengths of the private question and of its answer, in tokens of the model that answers.
+        uses_box: whether the model in the box answers, and no row.
+        private_architecture: otherwise the row to answer with; None for the cheapest one that is good enough.
     """
 
     output: Path
@@ -47,11 +48,16 @@ class DemoSettings:
     evaluation_batches: int
     prompt_tokens: int
     new_tokens: int
+    uses_box: bool
     private_architecture: str | None = None
 
     @staticmethod
     def full(output: Path, seed: int, steps: int, tokenizer: str, private_architecture: str | None = None) -> DemoSettings:
-        """The whole demo: minutes on two cores, at a setting in which the paper's effects show at this scale."""
+        """The whole demo: minutes on two cores, at a setting in which the paper's effects show at this scale.
+
+        The model in the box answers unless a row is asked to.
+        """
+        uses_box = private_architecture is None
         # One thread for each run, because two runs go on at once.
         training = TrainingConfig(steps=steps, seed=seed, threads=1, evaluate_every=200, evaluation_batches=16)
         return DemoSettings(
@@ -63,14 +69,16 @@ class DemoSettings:
             training=training,
             collapse_training=replace(training, steps=1200, learning_rate=1e-2, clip_norm=None, watch_every=1, evaluate_every=600),
             evaluation_batches=64,
-            prompt_tokens=112,
+            # Prepared lengths are multiples of 32; the box's tokens are words and parts of words, the rows' single bytes.
+            prompt_tokens=60 if uses_box else 112,
             new_tokens=16,
+            uses_box=uses_box,
             private_architecture=private_architecture,
         )
 
     @staticmethod
     def quick(output: Path, seed: int, steps: int, tokenizer: str, private_architecture: str | None = None) -> DemoSettings:
-        """Every stage at a size at which nothing is learned, for tests."""
+        """Every stage at a size at which nothing is learned, for tests; a row answers, which is smaller than the model in the box."""
         full = DemoSettings.full(output, seed, steps, tokenizer, private_architecture)
         small = ModelShape(layers=2, heads=2, width=16, context=32)
         return replace(
@@ -82,6 +90,7 @@ class DemoSettings:
             evaluation_batches=4,
             prompt_tokens=24,
             new_tokens=2,
+            uses_box=False,
         )
 
     def row_config(self, architecture: str) -> RunConfig:

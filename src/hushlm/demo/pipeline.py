@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from hushlm.box import MODEL, NAME
 from hushlm.config import ModelShape
 from hushlm.data import TokenStore, open_token_store
 from hushlm.demo.demo_rows import DemoRow, choose, rows_table, trained_row
@@ -82,13 +83,16 @@ def run_demo(settings: DemoSettings, say: Say, show: Callable[[Table], None]) ->
     say(f"  figures: {', '.join(str(path) for path in figures)}")
 
     chosen, reason = choose(rows, REFERENCE, settings.private_architecture)
-    stage(4, f"answering privately with {chosen.name} ({reason}): a server process with the weights, a client process with the prompt")
-    answer = answer_privately(outcomes[chosen.name].config.output, store, settings, say)
+    say(f"  {chosen.name} is chosen: {reason}")
+    who = "the model in the box, which comes with the package" if settings.uses_box else chosen.name
+    stage(4, f"answering privately with {who}: a server process with the weights, a client process with the prompt")
+    checkpoint = MODEL if settings.uses_box else outcomes[chosen.name].config.output
+    answer = answer_privately(checkpoint, store, settings, say)
     _show_answer(answer, say)
 
     stage(5, "writing the report and the summary")
     report = _report(settings, outcomes, collapse, say)
-    summary = _summary(settings, store, shape, rows, outcomes, collapse, chosen, answer, figures)
+    summary = _summary(settings, store, shape, rows, outcomes, collapse, answer, figures)
     summary["wall_seconds"] = round(time.monotonic() - begin, 1)
     path = settings.output / "summary.json"
     write_atomic(path, json.dumps(summary, indent=1, allow_nan=False) + "\n")
@@ -153,6 +157,7 @@ def _show_answer(answer: AnswerComparison, say: Say) -> None:
         f"  client to server {sent:.1f} MB, server to client {received:.1f} MB, {found['messages']} messages, "
         f"{found['seconds']:.1f} s for {len(answer.tokens)} tokens; set-up {found['setup_bytes'] / 1e6:.1f} MB"
     )
+    say(f"  before the question, the same for any prompt: {found['prepared_bytes'] / 1e6:.1f} MB, {found['prepared_seconds']:.1f} s")
     say(f"  predicted {found['predicted_bytes'] / 1e6:.1f} MB, counted {sent + received:.1f} MB")
 
 
@@ -163,7 +168,6 @@ def _summary(
     rows: Sequence[DemoRow],
     outcomes: Mapping[str, RunOutcome],
     collapse: RunOutcome,
-    chosen: DemoRow,
     answer: AnswerComparison,
     figures: Sequence[Path],
 ) -> dict[str, Any]:
@@ -190,7 +194,7 @@ def _summary(
             "layers": list(collapse.layers),
             "reason": collapse.reason,
         },
-        "private": {"architecture": chosen.name, **answer.to_dict()},
+        "private": {"model": NAME if settings.uses_box else answer.architecture, **answer.to_dict()},
         "figures": [str(path) for path in figures],
     }
 

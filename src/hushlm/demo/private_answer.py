@@ -1,4 +1,5 @@
 """The demo's private answer: a server process with the weights, a client process with the prompt, and nothing shared but a socket.
+First they prepare the answer, then they compute it.
 
 Each process gets only the files that its own machine would have: the server `server/` and `server-keys/`, the client `client/`,
 `client-keys/` and, on standard input, the prompt.
@@ -45,7 +46,9 @@ class AnswerComparison:
     """A private answer beside the plaintext model's.
 
     Attributes:
+        architecture: the name of the model's architecture.
         found: the document of `hushlm ask --json`, see `hushlm.private.PrivateAnswer.to_dict`.
+        prepared: the document of `hushlm prepare --json`, of what was computed before there was a question; None if nothing was.
         prompt_text: the text that was asked.
         prompt_tokens: how many tokens it has.
         plaintext_tokens: ids of the plaintext model's greedy answer.
@@ -55,7 +58,9 @@ class AnswerComparison:
         client_folder: the export's part for the client.
     """
 
+    architecture: str
     found: dict[str, Any]
+    prepared: dict[str, Any] | None
     prompt_text: str
     prompt_tokens: int
     plaintext_tokens: list[int]
@@ -78,6 +83,7 @@ class AnswerComparison:
         """The keys of summary.json: bytes and seconds are those of the passes that made the tokens, the set-up's apart."""
         found, set_up = self.found, self.found["set_up"]
         return {
+            "architecture": self.architecture,
             "tokens_equal_plaintext": self.tokens_equal_plaintext,
             "prompt_tokens": self.prompt_tokens,
             "prompt_text": self.prompt_text,
@@ -91,13 +97,22 @@ class AnswerComparison:
             "predicted_bytes": found["expected_bytes"],
             "setup_bytes": set_up["bytes_client_to_server"] + set_up["bytes_server_to_client"],
             "seconds": found["seconds"],
+            **self._preparation(),
             "session_seconds": self.session_seconds,
             "server_folder": str(self.server_folder),
             "client_folder": str(self.client_folder),
         }
 
+    def _preparation(self) -> dict[str, Any]:
+        if self.prepared is None:
+            return {}
+        moved = self.prepared["bytes_client_to_server"] + self.prepared["bytes_server_to_client"]
+        return {"prepared_bytes": moved, "prepared_seconds": self.prepared["seconds"]}
 
-def answer_privately(checkpoint: Path, store: TokenStore, settings: DemoSettings, say: Callable[[str], None]) -> AnswerComparison:
+
+def answer_privately(
+    checkpoint: Path, store: TokenStore, settings: DemoSettings, say: Callable[[str], None], prepare: bool = True
+) -> AnswerComparison:
     """Export a checkpoint and continue a held-out prompt in two processes.
 
     Args:
@@ -105,6 +120,7 @@ def answer_privately(checkpoint: Path, store: TokenStore, settings: DemoSettings
         store: the corpus, from whose validation split the prompt comes.
         settings: the demo's.
         say: prints a line.
+        prepare: whether the two prepare the answer first, before there is a question.
 
     Raises:
         ValueError: one sentence, if the export, the server or the client fails.
@@ -114,15 +130,15 @@ def answer_privately(checkpoint: Path, store: TokenStore, settings: DemoSettings
 
     folder = settings.output / "private"
     loaded = load_checkpoint(checkpoint)
-    prompt = choose_prompt(store.tokens["validation"], store.tokenizer, settings.prompt_tokens, settings.seed)
-    text = store.tokenizer.decode(prompt)
+    prompt = choose_prompt(_held_out(store, loaded.tokenizer), loaded.tokenizer, settings.prompt_tokens, settings.seed)
+    text = loaded.tokenizer.decode(prompt)
     plaintext = loaded.model.greedy(prompt, settings.new_tokens)
 
     report = export_model(loaded, folder)
     absorbed = f", FFNs absorbed in layers {', '.join(map(str, report.absorbed_ffns))}" if report.absorbed_ffns else ""
     say(f"  exported to {folder}: server/ ({report.server_bytes / 1e6:.1f} MB of weights) and client/ (no weights){absorbed}")
     keys = folder / "keys"
-    for old in (keys, folder / "server-keys", folder / "client-keys"):
+    for old in (keys, *(folder / f"{party}-{what}" for party in ("server", "client") for what in ("keys", "prepared"))):
         shutil.rmtree(old, ignore_errors=True)
     create_keys(keys, [HOST])
     for party in ("server", "client"):
@@ -131,9 +147,12 @@ def answer_privately(checkpoint: Path, store: TokenStore, settings: DemoSettings
 
     begin = time.monotonic()
     with serving(folder) as address:
-        found = _ask(folder, address, text, settings.new_tokens)
+        prepared = _prepare(folder, address, len(prompt), settings.new_tokens) if prepare else None
+        found = _ask(folder, address, text, settings.new_tokens, "only" if prepare else "never")
     return AnswerComparison(
+        architecture=loaded.config.architecture,
         found=found,
+        prepared=prepared,
         prompt_text=text,
         prompt_tokens=len(prompt),
         plaintext_tokens=plaintext,
@@ -142,6 +161,14 @@ def answer_privately(checkpoint: Path, store: TokenStore, settings: DemoSettings
         server_folder=folder / "server",
         client_folder=folder / "client",
     )
+
+
+def _held_out(store: TokenStore, tokenizer: Tokenizer) -> Tokens:
+    """The validation split in a model's own tokens."""
+    tokens = store.tokens["validation"]
+    if tokenizer.to_str() == store.tokenizer.to_str():
+        return tokens
+    return np.array(tokenizer.encode(store.tokenizer.decode(tokens[:].tolist())).ids)
 
 
 def choose_prompt(tokens: Tokens, tokenizer: Tokenizer, length: int, seed: int) -> list[int]:
@@ -192,7 +219,8 @@ def serving(folder: Path) -> Iterator[str]:
     Yields: its address.
     """
     log = folder / "server.log"
-    options = ["--keys", str(folder / "server-keys"), "--listen", f"{HOST}:0", "--once", "--with-stdin"]
+    options = ["--keys", str(folder / "server-keys"), "--listen", f"{HOST}:0", "--with-stdin"]
+    options += ["--prepare-folder", str(folder / "server-prepared")]
     options += ["--silent-seconds", str(SILENT_SECONDS), "--drain-seconds", str(DRAIN_SECONDS)]
     with log.open("w") as errors:
         process = subprocess.Popen(
@@ -221,13 +249,23 @@ def serving(folder: Path) -> Iterator[str]:
         process.stdin.close()
 
 
-def _ask(folder: Path, address: str, prompt: str, new_tokens: int) -> dict[str, Any]:
-    """`hushlm ask` in a process of its own; its progress goes to our standard error."""
-    options = ["--model", str(folder / "client"), "--server", address, "--keys", str(folder / "client-keys")]
-    options += ["--new-tokens", str(new_tokens), "--silent-seconds", str(SILENT_SECONDS), "--json"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hushlm", "ask", "-", *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+def _prepare(folder: Path, address: str, prompt_tokens: int, new_tokens: int) -> dict[str, Any]:
+    """What does not depend on the prompt: `hushlm prepare` for one answer."""
+    lengths = ["--prompt-tokens", str(prompt_tokens), "--tokens-each", str(new_tokens)]
+    return _client(folder, address, ["prepare", str(folder / "client"), "--answers", "1", *lengths])
+
+
+def _ask(folder: Path, address: str, prompt: str, new_tokens: int, prepared: str) -> dict[str, Any]:
+    """`hushlm ask`; `prepared` says whether from what was prepared ("only") or without ("never")."""
+    words = ["ask", "-", "--model", str(folder / "client"), "--new-tokens", str(new_tokens), "--prepared", prepared]
+    return _client(folder, address, words, prompt)
+
+
+def _client(folder: Path, address: str, words: list[str], prompt: str = "") -> dict[str, Any]:
+    """A command of the client's in a process of its own; its progress goes to our standard error. Returns: the document that it printed."""
+    options = ["--server", address, "--keys", str(folder / "client-keys"), "--prepared-folder", str(folder / "client-prepared")]
+    options += ["--silent-seconds", str(SILENT_SECONDS), "--json"]
+    process = subprocess.Popen([sys.executable, "-m", "hushlm", *words, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         out, _ = process.communicate(prompt)
     except BaseException:

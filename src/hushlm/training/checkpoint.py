@@ -1,7 +1,7 @@
 """Checkpoints: a folder that is whole or absent, without pickle.
 
 config.json          the resolved run (architecture, shape, data, training, entropy) and its provenance
-model.safetensors    the model's state, float32
+model.safetensors    the model's state, float32 (float16 in the model that comes with the package)
 tokenizer.json       text to ids and back
 chat_template.jinja, tokenizer_config.json, generation_config.json   of a model that was taken over, see `hushlm.data.chat_files`
 metrics.jsonl        one row a record
@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as tensor_bytes
 
+from hushlm.box import checkpoint_folder
 from hushlm.config import RunConfig
 from hushlm.data.tokenizer import Tokenizer
 from hushlm.entropy import EntropyRegulariser
@@ -167,11 +168,14 @@ def save_checkpoint(
 def load_checkpoint(folder: Path | str) -> Checkpoint:
     """Load a checkpoint, checking every byte against its manifest.
 
+    Args:
+        folder: where it lies; "box" is the model that comes with the package, see `hushlm.box`.
+
     Raises:
         ValueError: one sentence, if the folder is not a checkpoint, incomplete, altered, or written by another format.
     """
     asked = Path(folder)
-    folder = current_folder(asked)
+    folder = checkpoint_folder(current_folder(asked))
     listed = verify_manifest(folder)["files"]
     for name in ("config.json", "model.safetensors", "tokenizer.json", "metrics.jsonl"):
         if name not in listed:
