@@ -45,7 +45,6 @@ from smollm2 import PACKAGE, WEIGHTS
 BODY_TOKENS = 128
 HEAD_TOKENS = 64
 PROMPTS = ("def fibonacci(n):", "class Stack:", "for i in range(", "    def __init__(self, name", "import ")
-PASSAGE_BYTES = 700
 CARD = "README.md"
 INTRODUCTION = """# The model in the box
 
@@ -185,19 +184,22 @@ def completions(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[str]
 
 
 def beside(checkpoint: Checkpoint, texts: Sequence[str], most: int, package: Path) -> dict[str, Any]:
-    """Bits a byte of both models on the same passages, each after the model's own token for the beginning of a text."""
+    """Bits a byte of both models on the same passages, each after the model's own token for the beginning of a text.
+
+    A passage is as many whole lines as our context holds, from a line in the first half of a file.
+    """
     from hushlm.huggingface import open_hf_model
 
-    long = [text for text in texts if len(text.encode()) > 2 * PASSAGE_BYTES]
+    tokenizer, model = checkpoint.tokenizer, checkpoint.model
     chance = np.random.default_rng(0)
     passages = []
-    for at in sorted(chance.permutation(len(long))[:most]):
-        lines, passage = long[at].splitlines(keepends=True), ""
-        for line in lines[chance.integers(len(lines) // 2) :]:
-            if len((passage + line).encode()) > PASSAGE_BYTES:
+    for at in chance.permutation(len(texts))[:most]:
+        lines, passage = texts[at].splitlines(keepends=True), ""
+        for line in lines[chance.integers(len(lines) // 2 + 1) :]:
+            if len(tokenizer.encode(passage + line).ids) > model.shape.context:
                 break
             passage += line
-        if passage.strip():
+        if passage:
             passages.append(passage)
     total = sum(len(passage.encode()) for passage in passages)
 
@@ -209,10 +211,6 @@ def beside(checkpoint: Checkpoint, texts: Sequence[str], most: int, package: Pat
                 nats += F.cross_entropy(logits(tokens[:, :-1])[0], tokens[0, 1:], reduction="sum").item()
         return nats / math.log(2) / total
 
-    tokenizer, model = checkpoint.tokenizer, checkpoint.model
-    long_enough = max(len(tokenizer.encode(passage).ids) for passage in passages)
-    if long_enough > model.shape.context:
-        raise SystemExit(f"A passage has {long_enough} tokens, and the model reads {model.shape.context}: make PASSAGE_BYTES smaller.")
     ours = bits_per_byte(lambda text: tokenizer.encode(text).ids, separator_id(tokenizer), lambda tokens: model(tokens).logits_BTV)
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(package) as archive:
         other, other_tokenizer = open_hf_model(archive.extract(WEIGHTS, folder))

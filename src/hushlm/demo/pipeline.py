@@ -83,7 +83,7 @@ def run_demo(settings: DemoSettings, say: Say, show: Callable[[Table], None]) ->
     say(f"  figures: {', '.join(str(path) for path in figures)}")
 
     chosen, reason = choose(rows, REFERENCE, settings.private_architecture)
-    say(f"  {chosen.name} is chosen: {reason}")
+    say(f"  the row to serve: {chosen.name}, {reason}")
     who = "the model in the box, which comes with the package" if settings.uses_box else chosen.name
     stage(4, f"answering privately with {who}: a server process with the weights, a client process with the prompt")
     checkpoint = MODEL if settings.uses_box else outcomes[chosen.name].config.output
