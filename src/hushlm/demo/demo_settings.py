@@ -71,7 +71,7 @@ class DemoSettings:
             evaluation_batches=64,
             # Prepared lengths are multiples of 32; the box's tokens are words and parts of words, the rows' single bytes.
             prompt_tokens=60 if uses_box else 112,
-            new_tokens=16,
+            new_tokens=12 if uses_box else 16,
             uses_box=uses_box,
             private_architecture=private_architecture,
         )
