@@ -55,6 +55,7 @@ def test_the_prompt_is_a_stretch_of_held_out_text(tiny: Callable[..., RunConfig]
         assert f"\n{text}" in whole
         assert store.tokenizer.encode(text).ids == prompt
     assert choose_prompt(split, store.tokenizer, 24, 0) == prompts[0]
+    assert store.tokenizer.decode(choose_prompt(split, store.tokenizer, 24, 0, ("3", "7")))[0] in "37"
     with pytest.raises(ValueError, match="no stretch of 100000"):
         choose_prompt(split, store.tokenizer, 100_000, 0)
 

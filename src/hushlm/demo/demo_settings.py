@@ -34,6 +34,7 @@ class DemoSettings:
         collapse_training: how the model that collapses is trained.
         evaluation_batches: how many batches the table's perplexities and entropies are measured on.
         prompt_tokens, new_tokens: the lengths of the private question and of its answer, in tokens of the model that answers.
+        prompt_beginnings: what the text of the question may begin with.
         uses_box: whether the model in the box answers, and no row.
         private_architecture: otherwise the row to answer with; None for the cheapest one that is good enough.
     """
@@ -48,6 +49,7 @@ class DemoSettings:
     evaluation_batches: int
     prompt_tokens: int
     new_tokens: int
+    prompt_beginnings: tuple[str, ...]
     uses_box: bool
     private_architecture: str | None = None
 
@@ -72,6 +74,7 @@ class DemoSettings:
             # Prepared lengths are multiples of 32; the box's tokens are words and parts of words, the rows' single bytes.
             prompt_tokens=60 if uses_box else 112,
             new_tokens=12 if uses_box else 16,
+            prompt_beginnings=("def ", "class ") if uses_box else ("",),
             uses_box=uses_box,
             private_architecture=private_architecture,
         )
@@ -90,6 +93,7 @@ class DemoSettings:
             evaluation_batches=4,
             prompt_tokens=24,
             new_tokens=2,
+            prompt_beginnings=("",),
             uses_box=False,
         )
 

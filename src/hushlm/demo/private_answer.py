@@ -130,7 +130,8 @@ def answer_privately(
 
     folder = settings.output / "private"
     loaded = load_checkpoint(checkpoint)
-    prompt = choose_prompt(_held_out(store, loaded.tokenizer), loaded.tokenizer, settings.prompt_tokens, settings.seed)
+    held_out = _held_out(store, loaded.tokenizer)
+    prompt = choose_prompt(held_out, loaded.tokenizer, settings.prompt_tokens, settings.seed, settings.prompt_beginnings)
     text = loaded.tokenizer.decode(prompt)
     plaintext = loaded.model.greedy(prompt, settings.new_tokens)
 
@@ -171,7 +172,7 @@ def _held_out(store: TokenStore, tokenizer: Tokenizer) -> Tokens:
     return np.array(tokenizer.encode(store.tokenizer.decode(tokens[:].tolist())).ids)
 
 
-def choose_prompt(tokens: Tokens, tokenizer: Tokenizer, length: int, seed: int) -> list[int]:
+def choose_prompt(tokens: Tokens, tokenizer: Tokenizer, length: int, seed: int, beginnings: tuple[str, ...] = ("",)) -> list[int]:
     """A stretch of text that starts a line and survives the way through text: its characters give back the same tokens.
 
     Args:
@@ -179,6 +180,7 @@ def choose_prompt(tokens: Tokens, tokenizer: Tokenizer, length: int, seed: int) 
         tokenizer: the tokenizer that made them.
         length: how many tokens the stretch has.
         seed: decides which of the stretches is taken.
+        beginnings: what its text may begin with.
 
     Raises:
         ValueError: if the split has none.
@@ -188,6 +190,8 @@ def choose_prompt(tokens: Tokens, tokenizer: Tokenizer, length: int, seed: int) 
     for start in np.random.default_rng(seed).permutation(starts):
         stretch = [int(token) for token in tokens[start : start + length]]
         text = tokenizer.decode(stretch)
+        if not text.startswith(beginnings):
+            continue
         if text.isascii() and "\0" not in text and text.strip() and tokenizer.encode(text).ids == stretch:
             return stretch
     raise ValueError(f"The validation split holds no stretch of {length} plain tokens to ask about: use more text.")
