@@ -22,6 +22,7 @@ from hushlm.private.client.preparing import check_lengths, usual_prompt_tokens
 from hushlm.private.client.run_session import Question
 from hushlm.private.program.description import RevealPolicy
 from hushlm.private.session.messages import printable
+from hushlm.private.session.sent_sample import SentSample
 from hushlm.proxy.background_preparation import BackgroundPreparation
 from hushlm.proxy.chat.builder import ChatBuilder
 from hushlm.proxy.chat.chat_format import ChatFormat
@@ -170,8 +171,9 @@ class _Endpoint:
         self._admit_page(request)
         wanted, client, questions = await self._read(request)
         completion = CompletionBuilder(wanted, questions, client.tokenizer, client.description.fingerprint[:12])
-        sessions = RequestSessions(client, self.pool, questions, completion.name)
-        return CompletionResponse(sessions, completion, True, progress_document)
+        samples = [SentSample() for _ in questions]
+        sessions = RequestSessions(client, self.pool, questions, completion.name, [sample.note for sample in samples])
+        return CompletionResponse(sessions, completion, True, lambda index, progress: progress_document(samples[index], index, progress))
 
     @_contained
     async def estimate(self, request: Request) -> Response:
