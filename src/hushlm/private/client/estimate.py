@@ -8,7 +8,7 @@ from itertools import accumulate
 
 from hushlm.cost import LAN, CostReport, Network, price
 from hushlm.cost.prepared import price_prepared_passes
-from hushlm.plan import Plan, Reveal, bucket_length, decode_plan, prefill_plan
+from hushlm.plan import Plan, bucket_length, decode_plan, prefill_plan
 from hushlm.private.program.description import ProgramDescription, RevealPolicy
 
 __all__ = ["Estimate", "estimate"]
@@ -75,7 +75,7 @@ def estimate(
         network: the network for which seconds are predicted; bytes and messages of today's passes do not depend on it.
         prepared: whether the answer uses material that was prepared before, which itself is not counted.
     """
-    shape, policy = description.shape, Reveal(description.shape.vocabulary, reveal.kind, reveal.top)
+    shape, policy = description.shape, reveal.operation(description.shape.vocabulary)
     architecture, rewrites = description.parsed_architecture, description.rewrites
     if prepared:
         passes = price_prepared_passes(architecture, shape, prompt_length, new_tokens, policy, rewrites, description.engine, network)
