@@ -34,6 +34,8 @@ def candidate_tokens(tokenizer: Tokenizer, prompt: str, candidates: Sequence[str
     """
     if not 2 <= len(candidates) <= MOST_CANDIDATES:
         raise ValueError(f"A question has 2 to {MOST_CANDIDATES} candidates, not {len(candidates)}.")
+    if not all(word.strip() for word in candidates):
+        raise ValueError("A candidate is empty: give words that the prompt may go on with.")
     end = prompt[-END_CHARACTERS:]
     before = tokenizer.encode(end).ids
     space = "" if not end or end[-1].isspace() or end[-1] in OPENING else " "
@@ -60,8 +62,6 @@ def _added(tokenizer: Tokenizer, end: str, before: list[int], word: str) -> list
 
 def _not_one_token(tokenizer: Tokenizer, end: str, before: list[int], words: Sequence[str], after_space: bool) -> str:
     word, ids = next((word, ids) for word in words if len(ids := _added(tokenizer, end, before, word)) != 1)
-    if not word.strip():
-        return "A candidate is empty: give words that the prompt may go on with."
     if not ids:
         hint = "leave out the white space at the prompt's end" if after_space else "end the prompt where a word ends"
         return f"The candidate {word!r} becomes one token together with the end of the prompt: {hint}."
