@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from hushlm.private.client.batch import Asker
+    from hushlm.private.client.batch import Asker, BatchOptions
 
 __all__ = ["ask"]
 
@@ -77,10 +77,9 @@ def ask(
     from hushlm.cli.interrupts import one_interrupt
     from hushlm.cli.text_input import checked_argument, read_standard_input
     from hushlm.extras import require_engine
-    from hushlm.private.client.batch import BatchOptions, run_batch
+    from hushlm.private.client.batch import BatchOptions
     from hushlm.private.program.description import RevealPolicy
     from hushlm.private.program.sampling import Sampling
-    from hushlm.report.batch import BatchProgress, print_batch
     from hushlm.report.question import QuestionProgress, print_answer
     from hushlm.report.table import print_json
 
@@ -131,16 +130,7 @@ def ask(
         if text is None:
             assert batch is not None
             assert output is not None
-            with BatchProgress() as batch_display:
-                for report in run_batch(
-                    asker, batch, output, BatchOptions(mode, tokens, words, policy, sampling, truncate), batch_display.update
-                ):
-                    batch_display.answered(report)
-            if json:
-                print_json(report.to_dict())
-            else:
-                print_batch(report, output)
-            return int(report.errors > 0)
+            return _ask_batch(asker, batch, output, BatchOptions(mode, tokens, words, policy, sampling, truncate), json)
         with QuestionProgress() as display:
             if words is None:
                 answer = asker.ask(text, tokens, policy, truncate, display.update, sampling)
@@ -151,3 +141,19 @@ def ask(
     else:
         print_answer(answer)
     return 0
+
+
+def _ask_batch(asker: Asker, batch: Path, output: Path, options: BatchOptions, json: bool) -> int:
+    """Returns: the exit code."""
+    from hushlm.private.client.batch import run_batch
+    from hushlm.report.batch import BatchProgress, print_batch
+    from hushlm.report.table import print_json
+
+    with BatchProgress() as display:
+        for report in run_batch(asker, batch, output, options, display.update):
+            display.answered(report)
+    if json:
+        print_json(report.to_dict())
+    else:
+        print_batch(report, output)
+    return int(report.errors > 0)
