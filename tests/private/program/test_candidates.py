@@ -16,8 +16,11 @@ from hushlm.config import ModelShape
 from hushlm.cost import price
 from hushlm.cost.constants import load_constants
 from hushlm.cost.operation_prices import price_operation
+from hushlm.cost.prepared.calls import calls_with
+from hushlm.cost.prepared.online import online_steps
+from hushlm.cost.prepared.online_constants import load_online_constants
 from hushlm.cost.primitives import Primitives
-from hushlm.plan import Project, Reveal, StepName, prefill_plan
+from hushlm.plan import Project, ProtocolSettings, Reveal, StepName, prefill_plan
 from hushlm.private.engine import Engine, Traffic
 from hushlm.private.prepared.desk import Desk
 from hushlm.private.prepared.generator import PreparedGenerator
@@ -135,13 +138,16 @@ def test_two_parties_choose_the_model_s_candidate_at_the_predicted_price(prepare
     for logits_V, (description, _, asked), seen, theirs in zip(logits, programs, client, server, strict=True):
         assert [each.token for each in seen] == [max(ids, key=lambda token: logits_V[token]) for ids in asked]
         assert [each.token for each in theirs] == [None] * len(asked)
-        if prepared:
-            continue
         primitives = Primitives(load_constants().values, description.engine)
         for ids, each in zip(asked, seen, strict=True):
             plan = prefill_plan(
                 description.parsed_architecture, description.shape, 32, policy(*ids).operation(description.shape.vocabulary)
             )
+            if prepared:  # the whole pass, opening included, from material for the whole vocabulary
+                calls = calls_with(load_constants().values, load_online_constants().values, ProtocolSettings())
+                over = each.total.total_bytes - sum(step.total_bytes for _, step in online_steps(plan, {}, calls))
+                assert over == pytest.approx(round(over / REFILL) * REFILL, abs=0.002 * each.total.total_bytes + 300), ids
+                continue
             for step, counted in zip(plan.steps[-2:], (each.head, each.choice), strict=True):
                 over = counted.total_bytes - price_operation(step.operation, primitives).total_bytes
                 assert over == pytest.approx(round(over / REFILL) * REFILL, abs=250), (ids, step)
