@@ -401,7 +401,7 @@ def test_a_batch_of_two_parties_is_scored_in_one_pass_a_line(
     prompt, words = "3 alpha b", ("e", "z", "l")
     source, output = tmp_path / "questions.jsonl", tmp_path / "answers.jsonl"
     lines = [
-        {"prompt": prompt, "candidates": words, "expected": "b"},
+        {"prompt": prompt, "candidates": words, "expected": "e"},
         {"prompt": "", "candidates": words},
         {"prompt": "a", "new_tokens": 9},
     ]

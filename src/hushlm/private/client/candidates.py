@@ -14,6 +14,9 @@ __all__ = ["candidate_tokens", "named_answer", "policy_of"]
 END_CHARACTERS = 1000
 """Of a prompt: more of it has no part in how a word after it is cut into tokens."""
 
+Added = list[tuple[str, list[int]]]
+"""Words, each with the tokens that it adds to a prompt."""
+
 OPENING = "([{<\"'`“‘«"
 """What no space stands after."""
 
@@ -40,14 +43,13 @@ def candidate_tokens(tokenizer: Tokenizer, prompt: str, candidates: Sequence[str
     before = tokenizer.encode(end).ids
     space = "" if not end or end[-1].isspace() or end[-1] in OPENING else " "
     spaced = [word if word[:1].isspace() else space + word for word in candidates]
-    for words in (spaced, candidates):
-        added = [_added(tokenizer, end, before, word) for word in words]
-        if all(len(ids) == 1 for ids in added):
-            break
-    else:
-        raise ValueError(_not_one_token(tokenizer, end, before, spaced, bool(end) and end[-1].isspace()))
+    attempts = [[(word, _added(tokenizer, end, before, word)) for word in words] for words in (spaced, candidates)]
+    # The first that makes every candidate one token, or else the one that makes most.
+    added = min(attempts, key=_failures)
+    if _failures(added):
+        raise ValueError(_not_one_token(added, end))
     named: dict[int, str] = {}
-    for (token,), candidate in zip(added, candidates, strict=True):
+    for (_, (token,)), candidate in zip(added, candidates, strict=True):
         if token in named:
             raise ValueError(f"The candidates {named[token]!r} and {candidate!r} are the same token: give each once.")
         named[token] = candidate
@@ -60,10 +62,14 @@ def _added(tokenizer: Tokenizer, end: str, before: list[int], word: str) -> list
     return ids[len(before) :] if ids[: len(before)] == before else []
 
 
-def _not_one_token(tokenizer: Tokenizer, end: str, before: list[int], words: Sequence[str], after_space: bool) -> str:
-    word, ids = next((word, ids) for word in words if len(ids := _added(tokenizer, end, before, word)) != 1)
+def _failures(added: Added) -> int:
+    return sum(len(ids) != 1 for _, ids in added)
+
+
+def _not_one_token(added: Added, end: str) -> str:
+    word, ids = next((word, ids) for word, ids in added if len(ids) != 1)
     if not ids:
-        hint = "leave out the white space at the prompt's end" if after_space else "end the prompt where a word ends"
+        hint = "leave out the white space at the prompt's end" if end and end[-1].isspace() else "end the prompt where a word ends"
         return f"The candidate {word!r} becomes one token together with the end of the prompt: {hint}."
     return f"The candidate {word!r} is {len(ids)} tokens after this prompt, and must be one: give a shorter or more usual word."
 
