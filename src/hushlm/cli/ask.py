@@ -14,13 +14,13 @@ NEW_TOKENS = 8
 
 
 def ask(
-    prompt: str | None = None,
+    prompt: str = "",
     *,
     model: Path | None = None,
     server: str = "127.0.0.1:8440",
     keys: Path | None = None,
     new_tokens: int | None = None,
-    candidates: str | None = None,
+    candidates: str = "",
     batch: Path | None = None,
     output: Path | None = None,
     reveal: str = "token",
@@ -92,10 +92,10 @@ def ask(
         raise ValueError("The temperature must be between 0 and 100, top-p above 0 and at most 1, and the seed not negative.")
     sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
     sampling.chooser(policy)
-    words = None if candidates is None else tuple(word.strip() for word in checked_argument(candidates, "--candidates").split(","))
+    words = None if not candidates else tuple(word.strip() for word in checked_argument(candidates, "--candidates").split(","))
     if words is not None and (policy.kind != "token" or new_tokens not in (None, 1)):
         raise ValueError("With --candidates one token is chosen and nothing else revealed: leave --new-tokens and --reveal out.")
-    if (prompt is None) == (batch is None) or (batch is None) != (output is None):
+    if bool(prompt) == (batch is not None) or (batch is None) != (output is None):
         raise ValueError("ask needs a prompt, or --batch with a file of questions and --output for their answers.")
     if model is None:
         raise ValueError("ask needs --model: the client/ folder of an export, or for --mode plain a checkpoint.")
@@ -106,7 +106,7 @@ def ask(
     between = None if network is None else parse_network(network)
     if mode != "plain":
         require_engine()
-    text = None if prompt is None else read_standard_input() if prompt == "-" else checked_argument(prompt, "The prompt")
+    text = None if batch is not None else read_standard_input() if prompt == "-" else checked_argument(prompt, "The prompt")
     asker: Asker
     if mode == "plain":
         from hushlm.private.client.local_answers import PlainModel
