@@ -66,7 +66,7 @@ def plans_of(shape: ModelShape, rewrites: Rewrites) -> list[Plan]:
     if rewrites is HUSH:
         found += [decode_plan(architecture, shape, shape.context) for architecture in architectures_of(shape)]
     if rewrites is HUSH and not shape.prefix:
-        for reveal in (Reveal(shape.vocabulary, "topk", 3), Reveal(shape.vocabulary, "logits")):
+        for reveal in (Reveal(shape.vocabulary, "topk", 3), Reveal(shape.vocabulary, "logits"), Reveal(5, "token")):
             found.append(prefill_plan(parse("SM+R"), shape, shape.context, reveal))
     return found
 

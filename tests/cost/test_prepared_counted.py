@@ -16,7 +16,7 @@ from hushlm.cost.prepared.offline import material_bytes, offline_calls
 from hushlm.cost.prepared.online import online_steps
 from hushlm.cost.prepared.online_constants import load_online_constants
 from hushlm.cost.stocks import Session
-from hushlm.plan import ProtocolSettings, Reveal, bucket_length, decode_plan, prefill_plan
+from hushlm.plan import ProtocolSettings, bucket_length, decode_plan, prefill_plan
 from hushlm.plan.needs import answer_needs
 from hushlm.private.program.description import RevealPolicy
 from tests.cost.prepared_counted import counted_answers
@@ -61,7 +61,7 @@ def check(architectures: Sequence[Architecture], shape: ModelShape, reveal: str)
         assert made.total_bytes == pytest.approx(client.offline.total_bytes, rel=NOISE), name
         assert (made.forward_messages, made.back_messages) == (client.offline.sent_messages, client.offline.received_messages), name
 
-        revealed, opened = Reveal(sizes.vocabulary, policy.kind, policy.top), dict[str, int]()
+        revealed, opened = policy.operation(sizes.vocabulary), dict[str, int]()
         keys = [bucket_length(length + index, sizes.context) for index in range(1, NEW_TOKENS)]
         plans = [prefill_plan(architecture, sizes, bucket_length(length, sizes.context), revealed, rewrites)]
         plans += [decode_plan(architecture, sizes, count, revealed, rewrites) for count in keys]

@@ -26,6 +26,7 @@ class Places:
         export: the folder of its private program.
         keys: for a server and a client.
         vendor: a model as Hugging Face's tools save it.
+        questions: a batch for `hushlm ask`.
         scratch: an empty folder for what the calls write.
     """
 
@@ -35,6 +36,7 @@ class Places:
     export: Path
     keys: Path
     vendor: Path
+    questions: Path
     scratch: Path
 
 
@@ -135,6 +137,11 @@ def sound_calls(places: Places) -> list[Call]:
         Call("prepared", {"action": "list"}, {"server_folder": str(scratch / "shelf")}),
         Call("ask", {"prompt": "alpha"}, {"mode": "plain", "model": str(places.checkpoint), "new_tokens": "1"}),
         Call("ask", {"prompt": "alpha"}, client | {"server": "127.0.0.1:1", "connect_seconds": "1", "new_tokens": "1"}),
+        Call(
+            "ask",
+            options={"mode": "plain", "model": str(places.checkpoint), "new_tokens": "1"}
+            | {"batch": str(places.questions), "output": str(scratch / "answers.jsonl")},
+        ),
         Call("proxy", options=client | {"listen": "127.0.0.1:0", "api_key_file": str(scratch / "api-key")}),
         Call("reproduce", {"what": "fig2"}, drawn | {"pages": str(scratch / "pages")}),
         Call("report", {"runs": str(places.checkpoint)}, {"output": str(scratch / "report.html")}),

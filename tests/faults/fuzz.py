@@ -41,7 +41,7 @@ class Case:
         return f"{self.command.replace(' ', '-')}{self.call}-{self.option}-{self.kind.replace(' ', '_')}"
 
 
-NOWHERE = Places(*[Path("/nowhere")] * 7)
+NOWHERE = Places(*[Path("/nowhere")] * 8)
 """For looking at calls that are not made."""
 
 
@@ -134,7 +134,9 @@ def make_places() -> Places:
     export_model(load_checkpoint(root / "checkpoint"), root / "export")
     create_keys(root / "keys", ["127.0.0.1"])
     _save_vendors_model(root / "vendor")
-    return Places(corpus, text, root / "checkpoint", root / "export", root / "keys", root / "vendor", root / "scratch")
+    questions = root / "questions.jsonl"
+    questions.write_text('{"prompt": "alpha be"}\n{"prompt": "alpha ", "candidates": ["b", "g"]}\n')
+    return Places(corpus, text, root / "checkpoint", root / "export", root / "keys", root / "vendor", questions, root / "scratch")
 
 
 def _save_vendors_model(folder: Path) -> None:

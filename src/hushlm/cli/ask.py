@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from hushlm.private.client.batch import Asker, BatchOptions
 
 __all__ = ["ask"]
 
 SERVER = "127.0.0.1:8440"
+NEW_TOKENS = 8
 
 
 def ask(
-    prompt: str,
+    prompt: str = "",
+    *,
     model: Path | None = None,
     server: str = SERVER,
     keys: Path | None = None,
-    new_tokens: int = 8,
+    new_tokens: int | None = None,
+    candidates: str = "",
+    batch: Path | None = None,
+    output: Path | None = None,
     reveal: str = "token",
     temperature: float = 0.0,
     top_p: float = 1.0,
@@ -32,7 +40,7 @@ def ask(
     queue_seconds: float = 3600.0,
     silent_seconds: float = 120.0,
     json: bool = False,
-) -> None:
+) -> int:
     """Continue a prompt without showing it to the server.
 
     `hushlm ask - ... < prompt.txt` reads the prompt from standard input, where no other user of this machine can see it. A prompt that is
@@ -42,12 +50,19 @@ def ask(
     program with the same fixed-point numbers in one process. plain runs the checkpoint. Without a model, keys and a server, the small code
     model that comes with the package answers in plain, here; it answers anywhere as `--mode plain --model box`.
 
+    With --candidates the answer is the likeliest of these words, in one pass: the server learns which words they are, and not which of them
+    it is. With --batch every line of a file is a question, a JSON document with a prompt, and if you like candidates or new_tokens, an id,
+    and the expected answer. The exit code is 1 if a line could not be asked.
+
     Args:
         prompt: "-" reads the text to continue from standard input, in UTF-8; anything else is the text itself.
         model: client/ folder of `hushlm export`; for simulate the export itself, which holds the weights; for plain a checkpoint.
         server: HOST:PORT of `hushlm serve`; an IPv6 address stands in brackets.
         keys: folder with authority.pem, client.pem and client.key, from `hushlm keys create`.
-        new_tokens: how many tokens to generate.
+        new_tokens: how many tokens to generate; 8 by default, and 1 with candidates.
+        candidates: words that the prompt may go on with, with commas between them, each one token; the answer is the likeliest of them.
+        batch: file of JSON lines with questions, asked one after the other in place of a prompt.
+        output: file that the answers of a batch are appended to, line by line; a further call goes on after those that are there.
         reveal: what this side learns of each step: token, topk:K or logits; each later one tells more about the weights.
         temperature: 0 takes the most likely token; above 0 one is drawn here, from revealed top-k or logits.
         top_p: draw only among the most likely tokens that reach this probability together.
@@ -70,6 +85,7 @@ def ask(
     from hushlm.cli.text_input import checked_argument, read_standard_input
     from hushlm.cost.network import parse_network
     from hushlm.extras import require_engine
+    from hushlm.private.client.batch import BatchOptions
     from hushlm.private.program.description import RevealPolicy
     from hushlm.private.program.sampling import Sampling
     from hushlm.report.question import QuestionProgress, print_answer
@@ -80,6 +96,11 @@ def ask(
         raise ValueError("The temperature must be between 0 and 100, top-p above 0 and at most 1, and the seed not negative.")
     sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
     sampling.chooser(policy)
+    words = None if not candidates else tuple(word.strip() for word in checked_argument(candidates, "--candidates").split(","))
+    if words is not None and (policy.kind != "token" or new_tokens not in (None, 1)):
+        raise ValueError("With --candidates one token is chosen and nothing else revealed: leave --new-tokens and --reveal out.")
+    if bool(prompt) == (batch is not None) or (batch is None) != (output is None):
+        raise ValueError("ask needs a prompt, or --batch with a file of questions and --output for their answers.")
     if model is None and keys is None and server == SERVER and mode in (None, "plain"):
         model, mode = MODEL, "plain"
         print("No --model is given: the model that comes with the package answers here, in plain, and nothing is sent.", file=sys.stderr)
@@ -88,18 +109,21 @@ def ask(
     mode = mode or "two-party"
     if mode == "two-party" and keys is None:
         raise ValueError("ask needs --keys: the folder that `hushlm keys create` wrote.")
+    if mode == "plain" and policy.kind != "token":
+        raise ValueError("--mode plain gives tokens: leave --reveal out, or use --mode simulate.")
     between = None if network is None else parse_network(network)
     if mode != "plain":
         require_engine()
-    text = read_standard_input() if prompt == "-" else checked_argument(prompt, "The prompt")
+    text = None if batch is not None else read_standard_input() if prompt == "-" else checked_argument(prompt, "The prompt")
+    asker: Asker
     if mode == "plain":
-        from hushlm.private.client.local_answers import answer_plainly
+        from hushlm.private.client.local_answers import PlainModel
 
-        answer = answer_plainly(model, text, new_tokens, policy, truncate)
+        asker = PlainModel(model)
     elif mode == "simulate":
-        from hushlm.private.client.local_answers import answer_simulated
+        from hushlm.private.client.local_answers import SimulatedModel
 
-        answer = answer_simulated(model, text, new_tokens, policy, truncate, sampling)
+        asker = SimulatedModel(model)
     else:
         from hushlm.private.client.client import Client, ClientSettings
         from hushlm.private.client.retries import Retries
@@ -114,9 +138,36 @@ def ask(
             prepared_folder=prepared_folder,
             network=between,
         )
-        with one_interrupt(), QuestionProgress() as display:
-            answer = Client(model, server, keys, client, settings).ask(text, new_tokens, policy, truncate, display.update, sampling)
+        asker = Client(model, server, keys, client, settings)
+    tokens = NEW_TOKENS if new_tokens is None else new_tokens
+    with one_interrupt():
+        if text is None:
+            assert batch is not None
+            assert output is not None
+            return _ask_batch(asker, batch, output, BatchOptions(mode, tokens, words, policy, sampling, truncate), json)
+        with QuestionProgress() as display:
+            if words is None:
+                answer = asker.ask(text, tokens, policy, truncate, display.update, sampling)
+            else:
+                answer = asker.score(text, words, truncate, display.update)
     if json:
         print_json(answer.to_dict())
     else:
         print_answer(answer)
+    return 0
+
+
+def _ask_batch(asker: Asker, batch: Path, output: Path, options: BatchOptions, json: bool) -> int:
+    """Returns: the exit code."""
+    from hushlm.private.client.batch import run_batch
+    from hushlm.report.batch import BatchProgress, print_batch
+    from hushlm.report.table import print_json
+
+    with BatchProgress() as display:
+        for report in run_batch(asker, batch, output, options, display.update):
+            display.answered(report)
+    if json:
+        print_json(report.to_dict())
+    else:
+        print_batch(report, output)
+    return int(report.errors > 0)

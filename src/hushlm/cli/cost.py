@@ -66,7 +66,7 @@ def cost(
         prompt: tokens of the prompt; as many as leave room for the new tokens by default.
         new_tokens: tokens to generate, with keys and values kept as shares.
         answers: how many answers are prepared in one go, for the price of prepared answers.
-        reveal: what the client learns: token, topk:K or logits.
+        reveal: what the client learns: token, topk:K, logits, or candidates:K, the likeliest of K given tokens.
         network: lan, wan, or round trip in ms and bandwidth in Mbps, for example 30ms,50Mbps.
         protocol: the engine's protocol.
         profile: the engine's settings, as for `hushlm export`: wan packs matrix products, lan spends bytes to save the server's CPU; an
@@ -113,6 +113,9 @@ def cost(
 
 
 def _reveal(text: str, vocabulary: int) -> Reveal:
+    name, _, number = text.partition(":")
+    if name == "candidates" and number.isdigit() and 2 <= int(number) <= vocabulary:
+        return Reveal(int(number), "token")
     kind, top = parse_reveal(text)
     if top > vocabulary:
         raise ValueError(f"Of {vocabulary} token ids not {top} can be revealed: choose topk:K with K up to {vocabulary}.")

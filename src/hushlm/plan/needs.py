@@ -17,7 +17,7 @@ Legend: H heads, T rows of this pass, S keys, E head width.
 from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, assert_never
 
 from hushlm.architectures import Architecture
@@ -285,9 +285,15 @@ def answer_needs(
 
 
 def covers(prepared: Need, need: Need) -> bool:
-    """Whether what was prepared is what is needed. Of squares there may be more: a longer prompt would have needed them."""
+    """Whether what was prepared is what is needed.
+
+    Of squares there may be more: a longer prompt would have needed them. Of a product there may be more columns: those of the candidates
+    are taken out of the head's.
+    """
     if isinstance(prepared, SquareNeed) and isinstance(need, SquareNeed):
         return need.elements <= prepared.elements
+    if isinstance(prepared, ProjectNeed) and isinstance(need, ProjectNeed):
+        return need.outer <= prepared.outer and replace(need, outer=prepared.outer) == prepared
     return prepared == need
 
 

@@ -278,6 +278,8 @@ class ActivatedGate:
 class Reveal:
     """What the client learns of `vocabulary` logits: the arg max, the `top` largest ones with their ids, or all of them.
 
+    Where these are the logits of fewer tokens than the model has, of candidates, the head computes no others.
+
     The arg max and the largest logits are computed on shares, so that nothing but the server's share of the result is sent.
 
     Attributes:

@@ -129,11 +129,12 @@ def prefill_plan(
     Args:
         architecture, shape: what the model is and how large it is.
         tokens: how many tokens the pass computes.
-        reveal: what the client learns at the end; the next token by default.
+        reveal: what the client learns at the end; the next token by default. The head computes the logits that it is about, which may be
+            fewer than the vocabulary has.
         rewrites: how the program is written.
 
     Raises:
-        ValueError: if `tokens` is not between 1 and the context.
+        ValueError: if `tokens` is not between 1 and the context, or more logits are asked for than there are.
     """
     _check_length(tokens, shape)
     return _plan(architecture, shape, tokens, None, reveal, rewrites)
@@ -166,6 +167,9 @@ def _check_length(tokens: int, shape: ModelShape) -> None:
 
 def _plan(architecture: Architecture, shape: ModelShape, rows: int, cached: int | None, reveal: Reveal | None, rewrites: Rewrites) -> Plan:
     """The plan over `rows` new tokens, with `cached` tokens and the prefix in the key-value cache; None makes the cache."""
+    reveal = reveal or Reveal(shape.vocabulary, "token")
+    if not 1 <= reveal.vocabulary <= shape.vocabulary:
+        raise ValueError(f"{reveal.vocabulary} logits cannot be computed: this model has {shape.vocabulary}.")
     further = cached is not None
     last_row_only = rewrites.last_row_only and not further
     width, vocabulary = shape.width, shape.vocabulary
@@ -181,8 +185,8 @@ def _plan(architecture: Architecture, shape: ModelShape, rows: int, cached: int 
     last = 1 if last_row_only else rows
     if architecture.has_final_norm:
         steps.append(Step(StepName.FINAL_NORM, None, _normalise(architecture, shape, rewrites, last)))
-    steps.append(Step(StepName.HEAD, None, _project(rewrites, last, width, vocabulary)))
-    steps.append(Step(StepName.REVEAL, None, reveal or Reveal(vocabulary, "token")))
+    steps.append(Step(StepName.HEAD, None, _project(rewrites, last, width, reveal.vocabulary)))
+    steps.append(Step(StepName.REVEAL, None, reveal))
     return Plan(architecture, shape, rewrites, rows, keys, tuple(steps), further)
 
 

@@ -50,6 +50,8 @@ def print_answer(answer: PrivateAnswer) -> None:
 
     print(f"prompt, its last tokens:  {answer.prompt_text[-60:]!r}")
     print(f"answer:                   {answer.text!r}")
+    if answer.candidate is not None:
+        print(f"likeliest candidate:      {answer.candidate!r}")
     print(f"tokens:                   {list(answer.tokens)}")
     for token_answer in answer.answers:
         if token_answer.top is not None:

@@ -12,6 +12,8 @@ pytest.importorskip("spu")
 
 from tests.private.service import HUSHLM
 
+from hushlm.cli.ask import ask
+from hushlm.cli.parsing import parse_options
 from hushlm.cli.text_input import MAXIMUM_INPUT_BYTES, checked_argument, decode_text
 from hushlm.training import Checkpoint
 
@@ -64,3 +66,9 @@ def test_an_endless_input_is_refused(served_checkpoint: Checkpoint) -> None:
         result = subprocess.run(command, stdin=endless, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2
     assert result.stderr == f"hushlm: Standard input has more than {MAXIMUM_INPUT_BYTES >> 20} MiB: give less text.\n"
+
+
+@pytest.mark.parametrize("prompt", ["# a comment", "null", "~", "1", "a: b"])
+def test_a_prompt_that_yaml_would_read_is_the_text_that_it_spells(prompt: str) -> None:
+    assert parse_options("ask", ask, [prompt, "--candidates", "null"])["prompt"] == prompt
+    assert parse_options("ask", ask, ["--candidates", prompt])["candidates"] == prompt

@@ -25,6 +25,7 @@ from hushlm.cli.main import main
 from hushlm.private.client.client import Client, Progress
 from hushlm.private.engine.traffic import Traffic
 from hushlm.private.keys.certificates import client_context, create_keys, load_keys, server_context
+from hushlm.private.program.description import RevealPolicy
 from hushlm.training import Checkpoint
 
 LONG_PROMPT = "17 zeta beta alpha gamma beta epsi"
@@ -388,3 +389,35 @@ def test_the_demo_s_server_does_not_outlive_a_killed_demo(export_folder: Path, k
 
     wait_for(gone, 20, "the end of the server")
     assert "Traceback" not in (tmp_path / "server.log").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.two_party
+@pytest.mark.timeout(300)
+def test_a_batch_of_two_parties_is_scored_in_one_pass_a_line(
+    served_checkpoint: Checkpoint, export_folder: Path, key_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The server allows tokens alone, and one of some candidates is less; what it refuses ends the batch after what is answered."""
+    prompt, words = "3 alpha b", ("e", "z", "l")
+    source, output = tmp_path / "questions.jsonl", tmp_path / "answers.jsonl"
+    lines = [
+        {"prompt": prompt, "candidates": words, "expected": "e"},
+        {"prompt": "", "candidates": words},
+        {"prompt": "a", "new_tokens": 9},
+    ]
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with serving(export_folder, key_folder, tmp_path / "server.log", "--allow-reveal", "token", "--new-tokens", "4") as running:
+        client = ["--model", str(export_folder / "client"), "--keys", str(key_folder), "--server", running.address]
+        assert main(["ask", "--batch", str(source), "--output", str(output), *client]) == 2
+        said = capsys.readouterr().err
+    assert "at most 4 tokens a session, not 9. 2 of 3 lines are answered in" in said
+    scored, failed = (json.loads(line) for line in output.read_text().splitlines())
+    logits = plain_logits(served_checkpoint, served_checkpoint.tokenizer.encode(prompt).ids, [0])[0]
+    assert scored["candidate"] == max(words, key=lambda word: float(logits[ord(word)])) == "e"
+    assert (scored["right"], scored["tokens"], scored["prepared"]) == (True, [ord("e")], False)
+    asking = Client(export_folder / "client", running.address, key_folder)
+    expected = asking.estimate(len(prompt), 1, RevealPolicy(kind="candidates", candidates=(101, 108, 122))).bytes
+    assert scored["bytes"] == pytest.approx(expected, rel=0.1)
+    assert expected < asking.estimate(len(prompt), 1).bytes
+    assert "The prompt is empty" in failed["error"]
+    assert '"reveal": "candidates:101,108,122"' in running.log.read_text()

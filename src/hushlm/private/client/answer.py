@@ -36,6 +36,7 @@ class PrivateAnswer:
         reveal: what the client learned of each step.
         mode: how the answer was computed.
         prepared: whether a prepared answer was used up for it; what preparing it moved is not counted here.
+        candidate: the likeliest of the candidates, as it was given; None for a question without any.
     """
 
     prompt_tokens: tuple[int, ...]
@@ -51,6 +52,7 @@ class PrivateAnswer:
     reveal: RevealPolicy = RevealPolicy()
     mode: AnswerMode = "two-party"
     prepared: bool = False
+    candidate: str | None = None
 
     @property
     def was_sent(self) -> bool:
@@ -67,6 +69,7 @@ class PrivateAnswer:
             "prompt_text": self.prompt_text,
             "prompt_tokens": len(self.prompt_tokens),
             "text": self.text,
+            "candidate": self.candidate,
             "tokens": list(self.tokens),
             "answers": [_revealed(answer) for answer in self.answers],
             **traffic_fields(self.query if sent else None),

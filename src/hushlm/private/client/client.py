@@ -17,6 +17,7 @@ from hushlm.cost import LAN, Network
 from hushlm.plan import bucket_length
 from hushlm.private.bundles import BundleInfo, BundleStoreError
 from hushlm.private.client.answer import AnswerCollector, PrivateAnswer
+from hushlm.private.client.candidates import candidate_tokens, named_answer, policy_of
 from hushlm.private.client.client_settings import ClientSettings
 from hushlm.private.client.control_channel import ControlChannel, UnavailableError
 from hushlm.private.client.coroutine_thread import iterate
@@ -66,6 +67,16 @@ class Client:
         self.shelf = ClientShelf(settings.prepared_folder or prepared_folder(keys, name), server, self.description)
         self._runner = SessionRunner(model.absolute(), self.description, engine_version(), control, settings)
 
+    @property
+    def context(self) -> int:
+        """How many tokens the model reads and writes at most."""
+        return self.description.shape.context
+
+    @property
+    def identity(self) -> str:
+        """The program's fingerprint, in hexadecimal."""
+        return self.description.fingerprint
+
     def estimate(
         self,
         prompt_length: int,
@@ -113,6 +124,26 @@ class Client:
         for answer in self.stream(tokens, new_tokens, reveal, collector.note, sampling):
             collector.note(answer)
         return collector.answer(tokens, self.tokenizer, reveal)
+
+    def score(self, prompt: str, candidates: Sequence[str], truncate: bool = False, on_progress: OnProgress | None = None) -> PrivateAnswer:
+        """The likeliest of some candidates after a prompt: one pass, of whose logits this side learns nothing else.
+
+        The server learns which tokens the candidates are, and not which of them it is. Each must be one token after the prompt; a space is
+        put between where a word would have one, see `candidate_tokens`.
+
+        Args:
+            prompt: the text before them.
+            candidates: what it may go on with, such as ("yes", "no"); at least 2.
+            truncate, on_progress: as those of `ask`.
+
+        Returns: the answer, with the `candidate` as it was given.
+
+        Raises:
+            ValueError: if the prompt is empty or too long, a candidate is not one token, or two are the same one.
+            SessionError: if the session could not be opened, or broke.
+        """
+        named = candidate_tokens(self.tokenizer, prompt, candidates)
+        return named_answer(self.ask(prompt, 1, policy_of(named), truncate, on_progress), named)
 
     async def ask_async(
         self,

@@ -8,7 +8,7 @@ from itertools import accumulate
 
 from hushlm.cost import LAN, CostReport, Network, price
 from hushlm.cost.prepared import price_prepared_passes
-from hushlm.plan import Plan, Reveal, bucket_length, decode_plan, prefill_plan
+from hushlm.plan import Plan, bucket_length, decode_plan, prefill_plan
 from hushlm.private.program.description import ProgramDescription, RevealPolicy
 
 __all__ = ["Estimate", "estimate"]
@@ -79,7 +79,7 @@ def estimate(
         draft: how many tokens each pass of such an answer guesses; all guesses are taken to be wrong.
         forms: the network for which such an answer's forms are chosen; None takes those with the fewest bytes.
     """
-    shape, policy = description.shape, Reveal(description.shape.vocabulary, reveal.kind, reveal.top)
+    shape, policy = description.shape, reveal.operation(description.shape.vocabulary)
     architecture, rewrites = description.parsed_architecture, description.rewrites
     if prepared:
         settings = description.engine

@@ -88,6 +88,7 @@ class PreparedGenerator:
         described = self._description
         bucket = bucket_length(prompt_tokens, described.shape.context)
         needs = answer_needs(described.parsed_architecture, described.shape, bucket, new_tokens, described.rewrites, draft)
+        self._generator.install_head()
         names = {need.weight for each in needs for need in each if isinstance(need, ProjectNeed)}
         weights = None if self._desk.is_client else {name: self._backend.tensors[name].whole() for name in names}
         return Preparer(self._desk, weights, described.rewrites.encoded_bytes).prepare(needs, bucket, count, on_work, draft)

@@ -48,6 +48,7 @@ from hushlm.private.prepared.products import centred_rows, multiply, project, sc
 from hushlm.private.prepared.ring import full_product
 from hushlm.private.prepared.tournament import row_winners
 from hushlm.private.prepared.values import ClientRows, ServerValue, SmallValue
+from hushlm.private.program.generate import CANDIDATES, HEAD_WEIGHT
 from hushlm.private.program.steps import NORM_EPSILON, SMALLEST_EPSILON, Arithmetic, arithmetic
 
 __all__ = ["OnlineForms"]
@@ -110,7 +111,7 @@ class OnlineForms:
             case RmsNormalise():
                 return lambda x_TD: self._normalise(operation, x_TD, max(operation.epsilon, SMALLEST_EPSILON))
             case Project():
-                return lambda x_TI, weight, bias: project(desk, self._taking(), needs(operation, weight=weight.name)[0], x_TI, weight, bias)
+                return lambda x_TI, weight, bias: self._project(operation, x_TI, weight, bias)
             case ScaleRows():
                 return lambda q_HTE, inverse: scale_by_server(desk, self._taking(), needs(operation, heads=len(q_HTE))[0], q_HTE, inverse)
             case Prepend():
@@ -160,6 +161,12 @@ class OnlineForms:
                 masked = desk.link.receive(one_hot.shape, np.uint32)
                 product = table.matrix(need.ring_bits).product(masked.astype(np.uint64)) + item["product"]
         return desk.widen(product.astype(np.uint32), 0) + positions.words(desk.fraction_bits)
+
+    def _project(self, operation: Project, x_TI: Words, weight: ServerValue, bias: ServerValue) -> Words:
+        (need,) = self._needs(operation, weight=weight.name)
+        # Of the head, candidates take the columns of theirs: whatever is asked was prepared.
+        ids = self._public.get(CANDIDATES) if weight.name == HEAD_WEIGHT else None
+        return project(self._desk, self._taking(), need, x_TI, weight, bias, None if ids is None else ids.astype(np.int64))
 
     def _centred(self, x_TD: Words) -> Words:
         part = encode(np.asarray(1 / x_TD.shape[1]), self._desk.fraction_bits)

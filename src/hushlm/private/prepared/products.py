@@ -20,15 +20,31 @@ def _second(desk: Desk, mask: Words, opened: Words) -> Words:
     return mask + opened if desk.is_client else mask
 
 
-def project(desk: Desk, material: Material, need: ProjectNeed, x_TI: Words, weight: ServerValue, bias: ServerValue) -> Words:
-    """x W + b: only the client sends, (T, I) words."""
+def project(
+    desk: Desk,
+    material: Material,
+    need: ProjectNeed,
+    x_TI: Words,
+    weight: ServerValue,
+    bias: ServerValue,
+    columns: np.ndarray | None = None,
+) -> Words:
+    """x W + b: only the client sends, (T, I) words.
+
+    Args:
+        columns: which columns of the prepared product W has, if it has not all of them.
+    """
     with material.take(need) as item:
+        prepared = item["product"]
+        if need.outer < prepared.shape[1]:
+            assert columns is not None
+            prepared = prepared[:, columns]
         if desk.is_client:
             desk.link.send(x_TI - item["mask"])
-            product = item["product"].copy()
+            product = prepared.copy()
         else:
             masked = desk.link.receive(x_TI.shape) + x_TI
-            product = weight.matrix().product(masked) + item["product"] + bias.words(2 * desk.fraction_bits)
+            product = weight.matrix().product(masked) + prepared + bias.words(2 * desk.fraction_bits)
     return desk.truncate(product)
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hushlm.architectures import Architecture, parse
 from hushlm.config import ModelShape
 from hushlm.files import verify_manifest
-from hushlm.plan import HUSH, Rewrites, exponential_squarings, parse_reveal
-from hushlm.plan.operations import MOST_REVEALED, RevealKind
+from hushlm.plan import HUSH, Reveal, Rewrites, exponential_squarings, parse_reveal
+from hushlm.plan.operations import MOST_REVEALED
 from hushlm.private.engine import EngineSettings
 
 __all__ = [
@@ -29,28 +30,43 @@ __all__ = [
 FORMAT_VERSION = 2
 """Of program.json; a part of every fingerprint."""
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 """Of the messages of a session; exports of an older one stay good."""
 
 DESCRIPTION_FILE = "program.json"
 WEIGHTS_FILE = "weights.safetensors"
+
+MOST_CANDIDATES = 256
+"""So that they fit a request."""
 
 
 class RevealPolicy(BaseModel):
     """What the client learns of the logits of each new token. The server never learns anything of them.
 
     Attributes:
-        kind: "token" for the arg max, which is computed on shares; "topk" for the `top` largest logits and their ids; "logits" for all.
+        kind: "candidates" for the likeliest of some tokens, which both parties know; "token" for the likeliest of all, an arg max that is
+            computed on shares as well; "topk" for the `top` largest logits and their ids; "logits" for all.
         top: how many logits "topk" reveals.
+        candidates: token ids of "candidates", ascending, so that their order says nothing; otherwise none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    kind: RevealKind = "token"
+    kind: Literal["candidates", "token", "topk", "logits"] = "token"
     top: int = Field(default=1, ge=1, le=MOST_REVEALED)
+    candidates: tuple[int, ...] = Field(default=(), max_length=MOST_CANDIDATES)
+
+    @model_validator(mode="after")
+    def _has_candidates(self) -> Self:
+        ids = self.candidates
+        if self.kind != "candidates" and ids:
+            raise ValueError(f"candidates are not for {self.kind}")
+        if self.kind == "candidates" and (len(ids) < 2 or ids[0] < 0 or list(ids) != sorted({*ids})):
+            raise ValueError("candidates must be at least 2 token ids, ascending and each once")
+        return self
 
     @staticmethod
     def parse(text: str) -> RevealPolicy:
-        """The policy of "token", "topk:K" or "logits"; the inverse of `str`.
+        """The policy of "token", "topk:K" or "logits"; the inverse of `str`. Candidates are words of a question, not of an option.
 
         Raises:
             ValueError: in one sentence, for anything else.
@@ -59,14 +75,23 @@ class RevealPolicy(BaseModel):
         return RevealPolicy(kind=kind, top=top)
 
     def is_within(self, most: RevealPolicy) -> bool:
-        """Whether this policy reveals no more than `most`. A token is least, then the largest K logits by their number, then all."""
+        """Whether this policy reveals no more than `most`.
+
+        One of some candidates is least, then a token, then the largest K logits by their number, then all.
+        """
         return self._extent <= most._extent
 
     @property
     def _extent(self) -> float:
-        return {"token": 0.0, "topk": float(self.top), "logits": float("inf")}[self.kind]
+        return {"candidates": -1.0, "token": 0.0, "topk": float(self.top), "logits": float("inf")}[self.kind]
+
+    def operation(self, vocabulary: int) -> Reveal:
+        """The operation of a plan that reveals this. One of the candidates is an arg max over their logits alone."""
+        return Reveal(len(self.candidates), "token") if self.kind == "candidates" else Reveal(vocabulary, self.kind, self.top)
 
     def __str__(self) -> str:
+        if self.kind == "candidates":
+            return f"candidates:{','.join(map(str, self.candidates))}"
         return f"topk:{self.top}" if self.kind == "topk" else self.kind
 
 

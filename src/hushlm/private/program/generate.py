@@ -20,11 +20,14 @@ from hushlm.plan import (
     Rotate,
     ServerTensor,
     Step,
+    StepName,
+    Tensor,
     Value,
     bucket_length,
     decode_plan,
     prefill_plan,
     server_tensors,
+    tensor_name,
 )
 from hushlm.private.engine import Engine, Party
 from hushlm.private.engine.traffic import Traffic
@@ -37,10 +40,15 @@ from hushlm.private.program.step_programs import step_program
 from hushlm.private.program.steps import Arithmetic, Array
 from hushlm.private.program.token_answer import StepTraffic, TokenAnswer
 
-__all__ = ["PrivateGenerator"]
+__all__ = ["CANDIDATES", "HEAD_WEIGHT", "PrivateGenerator"]
 
 OnStep = Callable[[Step, int, int, Traffic], None]
 CACHED = (Value.KEYS, Value.VALUES)
+
+CANDIDATES = "candidates"
+"""The public variable that holds the token ids of the head's columns, where these are not all."""
+
+HEAD_WEIGHT, HEAD_BIAS = (tensor_name(StepName.HEAD, None, tensor) for tensor in (Tensor.WEIGHT, Tensor.BIAS))
 
 
 def _narrow(xp: ModuleType) -> Arithmetic:
@@ -76,10 +84,26 @@ class PrivateGenerator:
         whole = prefill_plan(self._architecture, self._shape, self._shape.context, None, description.rewrites)
         one = decode_plan(self._architecture, self._shape, self._shape.context, None, description.rewrites)
         tensors = {tensor.name: tensor for plan in (whole, one) for step in plan.steps for tensor in server_tensors(plan, step)}
+        self._head = [tensors.pop(name) for name in (HEAD_WEIGHT, HEAD_BIAS)]
+        self._candidates: tuple[int, ...] | None = None
+        """Whose columns of the head are installed; () are all, None is not yet."""
         for tensor in tensors.values():
             # Tensors with an entry for each position are installed pass by pass.
             if tensor.tensor.position_axis is None:
                 self._backend.put(tensor.name, Party.SERVER, tensor.shape, self._weight(tensor))
+
+    def install_head(self, candidates: tuple[int, ...] = ()) -> None:
+        """Install the head, or of it the columns of some candidates, unless that was done already."""
+        if candidates == self._candidates:
+            return
+        self._candidates = candidates
+        if candidates:
+            self._backend.put_public(CANDIDATES, np.array(candidates))
+        for tensor in self._head:
+            value, shape = self._weight(tensor), tensor.shape
+            if candidates:
+                value, shape = None if value is None else value[..., list(candidates)], (*shape[:-1], len(candidates))
+            self._backend.put(tensor.name, Party.SERVER, shape, value)
 
     def _weight(self, tensor: ServerTensor) -> np.ndarray | None:
         """A tensor as it was exported, at the server; None at the client."""
@@ -142,9 +166,12 @@ class PrivateGenerator:
         greedy = choose is None
         choose = choose or Sampling().chooser(reveal)
         self._check(prompt_tokens, prompt_length, new_tokens, draft.guesses if draft else 0)
+        if reveal.candidates and (new_tokens > 1 or reveal.candidates[-1] >= self._shape.vocabulary):
+            raise ValueError(f"Candidates are for one new token, not {new_tokens}, and must be below {self._shape.vocabulary}.")
+        self.install_head(reveal.candidates)
         if draft is not None and (not greedy or reveal.kind == "topk"):
             raise ValueError("Guessed tokens are checked against the likeliest ones: answer greedily, and reveal the token or all logits.")
-        policy = Reveal(self._shape.vocabulary, reveal.kind, reveal.top)
+        policy = reveal.operation(self._shape.vocabulary)
         length = bucket_length(prompt_length, self._shape.context)
         plan = prefill_plan(self._architecture, self._shape, length, policy, self._description.rewrites)
         tokens = list(prompt_tokens) if prompt_tokens is not None else None
@@ -161,6 +188,8 @@ class PrivateGenerator:
                 guesses = padded_guesses(draft.guess, known, draft.guesses, self._shape.vocabulary)
             answers = self._forward(plan, None if tokens is None else tokens + guesses, prompt_length + done - 1, on_step)
             if self._backend.knows_client:
+                if reveal.candidates:
+                    answers = [replace(each, token=reveal.candidates[each.token]) for each in answers if each.token is not None]
                 answers = [replace(each, token=choose(each) if each.token is None else each.token) for each in answers]
             count = 1
             if done and draft:

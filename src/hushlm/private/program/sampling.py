@@ -35,7 +35,7 @@ class Sampling(BaseModel):
         Raises:
             ValueError: if a token is to be drawn although only tokens are revealed, so that there is nothing to draw from.
         """
-        if self.temperature > 0 and reveal.kind == "token":
+        if self.temperature > 0 and reveal.kind in ("candidates", "token"):
             raise ValueError("Sampling needs logits at the client: add --reveal topk:K or --reveal logits, or leave the temperature at 0.")
         random = np.random.default_rng(self.seed)
 

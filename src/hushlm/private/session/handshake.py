@@ -35,6 +35,10 @@ def check_request(request: SessionRequest, description: ProgramDescription, engi
         )
     if request.reveal.kind == "topk" and request.reveal.top > description.shape.vocabulary:
         raise SessionError(f"The top {request.reveal.top} tokens were asked for, and the vocabulary has {description.shape.vocabulary}.")
+    if request.reveal.candidates and (request.new_tokens > 1 or request.reveal.candidates[-1] >= description.shape.vocabulary):
+        raise SessionError(
+            f"Candidates are for one new token, not {request.new_tokens}, and must be token ids below {description.shape.vocabulary}."
+        )
     if request.new_tokens > limits.new_tokens:
         raise SessionError(f"This server answers at most {limits.new_tokens} tokens a session, not {request.new_tokens}.")
     if not request.reveal.is_within(limits.reveal):
