@@ -22,6 +22,7 @@ from hushlm.plan import (
     Mix,
     Normalise,
     Operation,
+    PowerKernel,
     Prepend,
     Project,
     ProtocolSettings,
@@ -31,7 +32,6 @@ from hushlm.plan import (
     ScaleRows,
     Scores,
     Step,
-    halvings,
     row_lengths,
 )
 from hushlm.plan.cuts import Cut
@@ -134,9 +134,12 @@ def price_operation(operation: Operation, p: Primitives) -> Exchange:
             return (p.product_shared(rows, keys, head_width) + p.truncate(rows * head_width)).times(heads)
         case Kernel():
             return _kernel(p, operation)
+        case PowerKernel():
+            # Rows are multiplied with public factors, which is a truncation; masks and the floor are public, too.
+            return p.truncate(operation.elements) + _powers(p, operation)
         case Divide():
             n = operation.heads * operation.rows
-            inverse = _reciprocal(p, n, operation.largest) if operation.polynomial else p.reciprocal(n)
+            inverse = _reciprocal(p, n, operation.limits) if operation.polynomial else p.reciprocal(n)
             return inverse + _scaled_rows(p, n, operation.width, operation.block)
         case Activate():
             return _activate(p, operation)
@@ -190,9 +193,8 @@ def _squared_lengths(p: Primitives, rows: int, width: int, block: int) -> Exchan
     return sum((p.product_shared(b, width, b) + p.truncate(b * b) for b in _blocks(rows, block)), Exchange())
 
 
-def _reciprocal(p: Primitives, n: int, largest: int) -> Exchange:
+def _reciprocal(p: Primitives, n: int, limits: int) -> Exchange:
     """1/x: comparisons with powers of two, a selection by them of x and another of the result, and a polynomial of three products."""
-    limits = halvings(largest)
     products = _product(p, n).times(3) + p.truncate(n).times(3)
     if not limits:
         return products

@@ -41,6 +41,11 @@ ERRORS = {
     "NeoX(SM+LN+R)": 0.02,
     "Llama(SM+RMS+Swi)": 0.2,
     "Llama(SM2(th)+RMS+SwiQ)": 0.02,
+    "PS2+R": 2e-4,
+    "PS1(qk)+LN+R": 0.02,
+    "PS3(th,qk)+LN+Q": 0.02,
+    "NeoX(PS2(t,qk)+RMS+B)": 0.02,
+    "Llama(PS3(th)+RMS+SwiQ)": 0.02,
 }
 GROUPED = replace(SMALL, heads=4, key_value_heads=2, explicit_ffn_width=27, rotary_share=1.0, prefix=1)
 

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import numpy as np
 
-from hushlm.plan import Activate, ActivatedGate, Kernel, Reveal
+from hushlm.plan import Activate, ActivatedGate, Divide, Kernel, Reveal
 from hushlm.private.engine import Traffic
 from hushlm.private.prepared.desk import SMALL_RING_BITS
 from hushlm.private.program.backend import ReferenceBackend
