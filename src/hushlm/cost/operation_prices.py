@@ -135,8 +135,8 @@ def price_operation(operation: Operation, p: Primitives) -> Exchange:
         case Kernel():
             return _kernel(p, operation)
         case PowerKernel():
-            # Rows are multiplied with public factors, which is a truncation; masks and the floor are public, too.
-            return p.truncate(operation.elements) + _powers(p, operation)
+            # Masks, roots and the floor are public. The engine's exponential takes products with the roots, which are truncated first.
+            return (p.truncate(_whole(operation)) if operation.exponentials == 1 else Exchange()) + _powers(p, operation)
         case Divide():
             n = operation.heads * operation.rows
             inverse = _reciprocal(p, n, operation.limits) if operation.polynomial else p.reciprocal(n)
@@ -219,14 +219,22 @@ def _affine(p: Primitives, operation: Normalise | RmsNormalise) -> Exchange:
 
 def _kernel(p: Primitives, operation: Kernel) -> Exchange:
     """The maxima of all rows in one tournament, the clip and the exponential. Masks are public and cost nothing."""
-    lengths, n = row_lengths(operation), operation.elements
-    total = Exchange()
+    lengths, total = row_lengths(operation), Exchange()
     while any(length > 1 for length in lengths):
         total += _larger(p, operation.heads * sum(length // 2 for length in lengths))
         lengths = [length - length // 2 for length in lengths]
-    total += _larger(p, n)
-    few, squarings = operation.written_out, operation.squarings
-    if many := n - few:
+    return total + _larger(p, operation.elements) + _powers(p, operation)
+
+
+def _whole(operation: Kernel | PowerKernel) -> int:
+    """How many scores are raised to the power by the engine's own squares."""
+    return operation.elements - operation.written_out
+
+
+def _powers(p: Primitives, operation: Kernel | PowerKernel) -> Exchange:
+    """(1 + z/2^n)^(2^n) of all scores."""
+    few, squarings, total = operation.written_out, operation.squarings, Exchange()
+    if many := _whole(operation):
         by_one = p.truncate(many) + _squares(p, many, True).times(squarings)
         total += p.exponential(many, squarings) if operation.exponentials == 1 else by_one
     return total + p.truncate(few) + _squares(p, few, False).times(squarings) if few else total

@@ -26,7 +26,7 @@ SMALLEST_MEAN_SQUARE = 1e-12
 
 
 def unit_gain(weight: Tensor, bias: Tensor | None, head_width: int) -> Tensor:
-    """What each head of a linear map (H E, D) is multiplied with (H,) so that its outputs have the mean square 1 over inputs of unit variance.
+    """The gains (H,) of a linear map's heads (H E, D), so that outputs have the mean square 1 over inputs of unit variance.
 
     Of an input n whose entries are uncorrelated and have the mean square 1, as they leave LayerNorm or RMSNorm, the head's output W n + b
     has the mean square (|W|^2 + |b|^2) / E, with the Frobenius norm of its E rows; the gain is one over the root of that. It depends on

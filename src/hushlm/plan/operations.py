@@ -14,13 +14,15 @@ from hushlm.plan.cuts import Cut
 from hushlm.plan.step_names import StepName
 
 __all__ = [
+    "LARGEST_POWER_SUM",
+    "POWER_SUM",
+    "SMALLEST_POWER_SUM",
     "Activate",
     "ActivatedGate",
     "Divide",
     "Embed",
     "Gate",
     "Kernel",
-    "LARGEST_POWER_SUM",
     "Mix",
     "Normalise",
     "Operation",
@@ -28,10 +30,8 @@ __all__ = [
     "Prepend",
     "Project",
     "Reveal",
-    "POWER_SUM",
     "RmsNormalise",
     "Rotate",
-    "SMALLEST_POWER_SUM",
     "ScaleRows",
     "Scores",
     "Step",

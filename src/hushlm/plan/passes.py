@@ -13,13 +13,13 @@ from hushlm.architectures import Architecture, FeedForward, Norm, Temperature
 from hushlm.config import ModelShape
 from hushlm.plan.cuts import few_squares, product_cut, scaling_block, squares_block
 from hushlm.plan.operations import (
+    LARGEST_POWER_SUM,
+    SMALLEST_POWER_SUM,
     Activate,
     ActivatedGate,
     Divide,
     Embed,
     Gate,
-    LARGEST_POWER_SUM,
-    SMALLEST_POWER_SUM,
     Kernel,
     Mix,
     Normalise,

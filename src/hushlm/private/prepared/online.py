@@ -257,7 +257,7 @@ class OnlineForms:
         flat, squared = power.reshape(-1), self._squares(operation)
         for _ in range(order):
             flat = squared(flat)
-        floor_N = desk.constant(POWER_FLOOR * roots_N ** 2**order)
+        floor_N = desk.constant(POWER_FLOOR * roots_N**2**order)
         return _weights(s_HTS, places, allowed_TS.reshape(-1)[places] > 0.5, flat.reshape(s_HN.shape) + floor_N)
 
     def _divide(self, operation: Divide, x_HTN: Words, sums_HT: Words) -> Words:
