@@ -48,7 +48,7 @@ def test_reciprocals_of_all_sizes(largest: int) -> None:
     assert desk.truncations == 4 + (largest > 2)
 
 
-@pytest.mark.parametrize(("smallest", "largest"), [(2.0**-7, 2**12), (0.5, 64)])
+@pytest.mark.parametrize(("smallest", "largest"), [(2.0**-13, 2**12), (0.5, 64)])
 def test_reciprocals_of_sums_below_1(smallest: float, largest: int) -> None:
     desk = OneParty()
     x = np.concatenate([[smallest, largest - 1], np.exp(np.random.default_rng(0).uniform(np.log(smallest), np.log(largest), 500))])

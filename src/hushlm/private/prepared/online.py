@@ -257,8 +257,8 @@ class OnlineForms:
         flat, squared = power.reshape(-1), self._squares(operation)
         for _ in range(order):
             flat = squared(flat)
-        floor_N = desk.constant(POWER_FLOOR * roots_N**2**order)
-        return _weights(s_HTS, places, allowed_TS.reshape(-1)[places] > 0.5, flat.reshape(s_HN.shape) + floor_N)
+        added_N = desk.constant(np.where(roots_N > 0, POWER_FLOOR * roots_N**2**order, 1.0))
+        return _weights(s_HTS, places, allowed_TS.reshape(-1)[places] > 0.5, flat.reshape(s_HN.shape) + added_N)
 
     def _divide(self, operation: Divide, x_HTN: Words, sums_HT: Words) -> Words:
         desk, material, sums_N = self._desk, self._taking(), sums_HT.reshape(-1)

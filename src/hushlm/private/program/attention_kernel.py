@@ -125,15 +125,19 @@ def _weights(xp: ModuleType, operation: Kernel | PowerKernel, e_HN: Array) -> tu
 
 
 def weight_roots(allowed_TS: np.ndarray, squarings: int) -> np.ndarray:
-    """The public factors (T, 1) of each row's scores in a power kernel: the 2^n-th root of `POWER_SUM` over the number of allowed keys."""
-    return (POWER_SUM / allowed_TS.sum(-1, keepdims=True)) ** (0.5**squarings)
+    """The public factors (T, 1) of each row's scores in a power kernel: the 2^n-th root of `POWER_SUM` over the number of allowed keys.
+
+    They are 0 for a row of a single key, whose score does not matter.
+    """
+    count_T1 = allowed_TS.sum(-1, keepdims=True)
+    return np.where(count_T1 > 1, (POWER_SUM / count_T1) ** (0.5**squarings), 0.0)
 
 
 def power_kernel(xp: ModuleType, operation: PowerKernel) -> Callable[[Array, Array, Array], tuple[Array, Array]]:
     """The program of the power kernel.
 
     It takes scores (H, T, S), a public mask (T, S) of the allowed pairs and the public roots c (T, 1) of `weight_roots`, and returns the
-    weights (c (1 + s/2^n))^(2^n) + c^(2^n) floor, zero for all other pairs (H, T, S), and the sums of their rows (H, T).
+    weights (c (1 + s/2^n))^(2^n) + c^(2^n) floor, or 1 where c = 0, zero for all other pairs (H, T, S), and the sums of their rows (H, T).
     """
     heads, order = operation.heads, operation.squarings
     chosen, row_of = _places(operation)
@@ -162,7 +166,8 @@ def power_kernel(xp: ModuleType, operation: PowerKernel) -> Callable[[Array, Arr
         factor_N = roots_N
         for _ in range(order):
             factor_N = factor_N * factor_N
-        weights_HN = powers(_pick(s_HTS.reshape(heads, -1), chosen), roots_N) + factor_N * POWER_FLOOR
+        added_N = xp.where(roots_N > 0.0, factor_N * POWER_FLOOR, 1.0)
+        weights_HN = powers(_pick(s_HTS.reshape(heads, -1), chosen), roots_N) + added_N
         return _weights(xp, operation, xp.where(mask_N, weights_HN, 0.0))
 
     return kernel
