@@ -202,7 +202,7 @@ class Kernel:
 
 POWER_SUM = 2.0**-3
 """What the weights of a power kernel are divided by the number of allowed keys and multiplied with, so that every row's sum is `POWER_SUM`
-times its mean weight. Mean weights of a trained PS3 lie between 2^-7 and 2^12 for 98% of the rows, with a median of 2^3: with this factor
+times its mean weight. Mean weights of a trained PS3 lie between 2^-6.3 and 2^10.3 for 98% of the rows, with a median of 6: with this factor
 the sums and their reciprocals are about equally far from 0, as fixed-point numbers want it."""
 
 SMALLEST_POWER_SUM, LARGEST_POWER_SUM = POWER_SUM * POWER_FLOOR, 2**12
