@@ -9,10 +9,12 @@ CORE    ?= .venv-core
 demo: install
 	$(BIN)/hushlm demo
 
-# Parties in processes of their own have the machine to themselves; everything else runs two at a time.
+# Parties in processes of their own that only count bytes share the machine with each other; those of sessions, where time matters, have it alone.
+COUNTED = tests/cost tests/calibration tests/private/prepared tests/private/program
 test: install lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/private --ignore=tests/proxy --ignore=tests/demo --ignore=tests/docs
-	$(BIN)/python -m pytest tests/private tests/proxy tests/demo tests/docs
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not two_party"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m two_party $(COUNTED)
+	$(BIN)/python -m pytest -m two_party $(addprefix --ignore=,$(COUNTED))
 
 quick: install
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.nn import functional
 
 from hushlm.architectures import parse
 from hushlm.config import ModelShape
 from hushlm.huggingface import from_hf_llama, open_hf_model, to_hf_llama
 from hushlm.model import LanguageModel
-from tests.huggingface.models import prefixed, save_gguf, tiny
+from tests.huggingface.models import save_gguf, tiny
+from tests.huggingface.parity import (
+    assert_goes_there_and_back,
+    assert_same_entropies,
+    assert_same_greedy_answers,
+    assert_same_logits_and_gradients,
+    stirred,
+    tokens,
+)
 
 transformers = pytest.importorskip("transformers", reason="the hf extra is not installed")
 
@@ -54,18 +59,7 @@ def hf_llama(family: str = "Llama", **settings: Any) -> Any:
         "eos_token_id": None,
     } | ({"head_dim": 8, "sliding_window": None} if family == "Mistral" else {})
     model = getattr(transformers, f"{family}ForCausalLM")(getattr(transformers, f"{family}Config")(**(config | settings)))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model.eval()
-
-
-def tokens() -> Tensor:
-    return torch.randint(0, 37, (2, 24), generator=torch.Generator().manual_seed(1))
-
-
-def loss(logits_BTV: Tensor) -> Tensor:
-    return functional.cross_entropy(logits_BTV[:, :-1].flatten(0, 1), tokens()[:, 1:].flatten())
+    return stirred(model, 0.1)
 
 
 ROPE = {"rope_type": "default", "rope_theta": 500.0}
@@ -96,55 +90,25 @@ def test_logits_and_gradients_equal_those_of_the_family(family: str, settings: d
         rotary_base=500.0 if "rope_parameters" in settings else 10_000.0,
         qkv_bias=family == "Qwen2",
     )
-    theirs, ours = hf_model(tokens()).logits, model(tokens()).logits_BTV
-    assert float(theirs.detach().std()) > 0.1
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-    loss(theirs).backward()
-    loss(ours).backward()
-    # The gradients, under the names of either side: what takes weights over takes gradients over.
-    with torch.no_grad():
-        for parameter in hf_model.parameters():
-            parameter.copy_(parameter.grad)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hushlm.huggingface.exchange.check_same_logits", lambda *arguments: None)
-        expected = dict(from_hf_llama(hf_model).named_parameters())
-    for key, parameter in model.named_parameters():
-        torch.testing.assert_close(parameter.grad, expected[key], rtol=1e-4, atol=1e-5, msg=partial(prefixed, key))
+    assert_same_logits_and_gradients(hf_model, from_hf_llama, tokens())
 
 
 def test_entropies_equal_those_of_llamas_attention_weights() -> None:
-    hf_model = hf_llama(attn_implementation="eager")
-    p_LBHTS = torch.stack(hf_model(tokens(), output_attentions=True).attentions).double()
-    expected = -torch.where(p_LBHTS > 0, p_LBHTS * p_LBHTS.clamp_min(1e-300).log(), 0).sum(-1)
-    entropy_nats_LBHT = from_hf_llama(hf_model)(tokens(), with_entropy=True).entropy_nats_LBHT
-    torch.testing.assert_close(entropy_nats_LBHT.double(), expected, rtol=1e-5, atol=1e-5)
+    assert_same_entropies(hf_llama(attn_implementation="eager"), from_hf_llama, tokens())
 
 
 @pytest.mark.parametrize("family", ["Llama", "Mistral", "Qwen2"])
 def test_greedy_answers_are_those_of_the_family(family: str) -> None:
-    hf_model = hf_llama(family)
-    sequence = torch.tensor([[3, 1, 4]])
-    theirs = hf_model.generate(
-        sequence, attention_mask=torch.ones_like(sequence), max_new_tokens=12, do_sample=False, pad_token_id=0, eos_token_id=None
-    )
-    assert from_hf_llama(hf_model).greedy([3, 1, 4], 12) == theirs[0, 3:].tolist()
+    assert_same_greedy_answers(hf_llama(family), from_hf_llama)
 
 
 @pytest.mark.parametrize("changes", [{}, {"tied_head": True}, {"qkv_bias": True}, {"key_value_heads": None, "explicit_ffn_width": None}])
 @pytest.mark.parametrize("name", ["Llama(SM+RMS+Swi)", "Llama(SM+RMS+B)"])
 def test_round_trip_through_the_files_of_transformers(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
     model = LanguageModel(parse(name), dataclasses.replace(SHAPE, **changes), seed=5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(6)))
-    to_hf_llama(model).save_pretrained(tmp_path)
-    back = from_hf_llama(transformers.AutoModelForCausalLM.from_pretrained(tmp_path))
-    assert back.architecture == model.architecture
+    back = assert_goes_there_and_back(model, to_hf_llama, from_hf_llama, tmp_path)
     assert back.shape.cache_heads == model.shape.cache_heads
     assert back.shape.ffn_width == model.shape.ffn_width
-    ours, theirs = model.state_dict(), back.state_dict()
-    assert list(ours) == list(theirs)
-    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 def test_a_gguf_file_is_taken_over(tmp_path: Path) -> None:

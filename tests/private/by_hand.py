@@ -36,6 +36,8 @@ def valid_request(export: Path, scratch: Path) -> dict[str, Any]:
         "answers": 0,
         "bundle": None,
         "held": None,
+        "draft": 0,
+        "network": None,
     }
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from hushlm.calibration.relay import Link, Relay, SwitchableLink, free_ports, relayed
@@ -70,7 +70,7 @@ def stream_both(
                 there.close()
                 pipes.append(here)
                 processes.append(process)
-            while results := (*pipes[0].recv(), *pipes[1].recv()):
+            while results := _from_all(pipes):
                 of_client, of_server = results
                 yield of_client, of_server
         except (EOFError, ConnectionResetError) as error:
@@ -79,6 +79,16 @@ def stream_both(
             for process in processes:
                 process.kill()
                 process.join()
+
+
+def _from_all(pipes: Sequence[Connection]) -> tuple[Any, ...]:
+    """The next result of each; whichever party dies is noticed at once, although the other one may wait for it for minutes."""
+    results: dict[Connection, tuple[Any, ...]] = {}
+    while len(results) < len(pipes):
+        for pipe in wait([pipe for pipe in pipes if pipe not in results]):
+            assert isinstance(pipe, Connection)
+            results[pipe] = pipe.recv()
+    return tuple(result for pipe in pipes for result in results[pipe])
 
 
 def _once(engine: Engine, work: Work, *arguments: Any) -> Iterator[Any]:

@@ -22,6 +22,7 @@ def ask(
     truncate: bool = False,
     prepared: Literal["auto", "only", "never"] = "auto",
     prepared_folder: Path | None = None,
+    network: str | None = None,
     client: str = "client",
     retries: int = 0,
     connect_seconds: float = 30.0,
@@ -51,6 +52,8 @@ def ask(
         truncate: keep the last tokens of a prompt that is too long, instead of refusing it.
         prepared: auto uses an answer that `hushlm prepare` made, where one fits; only refuses to ask without; never leaves them alone.
         prepared_folder: where prepared answers are stored; by default prepared/CLIENT in the folder of keys.
+        network: what lies between here and the server: lan, wan, or round trip in ms and bandwidth in Mbps, for example 30ms,50Mbps. A
+            prepared answer then takes the forms that are quickest over it; without it those that move the fewest bytes.
         client: name of the .pem and .key in the folder of keys.
         retries: how often to ask again where no server is found, or one without a place; a session that broke is never repeated.
         connect_seconds: how long the server may take to connect.
@@ -60,6 +63,7 @@ def ask(
     """
     from hushlm.cli.interrupts import one_interrupt
     from hushlm.cli.text_input import checked_argument, read_standard_input
+    from hushlm.cost.network import parse_network
     from hushlm.extras import require_engine
     from hushlm.private.program.description import RevealPolicy
     from hushlm.private.program.sampling import Sampling
@@ -75,6 +79,7 @@ def ask(
         raise ValueError("ask needs --model: the client/ folder of an export, or for --mode plain a checkpoint.")
     if mode == "two-party" and keys is None:
         raise ValueError("ask needs --keys: the folder that `hushlm keys create` wrote.")
+    between = None if network is None else parse_network(network)
     if mode != "plain":
         require_engine()
     text = read_standard_input() if prompt == "-" else checked_argument(prompt, "The prompt")
@@ -98,6 +103,7 @@ def ask(
             retries=Retries(retries),
             prepared=prepared,
             prepared_folder=prepared_folder,
+            network=between,
         )
         with one_interrupt(), QuestionProgress() as display:
             answer = Client(model, server, keys, client, settings).ask(text, new_tokens, policy, truncate, display.update, sampling)

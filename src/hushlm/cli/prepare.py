@@ -14,6 +14,7 @@ def prepare(
     answers: int = 1,
     tokens_each: int = 8,
     prompt_tokens: int | None = None,
+    draft: int = 0,
     prepared_folder: Path | None = None,
     client: str = "client",
     retries: int = 0,
@@ -36,6 +37,8 @@ def prepare(
         tokens_each: how many tokens an answer may have; a shorter answer leaves the rest unused.
         prompt_tokens: length of the prompts, rounded up to a multiple of 32; good for all prompts that are rounded up to the same. By
             default up to 32, as the context allows.
+        draft: guess so many tokens in each pass after the first, from what followed the same words before, and check them together: fewer
+            passes where guesses are right, and as much material more. Greedy answers only; the server learns how many were right.
         prepared_folder: where they are stored, readable by you alone; by default prepared/CLIENT in the folder of keys.
         client: name of the .pem and .key in the folder of keys.
         retries: how often to ask again where no server is found, or one without a place.
@@ -68,9 +71,9 @@ def prepare(
     asking = Client(model, server, keys, client, settings)
     check_writable(asking.shelf.folder)
     context = asking.description.shape.context
-    prompt_tokens = usual_prompt_tokens(context, tokens_each) if prompt_tokens is None else prompt_tokens
+    prompt_tokens = usual_prompt_tokens(context, tokens_each, draft) if prompt_tokens is None else prompt_tokens
     with one_interrupt(), PreparationDisplay() as display:
-        report = asking.prepare(answers, tokens_each, prompt_tokens, display.update)
+        report = asking.prepare(answers, tokens_each, prompt_tokens, display.update, draft)
     if json:
         print_json(report.to_dict())
     else:

@@ -23,8 +23,10 @@ def proxy(
     keep_prepared: int = 0,
     tokens_each: int = 16,
     prompt_tokens: int | None = None,
+    draft: int = 0,
     prepared: Literal["auto", "only", "never"] = "auto",
     prepared_folder: Path | None = None,
+    network: str | None = None,
     expose: bool = False,
     api_key_file: Path | None = None,
     client: str = "client",
@@ -59,8 +61,11 @@ def proxy(
         keep_prepared: prepare answers while nobody asks, until each model has so many; a question lets that end with the batch being made.
         tokens_each: for --keep-prepared: how many tokens an answer may have.
         prompt_tokens: for --keep-prepared: length of the prompts, rounded up to a multiple of 32; by default up to 32.
+        draft: for --keep-prepared: how many tokens each pass of an answer guesses, see `hushlm prepare`.
         prepared: auto uses prepared answers where one fits; only refuses to ask without; never leaves them alone.
         prepared_folder: where prepared answers are stored; by default prepared/CLIENT in the folder of keys.
+        network: what lies between here and the server: lan, wan, or for example 30ms,50Mbps; prepared answers then take the forms that are
+            quickest over it.
         expose: allow an address that other machines can reach; traffic there is plain HTTP.
         api_key_file: file with a key that programs must send, readable by you alone; optional on this machine.
         client: name of the .pem and .key in the folder of keys.
@@ -79,6 +84,7 @@ def proxy(
     from hushlm.extras import require_engine
 
     require_engine()
+    from hushlm.cost.network import parse_network
     from hushlm.private.client.client import Client, ClientSettings
     from hushlm.private.client.retries import Retries
     from hushlm.private.program.description import DESCRIPTION_FILE, RevealPolicy
@@ -96,6 +102,7 @@ def proxy(
         retries=Retries(retries),
         prepared=prepared,
         prepared_folder=prepared_folder,
+        network=None if network is None else parse_network(network),
     )
     policy = RevealPolicy.parse(reveal)
     folders = model if isinstance(model, list) else [model]
@@ -117,6 +124,7 @@ def proxy(
         keep_prepared=keep_prepared,
         tokens_each=tokens_each,
         prompt_tokens=prompt_tokens,
+        draft=draft,
         api_key=None if api_key_file is None else read_api_key(api_key_file),
     )
     serving = Proxy(served, listen, settings, expose)

@@ -61,6 +61,7 @@ class ProxySettings:
         keep_prepared: how many prepared answers to keep for each model, made while nobody asks; 0 makes none.
         tokens_each: how many tokens each of them has.
         prompt_tokens: length of their prompts; None takes the shortest.
+        draft: how many tokens each pass of them guesses.
         hosts: names in the `host` header under which requests are answered; None allows all. Where only this machine can reach the proxy,
             another name means that a web page has a browser speak to it under a false name.
     """
@@ -76,6 +77,7 @@ class ProxySettings:
     keep_prepared: int = 0
     tokens_each: int = DEFAULT_NEW_TOKENS
     prompt_tokens: int | None = None
+    draft: int = 0
     hosts: tuple[str, ...] | None = ("127.0.0.1", "localhost", "::1")
 
     def __post_init__(self) -> None:
@@ -128,9 +130,9 @@ def application(models: Client | Sequence[ServedModel], settings: ProxySettings,
 def _preparation(client: Client, settings: ProxySettings, pool: SessionPool) -> BackgroundPreparation:
     """Raises: ValueError, if the lengths of prepared answers do not fit the context."""
     context, tokens_each = client.description.shape.context, settings.tokens_each
-    prompt_tokens = settings.prompt_tokens or usual_prompt_tokens(context, tokens_each)
-    check_lengths(context, settings.keep_prepared, tokens_each, prompt_tokens)
-    return BackgroundPreparation(client, pool, settings.keep_prepared, prompt_tokens, tokens_each)
+    prompt_tokens = settings.prompt_tokens or usual_prompt_tokens(context, tokens_each, settings.draft)
+    check_lengths(context, settings.keep_prepared, tokens_each, prompt_tokens, settings.draft)
+    return BackgroundPreparation(client, pool, settings.keep_prepared, prompt_tokens, tokens_each, settings.draft)
 
 
 def session_pool(settings: ProxySettings) -> SessionPool:

@@ -32,11 +32,12 @@ class BackgroundPreparation:
         keep: how many there shall be.
         prompt_tokens: length of the prompts.
         tokens_each: length of the answers.
+        draft: how many tokens each pass of an answer guesses.
     """
 
-    def __init__(self, client: Client, pool: SessionPool, keep: int, prompt_tokens: int, tokens_each: int) -> None:
+    def __init__(self, client: Client, pool: SessionPool, keep: int, prompt_tokens: int, tokens_each: int, draft: int = 0) -> None:
         self._client, self._pool = client, pool
-        self._keep, self._prompt_tokens, self._tokens_each = keep, prompt_tokens, tokens_each
+        self._keep, self._prompt_tokens, self._tokens_each, self._draft = keep, prompt_tokens, tokens_each, draft
 
     async def run(self) -> None:
         """Prepare whenever some are missing and nobody asks, until this is cancelled."""
@@ -53,7 +54,8 @@ class BackgroundPreparation:
     async def _prepare(self) -> None:
         report = PreparationReport()
         try:
-            events = self._client.preparation(self._keep, self._tokens_each, self._prompt_tokens, report, self._pool.busy)
+            lengths = (self._tokens_each, self._prompt_tokens)
+            events = self._client.preparation(self._keep, *lengths, report, self._pool.busy, self._draft)
             async with contextlib.aclosing(events):
                 async for _ in events:
                     pass

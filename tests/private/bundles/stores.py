@@ -19,7 +19,7 @@ def identity_of(name: str) -> str:
     return hashlib.sha256(name.encode()).digest()[:IDENTITY_BYTES].hex()
 
 
-def made(name: str, prompt_bucket: int = 32, new_tokens: int = 2) -> Material:
+def made(name: str, prompt_bucket: int = 32, new_tokens: int = 2, draft: int = 0) -> Material:
     """A small material of several kinds of need."""
     numbers = np.random.default_rng(list(name.encode()))
 
@@ -32,7 +32,7 @@ def made(name: str, prompt_bucket: int = 32, new_tokens: int = 2) -> Material:
         Item(SquareNeed(5), {"mask": words(5), "product": words(5)}),
         Item(MultiplyNeed(0), {"left": words(0)}),
     ]
-    return Material(prompt_bucket, new_tokens, bytes.fromhex(identity_of(name)), items)
+    return Material(prompt_bucket, new_tokens, bytes.fromhex(identity_of(name)), items, draft=draft)
 
 
 def content(material: Material) -> list[tuple[object, dict[str, tuple[str, tuple[int, ...], bytes]]]]:

@@ -79,8 +79,6 @@ def test_answers_are_those_without_guesses() -> None:
         single, looked_up, right, wrong = passes
         assert (single, right, wrong) == (TOKENS, 1 + -(-(TOKENS - 1) // (GUESSES + 1)), TOKENS)
         assert right <= looked_up <= TOKENS
-        if start:
-            continue  # a message of a kernel step of the second design differs from the formula's: docs/log.md, "Rounds"
         (_, steps, _), _ = found[start + 3]
         architecture, rewrites = export.description.parsed_architecture, export.description.rewrites
         reveal, opened = Reveal(shape.vocabulary, "token"), dict[str, int]()

@@ -42,6 +42,8 @@ def wanted(**changes: Any) -> SessionRequest:
         "answers": 0,
         "bundle": None,
         "held": None,
+        "draft": 0,
+        "network": None,
     }
     return SessionRequest.model_validate(fields | changes)
 
@@ -165,6 +167,29 @@ def test_a_client_takes_the_closest_and_each_once(tmp_path: Path) -> None:
     shelf.reconcile(shelf.names(), None)
     shelf.reconcile((identity_of("short"), identity_of("long")), (identity_of("short"),))
     assert {info.identity for info in shelf.held()} == {identity_of("short"), identity_of("other")}
+
+
+def test_guesses_are_for_greedy_questions_that_leave_room_for_them(tmp_path: Path) -> None:
+    for party, peer in ((Party.CLIENT, "host:1"), (Party.SERVER, "alice")):
+        for name, draft in (("plain", 0), ("guessing", 3)):
+            BundleStore(tmp_path, party, peer).add(made(name, draft=draft), DESCRIPTION.fingerprint)
+    mine = ClientShelf(tmp_path, "host:1", DESCRIPTION)
+    plain, guessing = identity_of("plain"), identity_of("guessing")
+    assert [(info.identity, info.draft) for info in mine.fitting(20, 2)] == [(guessing, 3), (plain, 0)]
+    assert [info.identity for info in mine.fitting(20, 2, greedy=False)] == [plain]
+    assert SMALL.context == 32
+    assert [info.identity for info in mine.fitting(28, 2)] == [plain]
+    theirs, _ = shelf_of(tmp_path)
+    theirs.admit("alice", wanted(bundle=guessing, held=(plain, guessing)))
+    for changes in ({"prompt_length": 28}, {"reveal": RevealPolicy(kind="topk", top=3)}):
+        wrong = refusal(theirs, wanted(bundle=guessing, held=(plain, guessing), **changes))
+        assert "guesses 3 tokens a pass" in str(wrong)
+        theirs.admit("alice", wanted(bundle=plain, held=(plain, guessing), **changes))
+    more = bundle_bytes(DESCRIPTION, 20, 2, client=False, draft=3)
+    assert more > bundle_bytes(DESCRIPTION, 20, 2, client=False)
+    theirs, _ = shelf_of(tmp_path, client_bytes=theirs.held("alice")[0].size_bytes * 2 + more - 1)
+    theirs.admit("alice", wanted(kind="prepare", answers=1))
+    assert "one takes" in str(refusal(theirs, wanted(kind="prepare", answers=1, draft=3)))
 
 
 def test_settings_and_batches_are_bounded() -> None:

@@ -50,6 +50,8 @@ def session() -> server_session.ServerSession:
         answers=0,
         bundle=None,
         held=None,
+        draft=0,
+        network=None,
     )
     limits = Limits(new_tokens=1, session_seconds=30, reveal=RevealPolicy())
     settings = server_session.ServedModel(Path(), cast(ProgramDescription, None), "x", 30.0, 30.0, 30.0, limits)

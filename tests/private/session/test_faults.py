@@ -464,6 +464,8 @@ ACCEPTED = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\n\r\n"
                     "answers": 0,
                     "bundle": None,
                     "held": None,
+                    "draft": 0,
+                    "network": None,
                 }
             ).encode()
             + b"\n",

@@ -19,6 +19,7 @@ pytest.importorskip("spu")
 from tests.private.by_hand import hand_made
 from tests.private.service import PROMPTS, Serving, ask_command, assert_one_sentence, run, serving, wait_for
 
+from hushlm.cost import WAN
 from hushlm.cost.prepared.online_bytes import online_bytes
 from hushlm.plan import Reveal, bucket_length, decode_plan, prefill_plan
 from hushlm.private.bundles import BundleStore
@@ -170,6 +171,23 @@ def test_a_prepared_answer_is_today_s_with_the_formula_s_bytes(shelves: Shelves,
         assert "No answer is prepared for a prompt of" in lines.stderr
         assert len(shelves.at_client()) == 1
         assert "secret" not in server.log.read_text()
+
+
+def test_guesses_and_a_named_network_change_messages_and_no_answer(shelves: Shelves, served_checkpoint: Checkpoint) -> None:
+    with shelves.serving():
+        client = shelves.client(prepared="only", network=WAN)
+        assert client.prepare(1, tokens_each=4, draft=2).made == 1
+        assert client.prepare(1, tokens_each=4, draft=2).made == 0
+        with pytest.raises(SessionError, match="No answer is prepared"):
+            client.ask(PROMPTS[0], 2, RevealPolicy(kind="topk", top=2))
+        prompt = client.tokenizer.encode(PROMPTS[0]).ids
+        answer = client.ask(PROMPTS[0], 4, LOGITS)
+        assert list(answer.tokens) == served_checkpoint.model.greedy(prompt, 4)
+        expected = client.estimate(len(prompt), 4, LOGITS, prepared=True, draft=2)
+        in_pairs = shelves.client().estimate(len(prompt), 4, LOGITS, prepared=True, draft=2)
+        messages = answer.query.sent_messages + answer.query.received_messages
+        assert messages <= 1.05 * expected.messages < in_pairs.messages, "at most as many passes as tokens, in fewer messages"
+        assert shelves.at_client() == shelves.at_server() == set()
 
 
 def test_a_server_knows_its_clients_apart_and_both_drop_what_one_lost(shelves: Shelves) -> None:

@@ -133,8 +133,15 @@ def price_prepared_passes(
     rewrites: Rewrites = HUSH,
     settings: ProtocolSettings | None = None,
     network: Network = WAN,
+    draft: int = 0,
+    forms: Network | None = None,
 ) -> tuple[CostReport, ...]:
-    """The passes of `price_prepared`, each at the length at which a session runs it."""
+    """The passes of `price_prepared`, each at the length at which a session runs it.
+
+    Args:
+        draft: how many tokens each further pass guesses; all guesses are taken to be wrong.
+        forms: the network for which the forms are chosen; None takes those with the fewest bytes.
+    """
     settings = settings or ProtocolSettings()
     online = load_online_constants()
     values, elapsed = (
@@ -144,9 +151,9 @@ def price_prepared_passes(
 
     @cache
     def further(keys: int) -> Plan:
-        return decode_plan(architecture, shape, keys, reveal, rewrites)
+        return decode_plan(architecture, shape, keys, reveal, rewrites, draft + 1)
 
-    lengths = [bucket_length(prompt + index, shape.context) for index in range(new_tokens)]
+    lengths = [bucket_length(prompt + (index + draft if index else 0), shape.context) for index in range(new_tokens)]
     plans = [prefill_plan(architecture, shape, lengths[0], reveal, rewrites), *map(further, lengths[1:])]
     prices = dict[tuple[Operation, tuple[Need, ...]], Exchange]()
 
@@ -154,7 +161,7 @@ def price_prepared_passes(
         """Equal layers are priced once."""
         key = (operation, needs)
         if key not in prices:
-            prices[key] = _online(operation, needs, values, elapsed)
+            prices[key] = _online(operation, needs, values, elapsed, forms)
         return prices[key]
 
     set_up = replace(values.set_up(), compute_seconds=elapsed.set_up().cpu_seconds)
@@ -176,8 +183,8 @@ def _unnamed(need: Need) -> Need:
             return need
 
 
-def _online(operation: Operation, needs: tuple[Need, ...], values: OnlineCalls, elapsed: OnlineCalls) -> Exchange:
-    exchange, timed = (p.amortised(online_exchange(operation, needs, p)) for p in (values, elapsed))
+def _online(operation: Operation, needs: tuple[Need, ...], values: OnlineCalls, elapsed: OnlineCalls, forms: Network | None) -> Exchange:
+    exchange, timed = (p.amortised(online_exchange(operation, needs, p, forms)) for p in (values, elapsed))
     # Its price already contains what it draws from the stocks.
     return replace(exchange, compute_seconds=timed.cpu_seconds, triples=(), forward_transfers=(), back_transfers=())
 

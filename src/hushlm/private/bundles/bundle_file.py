@@ -44,6 +44,7 @@ class BundleInfo:
         new_tokens: of the answer, at most.
         size_bytes: of the file.
         created_at: ISO 8601, UTC. For people: nothing depends on it.
+        draft: how many tokens each pass of the answer guesses.
         problem: a sentence that says why it cannot be used; "" if, as far as a listing looks, it can. Where the file cannot be read,
             `fingerprint` is "" and the lengths are 0.
     """
@@ -55,6 +56,7 @@ class BundleInfo:
     size_bytes: int
     created_at: str
     problem: str = ""
+    draft: int = 0
 
 
 class StoredInfo(BaseModel):

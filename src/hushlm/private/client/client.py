@@ -70,15 +70,19 @@ class Client:
         prompt_length: int,
         new_tokens: int,
         reveal: RevealPolicy = RevealPolicy(),
-        network: Network = LAN,
+        network: Network | None = None,
         prepared: bool = False,
+        draft: int = 0,
     ) -> Estimate:
         """What a question is going to move and how long it will take, before it is asked; lengths are in tokens.
 
         Args:
+            network: for which seconds are predicted; that of the settings by default, or a local one.
             prepared: whether it is answered from material that was prepared before.
+            draft: how many tokens each pass of such an answer guesses; what is predicted holds if all guesses are wrong.
         """
-        return estimate(self.description, prompt_length, new_tokens, reveal, network, prepared)
+        link = network or self.settings.network or LAN
+        return estimate(self.description, prompt_length, new_tokens, reveal, link, prepared, draft, self.settings.network)
 
     def ask(
         self,
@@ -147,7 +151,12 @@ class Client:
                     on_progress(item)
 
     def prepare(
-        self, answers: int, tokens_each: int = 8, prompt_tokens: int | None = None, on_progress: OnPreparation | None = None
+        self,
+        answers: int,
+        tokens_each: int = 8,
+        prompt_tokens: int | None = None,
+        on_progress: OnPreparation | None = None,
+        draft: int = 0,
     ) -> PreparationReport:
         """Prepare answers before there are questions, until there are `answers` of these lengths; what is there already counts.
 
@@ -159,6 +168,8 @@ class Client:
             prompt_tokens: length of the prompts, rounded up to a whole bucket (32); only prompts of that bucket can use them. By default
                 the first bucket.
             on_progress: called, in the caller's thread, with each report of progress.
+            draft: how many tokens each pass of an answer guesses, from what came after the same tokens before, and checks together with its
+                own; greedy answers alone can use them. The material grows with it.
 
         Raises:
             ValueError: if the lengths do not fit the context.
@@ -166,23 +177,25 @@ class Client:
         """
         report = PreparationReport()
         if prompt_tokens is None:
-            prompt_tokens = usual_prompt_tokens(self.description.shape.context, tokens_each)
-        with contextlib.closing(iterate(lambda: self.preparation(answers, tokens_each, prompt_tokens, report, asyncio.Event()))) as items:
+            prompt_tokens = usual_prompt_tokens(self.description.shape.context, tokens_each, draft)
+        with contextlib.closing(
+            iterate(lambda: self.preparation(answers, tokens_each, prompt_tokens, report, asyncio.Event(), draft))
+        ) as items:
             for item in items:
                 if on_progress is not None:
                     on_progress(item)
         return report
 
     def preparation(
-        self, answers: int, tokens_each: int, prompt_tokens: int, report: PreparationReport, stop: asyncio.Event
+        self, answers: int, tokens_each: int, prompt_tokens: int, report: PreparationReport, stop: asyncio.Event, draft: int = 0
     ) -> AsyncGenerator[PreparationProgress, None]:
         """What `prepare` iterates over, for callers with an event loop of their own; `report` is filled, `stop` ends it between batches.
 
         Raises:
             ValueError: if the lengths do not fit the context.
         """
-        check_lengths(self.description.shape.context, answers, tokens_each, prompt_tokens)
-        return prepare_answers(self._runner, self.shelf, self.settings, (prompt_tokens, tokens_each), answers, report, stop)
+        check_lengths(self.description.shape.context, answers, tokens_each, prompt_tokens, draft)
+        return prepare_answers(self._runner, self.shelf, self.settings, (prompt_tokens, tokens_each), answers, draft, report, stop)
 
     def _encode(self, prompt: str, new_tokens: int, truncate: bool) -> list[int]:
         return encode_prompt(self.tokenizer, prompt, self.description.shape.context, new_tokens, truncate)
@@ -207,7 +220,7 @@ class Client:
                 bundle = self._take(question) if choice != "never" and server_keeps else None
                 if bundle is not None:
                     given_back.callback(self.shelf.give_back, bundle)
-                tracker = await asyncio.to_thread(self._tracker, question, start, bundle is not None)
+                tracker = await asyncio.to_thread(self._tracker, question, start, bundle)
                 if bundle is None and choice != "never" and server_keeps:
                     missing = self._missing(question)
                     if choice == "only":
@@ -233,14 +246,15 @@ class Client:
                         if choice == "only":
                             raise
 
-    def _tracker(self, question: Question, start: float, prepared: bool) -> ProgressTracker:
-        expected = self.estimate(question.prompt_length, question.new_tokens, question.reveal, prepared=prepared)
+    def _tracker(self, question: Question, start: float, bundle: BundleInfo | None) -> ProgressTracker:
+        lengths, prepared = (question.prompt_length, question.new_tokens), bundle is not None
+        expected = self.estimate(*lengths, question.reveal, prepared=prepared, draft=bundle.draft if bundle else 0)
         return ProgressTracker(self.description.shape.layers, expected, start, prepared)
 
     def _take(self, question: Question) -> BundleInfo | None:
         """Raises: SessionError, if this side's store cannot be used; nothing has begun."""
         try:
-            return self.shelf.take(question.prompt_length, question.new_tokens)
+            return self.shelf.take(question.prompt_length, question.new_tokens, question.greedy)
         except BundleStoreError as error:
             raise SessionError(f"{error} `--prepared never` asks without them.") from error
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from hushlm.cost.network import Network
 from hushlm.private.client.retries import Retries
 from hushlm.private.session.messages import ALIVE_SECONDS
 
@@ -27,6 +28,8 @@ class ClientSettings:
         retries: how often to ask again where no server is found, or one without a place.
         prepared: whether questions use prepared answers: "auto" where one fits, "only" or not at all, "never".
         prepared_folder: where prepared answers are stored; by default beside the keys.
+        network: between client and server, as far as it is known: answers from prepared material then take the forms that are quickest over
+            it. None takes those with the fewest bytes.
 
     Raises:
         ValueError: if a time is not above 0.
@@ -40,6 +43,7 @@ class ClientSettings:
     retries: Retries = Retries()
     prepared: PreparedChoice = "auto"
     prepared_folder: Path | None = None
+    network: Network | None = None
 
     def __post_init__(self) -> None:
         if min(self.connect_seconds, self.queue_seconds, self.start_seconds, self.silent_seconds, self.alive_seconds) <= 0:

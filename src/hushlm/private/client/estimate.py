@@ -64,6 +64,8 @@ def estimate(
     reveal: RevealPolicy = RevealPolicy(),
     network: Network = LAN,
     prepared: bool = False,
+    draft: int = 0,
+    forms: Network | None = None,
 ) -> Estimate:
     """Price a question as `PrivateGenerator` runs it: lengths rounded up to buckets, one pass over the prompt, one a further token.
 
@@ -74,11 +76,16 @@ def estimate(
         reveal: what is opened of each step.
         network: the network for which seconds are predicted; bytes and messages of today's passes do not depend on it.
         prepared: whether the answer uses material that was prepared before, which itself is not counted.
+        draft: how many tokens each pass of such an answer guesses; all guesses are taken to be wrong.
+        forms: the network for which such an answer's forms are chosen; None takes those with the fewest bytes.
     """
     shape, policy = description.shape, Reveal(description.shape.vocabulary, reveal.kind, reveal.top)
     architecture, rewrites = description.parsed_architecture, description.rewrites
     if prepared:
-        passes = price_prepared_passes(architecture, shape, prompt_length, new_tokens, policy, rewrites, description.engine, network)
+        settings = description.engine
+        passes = price_prepared_passes(
+            architecture, shape, prompt_length, new_tokens, policy, rewrites, settings, network, draft=draft, forms=forms
+        )
         return Estimate(passes, passes[0].set_up.bytes)
 
     @cache

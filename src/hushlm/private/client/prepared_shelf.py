@@ -41,15 +41,26 @@ class ClientShelf:
         """How many files there are that cannot be used; `hushlm prepared list` says why."""
         return sum(bool(info.problem) for info in self._store.list())
 
-    def fitting(self, prompt_length: int, new_tokens: int) -> list[BundleInfo]:
-        """Those that are good for a question of these lengths, the closest first."""
-        bucket = bucket_length(prompt_length, self._description.shape.context)
-        fits = [info for info in self.held() if info.prompt_bucket == bucket and info.new_tokens >= new_tokens]
-        return sorted(fits, key=lambda info: (info.new_tokens, info.created_at))
+    def fitting(self, prompt_length: int, new_tokens: int, greedy: bool = True) -> list[BundleInfo]:
+        """Those that are good for a question of these lengths, the closest first, and of equal ones those with the most guesses.
 
-    def take(self, prompt_length: int, new_tokens: int) -> BundleInfo | None:
-        """One for a question of these lengths, if there is one; no other session of this process gets it until it is given back."""
-        found = next((info for info in self.fitting(prompt_length, new_tokens) if info.identity not in self._taken), None)
+        Args:
+            greedy: whether the likeliest token is always taken, and neither drawn nor told as top-k: guesses are checked against that.
+        """
+        context = self._description.shape.context
+        fits = [
+            info
+            for info in self.held()
+            if info.prompt_bucket == bucket_length(prompt_length, context)
+            and info.new_tokens >= new_tokens
+            and prompt_length + new_tokens + info.draft <= context
+            and (greedy or not info.draft)
+        ]
+        return sorted(fits, key=lambda info: (info.new_tokens, -info.draft, info.created_at))
+
+    def take(self, prompt_length: int, new_tokens: int, greedy: bool = True) -> BundleInfo | None:
+        """One of `fitting`, if there is one; no other session of this process gets it until it is given back."""
+        found = next((info for info in self.fitting(prompt_length, new_tokens, greedy) if info.identity not in self._taken), None)
         if found is not None:
             self._taken.add(found.identity)
         return found

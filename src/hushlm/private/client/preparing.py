@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hushlm.plan import bucket_length
+from hushlm.private.bundles import BundleInfo
 from hushlm.private.client.answer import traffic_fields
 from hushlm.private.client.client_settings import ClientSettings
 from hushlm.private.client.control_channel import UnavailableError
 from hushlm.private.client.prepared_shelf import ClientShelf
 from hushlm.private.client.run_session import Preparation, SessionRunner
 from hushlm.private.engine.traffic import Traffic
+from hushlm.private.program.drafts import MOST_GUESSED
+from hushlm.private.session.handshake import and_guesses
 from hushlm.private.session.messages import MOST_BUNDLES, Queued, SessionError
 from hushlm.private.session.process import WorkerEvent
 
@@ -86,20 +89,23 @@ class PreparationReport:
         }
 
 
-def usual_prompt_tokens(context: int, tokens_each: int) -> int:
+def usual_prompt_tokens(context: int, tokens_each: int, draft: int = 0) -> int:
     """Length of prompts for which answers are prepared where nobody names one: the shortest bucket, less what the context does not hold."""
-    return max(1, min(SHORTEST_BUCKET, context - tokens_each))
+    return max(1, min(SHORTEST_BUCKET, context - tokens_each - draft))
 
 
-def check_lengths(context: int, answers: int, tokens_each: int, prompt_tokens: int) -> None:
+def check_lengths(context: int, answers: int, tokens_each: int, prompt_tokens: int, draft: int = 0) -> None:
     """Raises: ValueError, in one sentence, if so many prepared answers of these lengths cannot be kept."""
     if min(answers, tokens_each, prompt_tokens) < 1:
         raise ValueError("At least one answer of at least one token, to prompts of at least one, can be prepared.")
     if answers > MOST_BUNDLES:
         raise ValueError(f"At most {MOST_BUNDLES} prepared answers are kept, not {answers}.")
-    if prompt_tokens + tokens_each > context:
+    if not 0 <= draft <= MOST_GUESSED:
+        raise ValueError(f"{draft} guesses in a pass cannot be checked: give between 0 and {MOST_GUESSED}.")
+    if prompt_tokens + tokens_each + draft > context:
         raise ValueError(
-            f"Prompts of {prompt_tokens} tokens and answers of {tokens_each} exceed the context of {context} tokens: prepare for fewer."
+            f"Prompts of {prompt_tokens} tokens and answers of {tokens_each}{and_guesses(draft)} exceed the context of {context} tokens: "
+            "prepare for fewer."
         )
 
 
@@ -109,6 +115,7 @@ async def prepare_answers(
     settings: ClientSettings,
     lengths: tuple[int, int],
     answers: int,
+    draft: int,
     report: PreparationReport,
     stop: asyncio.Event,
 ) -> AsyncGenerator[PreparationProgress, None]:
@@ -122,18 +129,19 @@ async def prepare_answers(
         settings: how often to ask again where there is no place.
         lengths: of prompts and of answers, in tokens.
         answers: how many there shall be.
+        draft: how many tokens each pass of them guesses; those that guess another number do not count.
         report: filled while it goes on, so that it is right whenever this ends.
         stop: set when no further batch is wanted.
 
     Raises:
         SessionError: if a session could not be opened, or broke.
     """
-    tracker = _Tracker(answers - len(shelf.fitting(*lengths)), report)
+    tracker = _Tracker(answers - len(_kept(shelf, lengths, draft)), report)
     chance, attempt = random.Random(), 0
     while tracker.missing > 0 and not stop.is_set():
         before = report.made
         try:
-            async with contextlib.aclosing(runner.run(Preparation(*lengths, tracker.missing, stop), shelf)) as events:
+            async with contextlib.aclosing(runner.run(Preparation(*lengths, tracker.missing, draft, stop), shelf)) as events:
                 async for event in events:
                     yield tracker.waiting(event.position) if isinstance(event, Queued) else tracker.note(event)
         except UnavailableError as error:
@@ -151,15 +159,18 @@ async def prepare_answers(
                 ) from error
             raise
         finally:
-            _take_stock(report, shelf, lengths, tracker)
+            _take_stock(report, _kept(shelf, lengths, draft), tracker)
         if report.made == before:
             raise SessionError("The server ended the preparation before anything was made: try again later.")
         attempt = 0
-    _take_stock(report, shelf, lengths, tracker)
+    _take_stock(report, _kept(shelf, lengths, draft), tracker)
 
 
-def _take_stock(report: PreparationReport, shelf: ClientShelf, lengths: tuple[int, int], tracker: _Tracker) -> None:
-    kept = shelf.fitting(*lengths)
+def _kept(shelf: ClientShelf, lengths: tuple[int, int], draft: int) -> list[BundleInfo]:
+    return [info for info in shelf.fitting(*lengths) if info.draft == draft]
+
+
+def _take_stock(report: PreparationReport, kept: list[BundleInfo], tracker: _Tracker) -> None:
     report.held, report.disk_bytes, report.seconds = len(kept), sum(info.size_bytes for info in kept), tracker.seconds
 
 

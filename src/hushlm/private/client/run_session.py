@@ -23,6 +23,7 @@ from hushlm.private.session.messages import (
     BundleRefusedError,
     Failed,
     Finished,
+    NetworkBetween,
     Queued,
     SessionError,
     SessionKind,
@@ -58,6 +59,11 @@ class Question:
         """How many tokens the prompt has."""
         return len(self.prompt_tokens)
 
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is always taken, and is among what is revealed as one token or all logits."""
+        return self.sampling.temperature == 0 and self.reveal.kind != "topk"
+
 
 @dataclass(frozen=True)
 class Preparation:
@@ -67,12 +73,14 @@ class Preparation:
         prompt_length: length of the prompts in tokens; it is rounded up to a bucket.
         new_tokens: how many tokens an answer may have.
         answers: how many.
+        draft: how many tokens each pass of an answer guesses.
         stop: set when no further batch is wanted.
     """
 
     prompt_length: int
     new_tokens: int
     answers: int
+    draft: int
     stop: asyncio.Event
 
 
@@ -137,6 +145,8 @@ class SessionRunner:
         kind: SessionKind = "ask" if asks else "prepare"
         answers = 0 if isinstance(wanted, Question) else wanted.answers
         reveal, sampling = (wanted.reveal, wanted.sampling) if isinstance(wanted, Question) else (RevealPolicy(), Sampling())
+        draft = 0 if isinstance(wanted, Question) else wanted.draft
+        network = None if bundle is None else NetworkBetween.of(self.settings.network)
         prepared = not asks or bundle is not None
         worker, scratch = await stack.enter_async_context(start_worker())
         links = await stack.enter_async_context(engine_links("client", self.settings.connect_seconds))
@@ -157,6 +167,8 @@ class SessionRunner:
                 kind=kind,
                 answers=answers,
                 bundle=bundle,
+                draft=draft,
+                network=network,
                 store=shelf.folder if prepared else None,
                 peer=shelf.server,
             )
@@ -177,6 +189,8 @@ class SessionRunner:
             answers=answers,
             bundle=bundle,
             held=await asyncio.to_thread(shelf.names) if prepared else None,
+            draft=draft,
+            network=network,
         )
         return worker, request, links
 

@@ -89,11 +89,19 @@ class PreparedShelf:
             raise RefusedError(
                 "The server no longer has this prepared answer, so both sides have dropped it.", "prepared", BundleProblem.GONE
             )
-        bucket = bucket_length(wanted.prompt_length, self._description.shape.context)
+        context = self._description.shape.context
+        bucket = bucket_length(wanted.prompt_length, context)
         if bucket != info.prompt_bucket or wanted.new_tokens > info.new_tokens:
             raise RefusedError(
                 f"This prepared answer is for prompts of {info.prompt_bucket} tokens (rounded up) and {info.new_tokens} new ones, "
                 f"not for {bucket} and {wanted.new_tokens}: name another one.",
+                "prepared",
+                400,
+            )
+        if info.draft and (wanted.reveal.kind == "topk" or wanted.prompt_length + wanted.new_tokens + info.draft > context):
+            raise RefusedError(
+                f"This prepared answer guesses {info.draft} tokens a pass: it reveals tokens or all logits, and needs room for the guesses "
+                f"in the context of {context}: name another one.",
                 "prepared",
                 400,
             )
@@ -138,7 +146,8 @@ class PreparedShelf:
             self._check_room(client, wanted)
 
     def _check_room(self, client: str, wanted: SessionRequest) -> None:
-        settings, size = self.settings, bundle_bytes(self._description, wanted.prompt_length, wanted.new_tokens, client=False)
+        lengths = (wanted.prompt_length, wanted.new_tokens)
+        settings, size = self.settings, bundle_bytes(self._description, *lengths, client=False, draft=wanted.draft)
         own, own_bytes = self._of(client)
         count, whole_bytes = self._total()
         for who, here, most in (("for a client", own, settings.client_answers), ("in all", count, settings.answers)):

@@ -235,6 +235,8 @@ class ServerSession(Response):
             kind=wanted.kind,
             answers=wanted.answers,
             bundle=wanted.bundle,
+            draft=wanted.draft,
+            network=wanted.network,
             store=self._shelf.settings.folder,
             peer=self._peer.name,
         )
@@ -301,6 +303,8 @@ class ServerSession(Response):
             answers=wanted.answers,
             bundle=wanted.bundle,
             held=held,
+            draft=wanted.draft,
+            network=wanted.network,
         )
 
     async def _end(self, send: Send, event: Finished | Failed) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 from hushlm.private.program.description import PROTOCOL_VERSION, ProgramDescription
 from hushlm.private.session.messages import Accepted, Limits, SessionError, SessionRequest, printable, shape_of
 
-__all__ = ["check_accepted", "check_request"]
+__all__ = ["and_guesses", "check_accepted", "check_request"]
 
 
 def check_request(request: SessionRequest, description: ProgramDescription, engine_version: str, limits: Limits) -> None:
@@ -26,9 +26,12 @@ def check_request(request: SessionRequest, description: ProgramDescription, engi
     context = description.shape.context
     if (request.kind == "prepare") != (request.answers > 0) or (request.kind == "prepare" and request.bundle is not None):
         raise SessionError("The request asks to prepare answers without saying how many, or says so and asks for something else.")
-    if request.prompt_length + request.new_tokens > context:
+    if request.draft and request.kind != "prepare":
+        raise SessionError("Guesses belong to prepared answers: a session that asks takes those that its prepared answer was made with.")
+    if request.prompt_length + request.new_tokens + request.draft > context:
         raise SessionError(
-            f"A prompt of {request.prompt_length} tokens and an answer of {request.new_tokens} exceed the context of {context} tokens."
+            f"A prompt of {request.prompt_length} tokens and an answer of {request.new_tokens}{and_guesses(request.draft)} exceed the "
+            f"context of {context} tokens."
         )
     if request.reveal.kind == "topk" and request.reveal.top > description.shape.vocabulary:
         raise SessionError(f"The top {request.reveal.top} tokens were asked for, and the vocabulary has {description.shape.vocabulary}.")
@@ -63,7 +66,7 @@ def check_accepted(accepted: Accepted, request: SessionRequest, description: Pro
             f"The server is about to compute {accepted.new_tokens} tokens after {accepted.prompt_length}, and {request.new_tokens} after "
             f"{request.prompt_length} were asked for: it does not keep the protocol."
         )
-    if (accepted.kind, accepted.answers, accepted.bundle) != (request.kind, request.answers, request.bundle):
+    if any(getattr(accepted, name) != getattr(request, name) for name in ("kind", "answers", "bundle", "draft", "network")):
         raise SessionError("The server is about to do something else than it was asked for: it does not keep the protocol.")
     if accepted.reveal != request.reveal:
         raise SessionError(
@@ -94,6 +97,11 @@ def _check_program(
             )
     if theirs.fingerprint != description.fingerprint:
         raise SessionError(f"The {peer}'s program is {printable(theirs.fingerprint[:12])}, {own} {description.fingerprint[:12]}: {same}")
+
+
+def and_guesses(draft: int) -> str:
+    """The part of a sentence on lengths that only guesses need."""
+    return f", with {draft} guesses a pass," if draft else ""
 
 
 def _size(value: float | None) -> str:

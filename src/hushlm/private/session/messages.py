@@ -20,7 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from hushlm.config import ModelShape
+from hushlm.cost.network import Network
 from hushlm.private.program.description import PROTOCOL_VERSION, RevealPolicy
+from hushlm.private.program.drafts import MOST_GUESSED
 
 __all__ = [
     "ALIVE_SECONDS",
@@ -33,6 +35,7 @@ __all__ = [
     "Failed",
     "Finished",
     "Limits",
+    "NetworkBetween",
     "Queued",
     "SessionError",
     "SessionEvent",
@@ -105,6 +108,29 @@ def shape_of(shape: ModelShape) -> dict[str, float]:
 
 
 SessionKind = Literal["ask", "prepare"]
+Guesses = Annotated[int, Field(ge=0, le=MOST_GUESSED)]
+
+
+class NetworkBetween(_Message):
+    """The network that client and server are taken to have between them: it decides between fewer bytes and fewer round trips alone.
+
+    Attributes:
+        round_trip_seconds: how long a byte and its answer take.
+        bits_per_second: how much each direction carries.
+    """
+
+    round_trip_seconds: float = Field(ge=0, le=60)
+    bits_per_second: float = Field(ge=1e3, le=1e13)
+
+    @staticmethod
+    def of(network: Network | None) -> NetworkBetween | None:
+        """What a message says of a network."""
+        if network is None:
+            return None
+        return NetworkBetween(round_trip_seconds=network.round_trip_seconds, bits_per_second=network.bits_per_second)
+
+    def to_network(self) -> Network:
+        return Network("named by the client", self.round_trip_seconds, self.bits_per_second)
 
 
 class Limits(_Message):
@@ -139,6 +165,8 @@ class SessionRequest(_Message):
         bundle: the prepared answer that "ask" uses up; None computes everything now.
         held: all prepared answers of this program that the client has; the server drops the others, which no session could use. None
             says nothing about them.
+        draft: how many tokens each pass of the answers that "prepare" makes is to guess.
+        network: for which the forms of an answer from prepared material are chosen; None takes the forms with the fewest bytes.
     """
 
     protocol_version: int = Field(ge=1, le=MAXIMUM_COUNT)
@@ -154,6 +182,8 @@ class SessionRequest(_Message):
     answers: int = Field(ge=0, le=MOST_BUNDLES)
     bundle: BundleName | None
     held: BundleNames | None
+    draft: Guesses
+    network: NetworkBetween | None
 
 
 class Queued(_Message):
@@ -177,7 +207,7 @@ class Accepted(_Message):
         limits: of this server, for this client.
         link_token: by which the client's connections for the engines' links name this session, see `engine_links`.
         engine_certificate: a certificate in PEM, made for this session.
-        kind, answers, bundle: of the request, as the server is going to run it.
+        kind, answers, bundle, draft, network: of the request, as the server is going to run it.
         held: of the prepared answers that the request named, those that the server has too; the client drops the others.
     """
 
@@ -198,6 +228,8 @@ class Accepted(_Message):
     answers: int = Field(ge=0, le=MOST_BUNDLES)
     bundle: BundleName | None
     held: BundleNames | None
+    draft: Guesses
+    network: NetworkBetween | None
 
 
 class Alive(_Message):

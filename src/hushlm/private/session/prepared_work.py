@@ -63,24 +63,24 @@ class _Link:
         return self.hear()
 
 
-def bundle_bytes(description: ProgramDescription, prompt_length: int, new_tokens: int, client: bool) -> int:
+def bundle_bytes(description: ProgramDescription, prompt_length: int, new_tokens: int, client: bool, draft: int = 0) -> int:
     """Bytes of one prepared answer on a party's disk.
 
     Raises:
         ValueError: if the lengths do not fit the context.
     """
-    at_client, at_server = kept_bytes(_needs(description, prompt_length, new_tokens))
+    at_client, at_server = kept_bytes(_needs(description, prompt_length, new_tokens, draft))
     return at_client if client else at_server
 
 
-def _needs(description: ProgramDescription, prompt_length: int, new_tokens: int) -> list[list[Need]]:
+def _needs(description: ProgramDescription, prompt_length: int, new_tokens: int, draft: int) -> list[list[Need]]:
     architecture, shape = description.parsed_architecture, description.shape
-    return answer_needs(architecture, shape, bucket_length(prompt_length, shape.context), new_tokens, description.rewrites)
+    return answer_needs(architecture, shape, bucket_length(prompt_length, shape.context), new_tokens, description.rewrites, draft)
 
 
-def batch_answers(description: ProgramDescription, prompt_length: int, new_tokens: int) -> int:
+def batch_answers(description: ProgramDescription, prompt_length: int, new_tokens: int, draft: int = 0) -> int:
     """How many prepared answers are made at once, the same at both parties."""
-    return max(1, min(BATCH_ANSWERS, BATCH_BYTES // material_bytes(_needs(description, prompt_length, new_tokens))[0]))
+    return max(1, min(BATCH_ANSWERS, BATCH_BYTES // material_bytes(_needs(description, prompt_length, new_tokens, draft))[0]))
 
 
 def make_bundles(
@@ -105,7 +105,7 @@ def make_bundles(
         StoreError: if this side cannot store one.
     """
     link, store = _Link(engine), _store(order)
-    most, made = batch_answers(description, order.prompt_length, order.new_tokens), 0
+    most, made = batch_answers(description, order.prompt_length, order.new_tokens, order.draft), 0
     while made < order.answers:
         count, spoken = min(most, order.answers - made), time.monotonic()
 
@@ -115,7 +115,7 @@ def make_bundles(
                 spoken = time.monotonic()
                 emit("work", share=(before + share * count) / order.answers)
 
-        materials, traffic = generator.prepare(order.prompt_length, order.new_tokens, count, on_work)
+        materials, traffic = generator.prepare(order.prompt_length, order.new_tokens, count, on_work, order.draft)
         for material in materials:
             if link.exchange(material.identity) != material.identity:
                 raise MaterialError("The two parties hold halves of different materials: nothing was stored.")

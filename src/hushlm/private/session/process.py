@@ -23,7 +23,7 @@ from hushlm.private.engine.traffic import Traffic
 from hushlm.private.program.description import RevealPolicy
 from hushlm.private.program.sampling import Sampling
 from hushlm.private.program.token_answer import TokenAnswer
-from hushlm.private.session.messages import SessionKind
+from hushlm.private.session.messages import NetworkBetween, SessionKind
 
 __all__ = ["FailureKind", "Order", "PeerOrder", "WorkerDiedError", "WorkerEvent", "WorkerProcess", "WorkerTraffic", "start_worker"]
 
@@ -58,7 +58,7 @@ class Order(_Line):
         silent_seconds: how long the peer may be silent.
         sampling: how the client chooses among what is revealed; the server's stays as it is.
         tls: False leaves the engine's link open to be read on the way; no command and no message of a peer can ask for it.
-        kind, answers, bundle: of the session, see `SessionRequest`.
+        kind, answers, bundle, draft, network: of the session, see `SessionRequest`.
         store: this side's folder of prepared answers; None where the session needs none.
         peer: the other side's name in that folder.
     """
@@ -79,6 +79,8 @@ class Order(_Line):
     kind: SessionKind = "ask"
     answers: int = 0
     bundle: str | None = None
+    draft: int = 0
+    network: NetworkBetween | None = None
     store: Path | None = None
     peer: str = ""
 

@@ -131,7 +131,8 @@ class _Worker:
         from hushlm.private.session.prepared_work import BundleGoneError, StoreError, burn_together, make_bundles
 
         try:
-            generator = PreparedGenerator(Desk(engine), description, weights)
+            network = None if order.network is None else order.network.to_network()
+            generator = PreparedGenerator(Desk(engine, network), description, weights)
         except ValueError as error:
             raise _FailureError(
                 "unfit", "This model's numbers do not fit prepared answers: ask without them (--prepared never)."
@@ -149,14 +150,17 @@ class _Worker:
         except StoreError as error:
             raise _FailureError("store", str(error)) from error
         self.emit("burnt", bundle=order.bundle)
-        self._generate(order, partial(generator.generate, material), prompt)
+        self._generate(order, partial(generator.generate, material), prompt, guesses=material.draft > 0)
 
-    def _generate(self, order: Order, generate: Callable[..., Iterator[TokenAnswer]], prompt: list[int] | None) -> None:
+    def _generate(
+        self, order: Order, generate: Callable[..., Iterator[TokenAnswer]], prompt: list[int] | None, guesses: bool = False
+    ) -> None:
 
         def on_step(step: Step, index: int, count: int, traffic: Traffic) -> None:
             self.emit("step", name=step.name, layer=step.layer, index=index, count=count, traffic=WorkerTraffic.of(traffic))
 
-        choose = order.sampling.chooser(order.reveal)
+        # Guesses are checked against the likeliest tokens, which is what is chosen without a chooser.
+        choose = None if guesses else order.sampling.chooser(order.reveal)
         for answer in generate(prompt, order.prompt_length, order.new_tokens, order.reveal, on_step, choose):
             self.emit(
                 "token",

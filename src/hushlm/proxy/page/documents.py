@@ -49,11 +49,12 @@ def estimate_document(client: Client, questions: Sequence[Question]) -> dict[str
 def _prepared_bytes(client: Client, question: Question) -> int | None:
     lengths = len(question.prompt_tokens), question.new_tokens
     try:
-        if client.settings.prepared == "never" or not client.shelf.fitting(*lengths):
+        fitting = [] if client.settings.prepared == "never" else client.shelf.fitting(*lengths, question.greedy)
+        if not fitting:
             return None
     except BundleStoreError:  # asking says what is wrong with it
         return None
-    return client.estimate(*lengths, question.reveal, prepared=True).bytes
+    return client.estimate(*lengths, question.reveal, prepared=True, draft=fitting[0].draft).bytes
 
 
 def progress_document(index: int, progress: Progress) -> dict[str, Any]:
