@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
 from hushlm.architectures import parse
-from hushlm.config import ModelShape
+from hushlm.cli.main import main
+from hushlm.config import ModelShape, RunConfig
+from hushlm.data import TokenStore
 from hushlm.model import LanguageModel
 from hushlm.model.score_watch import watch_scores
 from hushlm.model.self_attention import Attention
-from hushlm.training import evaluate
+from hushlm.training import evaluate, train
 
 SHAPE = ModelShape(layers=2, heads=2, width=16, context=12, vocabulary=23)
 
@@ -85,3 +89,13 @@ def test_an_evaluation_has_the_shares_of_power_kernels_alone() -> None:
     assert power.share_beyond_LH.shape == (2, 2)
     assert 0 < float(power.share_beyond_LH.mean()) < 1
     assert evaluate(drawn("SM1+R").float(), tokens, 2, 12, 3).share_beyond_LH is None
+
+
+def test_the_entropy_report_says_them(tiny: Callable[..., RunConfig], tiny_store: TokenStore, capsys: pytest.CaptureFixture[str]) -> None:
+    result = train(tiny("PS1+R", training={"steps": 2, "evaluate_every": 2, "evaluation_batches": 1}), tiny_store)
+    assert main(["entropy", str(result.folder), "--batches", "1", "--json"]) == 0
+    shares_LH = json.loads(capsys.readouterr().out)["head_share_beyond"]
+    shape = result.model.shape
+    assert np.shape(shares_LH) == np.shape(result.metrics[-1]["head_share_beyond"]) == (shape.layers, shape.heads)
+    assert main(["entropy", str(result.folder), "--batches", "1"]) == 0
+    assert "Scores so low that the power kernel's weights grow again: " in capsys.readouterr().out
