@@ -21,8 +21,8 @@ from hushlm.private.program.generate import PrivateGenerator
 pytest.importorskip("spu")
 
 # Stated errors of the whole program, in standard deviations of the logits. SMn is served as it was trained; exact softmax leaves the
-# gap of its exponential, LayerNorm that of the inverse root, and GELU that of its polynomial. The weights of a power kernel are made small, so
-# that those of a trained model fit, and lose some bits.
+# gap of its exponential, LayerNorm that of the inverse root, and GELU that of its polynomial. The weights of a power kernel are made
+# small, so that those of a trained model fit, and lose some bits.
 ERRORS = {
     "SM": 3e-3,
     "SM+R": 3e-3,
