@@ -136,7 +136,8 @@ def price_operation(operation: Operation, p: Primitives) -> Exchange:
             return _kernel(p, operation)
         case PowerKernel():
             # Masks, roots and the floor are public. The engine's exponential takes products with the roots, which are truncated first.
-            return (p.truncate(_whole(operation)) if operation.exponentials == 1 else Exchange()) + _powers(p, operation)
+            many = _whole(operation) if operation.exponentials == 1 else 0
+            return (p.truncate(many) if many else Exchange()) + _powers(p, operation)
         case Divide():
             n = operation.heads * operation.rows
             inverse = _reciprocal(p, n, operation.limits) if operation.polynomial else p.reciprocal(n)
