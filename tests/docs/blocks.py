@@ -35,7 +35,7 @@ class Block:
 
 def documents() -> list[Path]:
     """README.md, and every page of the site that is written by hand and shows commands."""
-    pages = ("start", "client", "huggingface", "operate", "training", "demo", "concepts")
+    pages = ("start", "quick-start", "client", "huggingface", "operate", "training", "demo", "concepts")
     return [ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in pages), *sorted((ROOT / "docs" / "guides").glob("*.md"))]
 
 

@@ -50,17 +50,22 @@ def free_port(port: int) -> bool:
 
 
 class Session:
-    """A reader's terminal: a folder, a shell with `hushlm` and `python` in it, and one Python interpreter. Everything started is ended."""
+    """A reader's terminal: a folder, a shell with `hushlm` and `python` in it, and one Python interpreter. Everything started is ended.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        folder: where the reader is.
+        python: the interpreter of the installation that the reader uses.
+    """
+
+    def __init__(self, folder: Path, python: str = sys.executable) -> None:
+        self.folder, self._python = folder, python
         commands = folder.parent / "commands"
         commands.mkdir(exist_ok=True)
         for name, words in (("hushlm", "-m hushlm"), ("python", "")):
             script = commands / name
-            script.write_text(f'#!/bin/sh\nexec "{sys.executable}" {words} "$@"\n')
+            script.write_text(f'#!/bin/sh\nexec "{python}" {words} "$@"\n')
             script.chmod(0o755)
-        path = f"{commands}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        path = f"{commands}{os.pathsep}{Path(python).parent}{os.pathsep}{os.environ['PATH']}"
         self._environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"}
         self._groups: list[int] = []
         self._interpreter: subprocess.Popen[str] | None = None
@@ -94,7 +99,7 @@ class Session:
         if self._interpreter is None:
             with log.open("w") as output:
                 self._interpreter = subprocess.Popen(
-                    [sys.executable, "-c", INTERPRETER],
+                    [self._python, "-c", INTERPRETER],
                     cwd=self.folder,
                     env=self._environment,
                     stdin=subprocess.PIPE,

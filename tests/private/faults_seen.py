@@ -1,4 +1,7 @@
-"""What tests of faults saw, kept for results/faults.json: `HUSH_WRITE_FAULTS=1 python -m pytest tests/private -k fault` writes it."""
+"""What tests of faults saw, kept for results/faults.json, which is written by
+
+HUSH_WRITE_FAULTS=1 python -m pytest tests/private -k "faults or engine_links"
+"""
 
 from __future__ import annotations
 

@@ -30,11 +30,11 @@ from hushlm.private.program.description import RevealPolicy
 from hushlm.private.program.token_answer import TokenAnswer
 from hushlm.proxy.application import ProxySettings, application
 from hushlm.proxy.assembly import TextAssembler
-from hushlm.proxy.completion_builder import CompletionBuilder
+from hushlm.proxy.completions.builder import CompletionBuilder
+from hushlm.proxy.completions.questions import questions_of
+from hushlm.proxy.completions.schema import CompletionRequest, read_completion
 from hushlm.proxy.errors import ApiError
-from hushlm.proxy.questions import questions_of
 from hushlm.proxy.request_sessions import SessionPool
-from hushlm.proxy.schema import CompletionRequest, read_completion
 
 KEY = "sk-0123456789abcdef"
 JSON = st.recursive(

@@ -59,7 +59,8 @@ def proxy(
         end_early: end a session when a stop string comes, which tells the server how long the answer was; otherwise it goes on to
             its last token, unseen.
         keep_prepared: prepare answers while nobody asks, until each model has so many; a question lets that end with the batch being made.
-        tokens_each: for --keep-prepared: how many tokens an answer may have.
+        tokens_each: for --keep-prepared: how many tokens an answer may have; chat requests that do not say how many they want then get as
+            many, instead of 64.
         prompt_tokens: for --keep-prepared: length of the prompts, rounded up to a multiple of 32; by default up to 32.
         draft: for --keep-prepared: how many tokens each pass of an answer guesses, see `hushlm prepare`.
         prepared: auto uses prepared answers where one fits; only refuses to ask without; never leaves them alone.

@@ -16,8 +16,7 @@ from hushlm.private.client.progress import Progress
 from hushlm.private.client.run_session import Question
 from hushlm.private.program.token_answer import TokenAnswer
 from hushlm.proxy.assembly import TextAssembler
-from hushlm.proxy.chat.schema import ChatRequest
-from hushlm.proxy.schema import CompletionRequest
+from hushlm.proxy.schema import GenerationRequest
 
 __all__ = ["AnswerBuilder", "Choice", "NamedToken"]
 
@@ -132,7 +131,7 @@ class AnswerBuilder(ABC):
 
     def __init__(
         self,
-        request: CompletionRequest | ChatRequest,
+        request: GenerationRequest,
         questions: Sequence[Question],
         choices: Sequence[Choice],
         fingerprint: str,

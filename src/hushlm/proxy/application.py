@@ -22,19 +22,21 @@ from hushlm.private.client.preparing import check_lengths, usual_prompt_tokens
 from hushlm.private.client.run_session import Question
 from hushlm.private.program.description import RevealPolicy
 from hushlm.private.session.messages import printable
+from hushlm.private.session.sent_sample import SentSample
+from hushlm.proxy.answer_response import AnswerResponse
 from hushlm.proxy.background_preparation import BackgroundPreparation
 from hushlm.proxy.chat.builder import ChatBuilder
 from hushlm.proxy.chat.chat_format import ChatFormat
+from hushlm.proxy.chat.questions import DEFAULT_CHAT_TOKENS, chat_questions_of
 from hushlm.proxy.chat.schema import read_chat
-from hushlm.proxy.completion_builder import CompletionBuilder
-from hushlm.proxy.completion_response import CompletionResponse
+from hushlm.proxy.completions.builder import CompletionBuilder
+from hushlm.proxy.completions.questions import DEFAULT_NEW_TOKENS, questions_of
+from hushlm.proxy.completions.schema import CompletionRequest, read_completion
 from hushlm.proxy.errors import ApiError, internal_error
 from hushlm.proxy.models import Models, ServedModel, check_name
 from hushlm.proxy.page.documents import estimate_document, progress_document
 from hushlm.proxy.page.files import page_file
-from hushlm.proxy.questions import DEFAULT_NEW_TOKENS, chat_questions_of, questions_of
 from hushlm.proxy.request_sessions import RequestSessions, SessionPool
-from hushlm.proxy.schema import CompletionRequest, read_completion
 
 __all__ = ["ProxySettings", "application", "session_pool"]
 
@@ -79,6 +81,11 @@ class ProxySettings:
     prompt_tokens: int | None = None
     draft: int = 0
     hosts: tuple[str, ...] | None = ("127.0.0.1", "localhost", "::1")
+
+    @property
+    def chat_tokens(self) -> int:
+        """How many tokens a chat answer has at most where the request does not say: as many as are prepared, where the proxy prepares."""
+        return self.tokens_each if self.keep_prepared else DEFAULT_CHAT_TOKENS
 
     def __post_init__(self) -> None:
         check_name(self.model)
@@ -164,7 +171,7 @@ class _Endpoint:
     async def completions(self, request: Request) -> Response:
         wanted, client, questions = await self._read(request)
         completion = CompletionBuilder(wanted, questions, client.tokenizer, client.description.fingerprint[:12])
-        return CompletionResponse(RequestSessions(client, self.pool, questions, completion.name), completion, bool(wanted.stream))
+        return AnswerResponse(RequestSessions(client, self.pool, questions, completion.name), completion, bool(wanted.stream))
 
     @_contained
     async def watched_completions(self, request: Request) -> Response:
@@ -172,8 +179,9 @@ class _Endpoint:
         self._admit_page(request)
         wanted, client, questions = await self._read(request)
         completion = CompletionBuilder(wanted, questions, client.tokenizer, client.description.fingerprint[:12])
-        sessions = RequestSessions(client, self.pool, questions, completion.name)
-        return CompletionResponse(sessions, completion, True, progress_document)
+        samples = [SentSample() for _ in questions]
+        sessions = RequestSessions(client, self.pool, questions, completion.name, [sample.note for sample in samples])
+        return AnswerResponse(sessions, completion, True, lambda index, progress: progress_document(samples[index], index, progress))
 
     @_contained
     async def estimate(self, request: Request) -> Response:
@@ -203,9 +211,10 @@ class _Endpoint:
                 404, f"Chat is switched off for {served.name} (--chat-template off): use /v1/completions.", "unsupported_endpoint", "model"
             )
         client = served.client
-        questions = chat_questions_of(wanted, served.chat, client.description, settings.reveal, settings.new_tokens)
+        limits = settings.reveal, settings.new_tokens, settings.chat_tokens
+        questions = chat_questions_of(wanted, served.chat, client.description, *limits)
         answer = ChatBuilder(wanted, questions, client.tokenizer, served.chat, client.description.fingerprint[:12])
-        return CompletionResponse(RequestSessions(client, self.pool, questions, answer.name), answer, bool(wanted.stream))
+        return AnswerResponse(RequestSessions(client, self.pool, questions, answer.name), answer, bool(wanted.stream))
 
     async def models(self, request: Request) -> Response:
         self._admit(request)

@@ -13,6 +13,7 @@ from hushlm.private.client.control_channel import UnavailableError
 from hushlm.private.client.run_session import Question
 from hushlm.private.engine.traffic import Traffic
 from hushlm.private.program.token_answer import TokenAnswer
+from hushlm.private.session.engine_links import OnSent
 from hushlm.private.session.messages import SessionError
 from hushlm.proxy.errors import ApiError, internal_error
 
@@ -100,13 +101,15 @@ class RequestSessions:
         pool: the room for sessions that all requests share.
         questions: one for each choice of the answer.
         name: the request's name in the log.
+        on_sent: for each question, what sees all that its session's engine sends, see `Client.events`; empty where nobody wants to.
 
     Raises:
         ApiError: 429 on entering, if the pool has no room.
     """
 
-    def __init__(self, client: Client, pool: SessionPool, questions: Sequence[Question], name: str) -> None:
+    def __init__(self, client: Client, pool: SessionPool, questions: Sequence[Question], name: str, on_sent: Sequence[OnSent] = ()) -> None:
         self._client, self._pool, self._questions, self._name = client, pool, questions, name
+        self._on_sent = on_sent
         self._inbox: asyncio.Queue[tuple[int | None, TokenAnswer | Progress | Exception | None]] = asyncio.Queue()
         self._stopped: dict[int, bool] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -173,8 +176,9 @@ class RequestSessions:
             async with self._pool.free:
                 self._pool.running += 1
                 try:
+                    on_sent = self._on_sent[index] if self._on_sent else None
                     async with contextlib.aclosing(
-                        self._client.events(question.prompt_tokens, question.new_tokens, question.reveal, question.sampling)
+                        self._client.events(question.prompt_tokens, question.new_tokens, question.reveal, question.sampling, on_sent)
                     ) as events:
                         async for event in events:
                             if isinstance(event, TokenAnswer):

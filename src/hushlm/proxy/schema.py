@@ -1,8 +1,9 @@
-"""A completion request, checked: what this proxy does not do is refused by name, never ignored."""
+"""What requests of every kind have in common, and how they are checked: what this proxy does not do is refused by name, never ignored."""
 
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -13,14 +14,15 @@ from hushlm.private.session.messages import printable
 from hushlm.proxy.errors import ApiError
 
 __all__ = [
+    "MAXIMUM_CHOICES",
+    "NEUTRAL",
     "Closed",
-    "CompletionRequest",
+    "GenerationRequest",
     "Stop",
     "StreamOptions",
     "check_entries",
     "check_neutral",
     "check_stream_options",
-    "read_completion",
     "read_object",
     "refusal",
 ]
@@ -31,7 +33,6 @@ MAXIMUM_CHOICES = 16
 MAXIMUM_ENTRIES = 300
 """How many entries an object within a request may have: OpenAI's own bound on `logit_bias`."""
 
-Text = Annotated[str, Field(min_length=1)]
 Stop = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -54,27 +55,24 @@ class StreamOptions(Closed):
     include_obfuscation: bool = False
 
 
-class CompletionRequest(Closed):
-    """OpenAI's `POST /v1/completions`.
+class GenerationRequest(Closed):
+    """What requests for completions and for chats have in common.
 
     Attributes:
         model: id of the served model.
-        prompt: a text, several texts, token ids, or several lists of token ids; each prompt takes a private session.
         max_tokens: how many tokens to generate; the server knows it, so all are computed even if a stop string comes earlier.
         temperature: 0, the default here, takes the likeliest token; OpenAI's default of 1 needs logits at this side.
         top_p: tokens are drawn among the likeliest that reach this probability together.
-        n: how many answers each prompt gets.
+        n: how many answers each prompt gets, a private session each.
         stream: whether to answer in chunks, as server-sent events.
+        stream_options: what the stream holds besides.
         stop: strings that end the text.
         seed: number that decides the draws; chosen at random if absent.
-        echo: whether the prompt's text stands before the answer's.
-        logprobs: how many of the likeliest tokens to name at each place; 0 names the chosen one alone.
         user: accepted and forgotten; nothing of it leaves this machine.
-        best_of, suffix, frequency_penalty, presence_penalty, logit_bias: accepted only with values that ask for nothing.
+        frequency_penalty, presence_penalty, logit_bias: accepted only with values that ask for nothing.
     """
 
     model: str
-    prompt: Text | list[Text] | list[int] | list[list[int]]
     max_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=100)
     top_p: float | None = Field(default=None, gt=0, le=1)
@@ -83,11 +81,7 @@ class CompletionRequest(Closed):
     stream_options: StreamOptions | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     seed: int | None = None
-    echo: bool | None = None
-    logprobs: int | None = Field(default=None, ge=0, le=20)
     user: str | None = None
-    best_of: int | None = None
-    suffix: str | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
@@ -98,50 +92,16 @@ class CompletionRequest(Closed):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     @property
+    @abstractmethod
     def named(self) -> int | None:
         """How many of the likeliest tokens to name at each place; 0 for the chosen one alone; None without log-probabilities."""
-        return self.logprobs
-
-    @property
-    def prompts(self) -> list[str | list[int]]:
-        """One or more, each text or token ids."""
-        match self.prompt:
-            case str():
-                return [self.prompt]
-            case [int(), *_]:
-                return [[token for token in self.prompt if isinstance(token, int)]]
-            case _:
-                return [prompt for prompt in self.prompt if isinstance(prompt, str | list)]
 
 
-def read_completion(body: bytes, context: int | None = None) -> CompletionRequest:
-    """Read a request, in time that is bounded by the limits and not by the body.
-
-    Args:
-        body: JSON in UTF-8.
-        context: the model's, in tokens, which a prompt of token ids cannot exceed; None leaves that unchecked.
-
-    Raises:
-        ApiError: 400, with the first thing that is wrong.
-    """
-    values = read_object(body)
-    check_entries(values, CompletionRequest)
-    _check_prompts(values.get("prompt"), context)
-    try:
-        request = CompletionRequest.model_validate_json(body)
-    except ValidationError as error:
-        raise refusal(error) from error
-    if not request.prompts:
-        raise ApiError(400, "The list of prompts is empty: give at least one.", parameter="prompt")
-    check_neutral(request, _NEUTRAL | {"best_of": (1, request.n or 1)})
-    if request.echo and request.logprobs is not None:
-        raise ApiError(400, "logprobs are known of the answer only: leave out echo or logprobs.", "unsupported_parameter", "echo")
-    _check_choices(len(request.prompts) * (request.n or 1))
-    check_stream_options(request)
-    return request
+NEUTRAL: dict[str, tuple[Any, ...]] = {"frequency_penalty": (0,), "presence_penalty": (0,), "logit_bias": ({},)}
+"""Values of what is not supported that ask for nothing, by parameter; each kind of request adds its own."""
 
 
-def check_neutral(request: BaseModel, neutral: Mapping[str, tuple[Any, ...]]) -> None:
+def check_neutral(request: GenerationRequest, neutral: Mapping[str, tuple[Any, ...]]) -> None:
     """Refuse what is not supported, unless its value asks for nothing.
 
     Args:
@@ -157,7 +117,7 @@ def check_neutral(request: BaseModel, neutral: Mapping[str, tuple[Any, ...]]) ->
             raise ApiError(400, f"{name} is not supported by this proxy: leave it out.", "unsupported_parameter", name)
 
 
-def check_stream_options(request: Any) -> None:
+def check_stream_options(request: GenerationRequest) -> None:
     """Raises: ApiError, 400, if there are options of a stream, and no stream."""
     if request.stream_options is not None and not request.stream:
         raise ApiError(400, "stream_options are for streams: set stream to true or leave them out.", parameter="stream_options")
@@ -221,39 +181,8 @@ def check_entries(values: dict[str, Any], kind: type[BaseModel]) -> None:
             raise ApiError(400, f"{name} has {len(value)} entries, and may have {MAXIMUM_ENTRIES}: leave it out.", "invalid_value", name)
 
 
-def _check_prompts(prompt: Any, context: int | None) -> None:
-    if not isinstance(prompt, list) or not prompt:
-        return
-    if isinstance(prompt[0], str | list):
-        _check_choices(len(prompt))
-    for tokens in prompt if isinstance(prompt[0], list) else [prompt]:
-        if context is not None and isinstance(tokens, list) and len(tokens) >= context:
-            raise ApiError(
-                400,
-                f"A prompt of {len(tokens)} tokens exceeds the model's context of {context}: shorten it.",
-                "context_length_exceeded",
-                "prompt",
-            )
-
-
-def _check_choices(choices: int) -> None:
-    if choices > MAXIMUM_CHOICES:
-        raise ApiError(
-            400, f"This would take {choices} private sessions, and a request may have {MAXIMUM_CHOICES}: split it.", parameter="n"
-        )
-
-
 def _unknown_parameter(name: str) -> ApiError:
     return ApiError(400, f"{name} is not a parameter that this proxy knows: leave it out.", "unsupported_parameter", name)
-
-
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "suffix": ("",),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "logit_bias": ({},),
-}
-"""Values of what is not supported that ask for nothing."""
 
 
 _UNIONS = {

@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import time
@@ -32,6 +33,7 @@ from hushlm.private.server.link_desk import REFUSAL
 from hushlm.private.server.listeners import HEADER_SECONDS
 from hushlm.private.session.engine_links import BUFFER_BYTES, LINK_PROTOCOL, ROLES, Role, Stream, bounded, engine_links
 from hushlm.private.session.messages import SessionError
+from hushlm.private.session.sent_sample import SAMPLE_BYTES, SentSample
 from hushlm.training import Checkpoint
 
 LONG_TOKEN = "t" * 64
@@ -160,6 +162,61 @@ def test_a_client_opens_every_connection_and_nothing_of_it_listens_on_a_network(
     assert {address for address, _ in seen["client"]} == {"127.0.0.1"}
     assert {place for place in seen["server"] if place[0] != "127.0.0.1"} == {("0.0.0.0", port)}
     assert len(to_server) == 3, "the control channel, and a connection for each link"
+
+
+@pytest.mark.slow
+@pytest.mark.two_party
+@pytest.mark.timeout(240)
+def test_a_sample_is_the_end_of_what_was_sent_and_ciphertext(
+    server: Serving, export_folder: Path, key_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What goes into both connections is recorded, and read as records of TLS: samples of a computation lie in encrypted ones."""
+    written: dict[Role, bytearray] = {}
+    original = ControlChannel.open_link
+
+    async def recorded(self: ControlChannel, token: str, caller: Role) -> Stream:
+        stream = await original(self, token, caller)
+        write, written[caller] = stream.writer.write, bytearray()
+        monkeypatch.setattr(stream.writer, "write", lambda data: (written[caller].extend(data), write(data)))
+        return stream
+
+    monkeypatch.setattr(ControlChannel, "open_link", recorded)
+    sample, ends = SentSample(), list[tuple[Role, int]]()
+    asking = Client(export_folder / "client", server.address, key_folder)
+    prompt = asking.tokenizer.encode(PROMPTS[0]).ids
+
+    async def run() -> None:
+        async for event in asking.events(prompt, 1, on_sent=sample.note):
+            if isinstance(event, Progress) and event.phase == "query":
+                assert set(sample.last()) == set(ROLES)
+                for caller, last in sample.last().items():
+                    assert last == written[caller][-SAMPLE_BYTES:]
+                    assert PROMPTS[0].encode() not in last
+                    ends.append((caller, len(written[caller])))
+
+    asyncio.run(run())
+    assert len(set(ends)) > 10, "it moves on"
+    for caller, sent in written.items():
+        assert PROMPTS[0].encode() not in sent
+        encrypted = application_data(bytes(sent))
+        for end in (end for of, end in ends if of == caller):
+            assert any(start <= end - SAMPLE_BYTES and end <= stop for start, stop in encrypted), end
+
+
+def application_data(sent: bytes) -> list[tuple[int, int]]:
+    """Where the stretches of TLS records lie that hold encrypted data; asserts that there is nothing but records."""
+    stretches: list[tuple[int, int]] = []
+    place = 0
+    while place < len(sent):
+        kind, version, length = struct.unpack(">BHH", sent[place : place + 5])
+        assert kind in (20, 21, 22, 23), "change of cipher, alert, handshake, application data"
+        assert version in (0x0301, 0x0303)
+        after = place + 5 + length
+        if kind == 23:
+            joined = stretches.pop()[0] if stretches and stretches[-1][1] == place else place
+            stretches.append((joined, after))
+        place = after
+    return stretches
 
 
 IN_A_NAMESPACE = """
@@ -320,6 +377,15 @@ def test_a_slow_reader_makes_the_sender_wait_and_little_is_held(key_folder: Path
     assert 0 < stalled_at < blocks / 4, "the kernel's buffers at both ends of three connections take some, and no more than they have"
     assert waiting <= 3 * BUFFER_BYTES, "one read may come on top of what makes the source wait"
     faults_seen.add("engine link: slow reader", "all", None, 0, None)
+
+
+@given(parts=st.lists(st.tuples(st.sampled_from(ROLES), st.binary(min_size=1, max_size=100)), max_size=20))
+def test_a_sample_is_bounded_and_the_end_however_it_comes(parts: list[tuple[Role, bytes]]) -> None:
+    sample = SentSample()
+    for caller, sent in parts:
+        sample.note(caller, sent)
+    whole = {caller: b"".join(sent for of, sent in parts if of == caller) for caller in ROLES}
+    assert sample.last() == {caller: sent[-SAMPLE_BYTES:] for caller, sent in whole.items() if sent}
 
 
 @settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])

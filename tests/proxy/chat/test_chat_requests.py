@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import time
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,14 @@ from hushlm.private.client.retries import Retries
 from hushlm.private.engine.traffic import Traffic
 from hushlm.private.program.description import RevealPolicy
 from hushlm.private.program.token_answer import TokenAnswer
+from hushlm.private.session.messages import SessionError
 from hushlm.proxy.application import ProxySettings, application
 from hushlm.proxy.chat.builder import ChatBuilder
 from hushlm.proxy.chat.chat_format import ChatFormat
+from hushlm.proxy.chat.questions import chat_questions_of
 from hushlm.proxy.chat.schema import ChatRequest, read_chat
 from hushlm.proxy.errors import ApiError
 from hushlm.proxy.models import Models, ServedModel
-from hushlm.proxy.questions import chat_questions_of
 
 BARE = "{{ messages | map(attribute='content') | join(' ') }}"
 
@@ -230,6 +232,23 @@ def test_an_answer_without_a_length_gets_what_fits_and_is_allowed(client: Client
     assert questions(client, bare, **unsaid)[1][0].new_tokens == 28
     assert questions(client, bare, limit=5, **unsaid)[1][0].new_tokens == 5
     assert questions(client, bare, **unsaid | {"max_tokens": 3})[1][0].new_tokens == 3
+
+
+@pytest.mark.parametrize(("made", "expected"), [(ProxySettings(), 25), (ProxySettings(keep_prepared=1, tokens_each=7), 7)])
+def test_an_answer_without_a_length_is_one_that_is_prepared(
+    client: Client, bare: ChatFormat, monkeypatch: pytest.MonkeyPatch, made: ProxySettings, expected: int
+) -> None:
+    """A prepared answer is of use to no longer question, so that the usual 64 tokens would find none; here 25 fit the context."""
+    asked: list[int] = []
+
+    async def events(_: Client, __: Any, new_tokens: int, *___: Any) -> AsyncGenerator[TokenAnswer, None]:
+        asked.append(new_tokens)
+        raise SessionError("Enough.")
+        yield
+
+    monkeypatch.setattr(Client, "events", events)
+    post([ServedModel("hush", client, 0, bare)], made, body(max_completion_tokens=None, messages=[say("a" * 7)]))
+    assert asked == [expected]
 
 
 def test_no_more_is_revealed_than_a_request_needs(client: Client, bare: ChatFormat) -> None:

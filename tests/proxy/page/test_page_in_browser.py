@@ -15,6 +15,7 @@ from tests.browser import Opened, chromium, open_page
 from tests.private.service import PROMPTS, Serving, serving, wait_for
 from tests.proxy.running import proxying
 
+from hushlm.private.session.sent_sample import SAMPLE_BYTES
 from hushlm.training import Checkpoint
 
 KEY = "sk-0123456789abcdef"
@@ -60,6 +61,11 @@ def ready_to_ask(opened: Opened, prompt: str, tokens: int) -> None:
     opened.page.locator("#estimate", has_text="MB").wait_for()
 
 
+def sampled(page: Any) -> list[bytes]:
+    """What the page shows of what left, link by link."""
+    return [bytes.fromhex(link) for link in page.text_content("#bytes").split("\n\n")]
+
+
 def only_asked(opened: Opened, proxy: Serving) -> None:
     """Every request went to the proxy."""
     assert opened.requests
@@ -82,7 +88,13 @@ def test_ask_and_stream(browser: Any, proxy: Serving, served_checkpoint: Checkpo
         assert first  # and not yet the whole
         assert expected.startswith(first)
         assert first != expected
+        sample = sampled(page)
         page.locator("#where", has_text="Done: 3 tokens").wait_for(timeout=ANSWER_MS)
+        assert [len(link) for link in sample] == [len(link) for link in sampled(page)] == [SAMPLE_BYTES, SAMPLE_BYTES]
+        assert sample != sampled(page), "it is what left last"
+        for seen_bytes in (*sample, *sampled(page)):
+            assert PROMPTS[0].encode() not in seen_bytes
+            assert len(set(seen_bytes)) > SAMPLE_BYTES / 2, "as random as ciphertext"
         assert page.text_content("#text") == expected
         seen = page.inner_text("#server")
         assert PROMPTS[0] not in seen

@@ -38,6 +38,7 @@ from hushlm.private.keys.certificates import CLIENT
 from hushlm.private.program.description import RevealPolicy, load_description
 from hushlm.private.program.sampling import Sampling
 from hushlm.private.program.token_answer import TokenAnswer
+from hushlm.private.session.engine_links import OnSent
 from hushlm.private.session.messages import BundleProblem, BundleRefusedError, Queued, SessionError
 
 __all__ = ["Client", "ClientSettings", "PrivateAnswer", "Progress"]
@@ -206,8 +207,12 @@ class Client:
         new_tokens: int,
         reveal: RevealPolicy = RevealPolicy(),
         sampling: Sampling = Sampling(),
+        on_sent: OnSent | None = None,
     ) -> AsyncGenerator[TokenAnswer | Progress, None]:
         """What `stream` iterates over, for callers with an event loop of their own.
+
+        Args:
+            on_sent: called with all that this side's engine sends, which is ciphertext, see `engine_links`; a `SentSample` keeps its end.
 
         Raises:
             SessionError: if the session could not be opened, or broke.
@@ -228,7 +233,7 @@ class Client:
                     notes.append(f"{missing}; without, everything is computed now.")
                 try:
                     async with contextlib.aclosing(
-                        self._attempts(question, tracker, None if bundle is None else bundle.identity)
+                        self._attempts(question, tracker, None if bundle is None else bundle.identity, on_sent)
                     ) as events:
                         async for event in events:
                             # Once the session is open: what cannot be asked at all needs no advice on how to prepare it.
@@ -270,13 +275,13 @@ class Client:
         )
 
     async def _attempts(
-        self, question: Question, tracker: ProgressTracker, bundle: str | None
+        self, question: Question, tracker: ProgressTracker, bundle: str | None, on_sent: OnSent | None
     ) -> AsyncGenerator[TokenAnswer | Progress, None]:
         """One session, asked for again where there was no place."""
         retries, chance = self.settings.retries, random.Random()
         for attempt in count():
             try:
-                async with contextlib.aclosing(self._runner.run(question, self.shelf, bundle)) as events:
+                async with contextlib.aclosing(self._runner.run(question, self.shelf, bundle, on_sent)) as events:
                     async for event in events:
                         if isinstance(event, Queued):
                             yield tracker.waiting(event.position)

@@ -16,7 +16,7 @@ from hushlm.private.client.control_channel import ControlChannel, ServerEvents, 
 from hushlm.private.client.prepared_shelf import ClientShelf
 from hushlm.private.program.description import PROTOCOL_VERSION, ProgramDescription, RevealPolicy
 from hushlm.private.program.sampling import Sampling
-from hushlm.private.session.engine_links import ROLES, EngineLinks, Role, engine_links
+from hushlm.private.session.engine_links import ROLES, EngineLinks, OnSent, Role, engine_links
 from hushlm.private.session.handshake import check_accepted
 from hushlm.private.session.messages import (
     BundleProblem,
@@ -103,7 +103,7 @@ class SessionRunner:
     settings: ClientSettings
 
     async def run(
-        self, wanted: Question | Preparation, shelf: ClientShelf, bundle: str | None = None
+        self, wanted: Question | Preparation, shelf: ClientShelf, bundle: str | None = None, on_sent: OnSent | None = None
     ) -> AsyncGenerator[Queued | WorkerEvent, None]:
         """Ask or prepare once. Closing the iterator gives the session up at both ends.
 
@@ -111,6 +111,7 @@ class SessionRunner:
             wanted: what for.
             shelf: this client's prepared answers.
             bundle: identity of the one that a question uses up; None computes everything now.
+            on_sent: see `engine_links`.
 
         Raises:
             BundleRefusedError: if that one cannot be used; nothing of the prompt was sent.
@@ -119,7 +120,7 @@ class SessionRunner:
         """
         async with contextlib.AsyncExitStack() as stack:
             try:
-                worker, request, links = await self._start(stack, wanted, shelf, bundle)
+                worker, request, links = await self._start(stack, wanted, shelf, bundle, on_sent)
                 server = await self.control.open(stack, request)
                 async with contextlib.aclosing(self._wait(server, worker, request, links, wanted, shelf)) as waiting:
                     async for place in waiting:
@@ -137,7 +138,12 @@ class SessionRunner:
                 raise SessionError(self.control.broken(error)) from error
 
     async def _start(
-        self, stack: contextlib.AsyncExitStack, wanted: Question | Preparation, shelf: ClientShelf, bundle: str | None
+        self,
+        stack: contextlib.AsyncExitStack,
+        wanted: Question | Preparation,
+        shelf: ClientShelf,
+        bundle: str | None,
+        on_sent: OnSent | None,
     ) -> tuple[WorkerProcess, SessionRequest, EngineLinks]:
         """Start the worker, whose certificate is part of the request."""
         description, length = self.description, wanted.prompt_length
@@ -149,7 +155,7 @@ class SessionRunner:
         network = None if bundle is None else NetworkBetween.of(self.settings.network)
         prepared = not asks or bundle is not None
         worker, scratch = await stack.enter_async_context(start_worker())
-        links = await stack.enter_async_context(engine_links("client", self.settings.connect_seconds))
+        links = await stack.enter_async_context(engine_links("client", self.settings.connect_seconds, on_sent))
         worker.send(
             Order(
                 role="client",

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -33,6 +34,7 @@ __all__ = [
     "EngineLinks",
     "LinkAnswer",
     "LinkRequest",
+    "OnSent",
     "Role",
     "Stream",
     "bounded",
@@ -58,6 +60,9 @@ ESTABLISHED, USER_COLUMN = "01", 7
 
 Role = Literal["client", "server"]
 ROLES: tuple[Role, ...] = ("client", "server")
+
+OnSent = Callable[[Role, bytes], None]
+"""Sees what this side sends on a link, with the link's caller."""
 
 
 class _Line(BaseModel):
@@ -102,8 +107,8 @@ class EngineLinks:
         joined: the links that have got their connection, by caller.
     """
 
-    def __init__(self, own: Role, engine_port: int, connect_seconds: float) -> None:
-        self._own, self._engine_port, self._connect_seconds = own, engine_port, connect_seconds
+    def __init__(self, own: Role, engine_port: int, connect_seconds: float, on_sent: OnSent | None = None) -> None:
+        self._own, self._engine_port, self._connect_seconds, self._on_sent = own, engine_port, connect_seconds, on_sent
         self.own_address, self.peer_address = format_address(LOOPBACK, engine_port), ""
         self._call: asyncio.Future[Stream] = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task[None]] = []
@@ -138,7 +143,7 @@ class EngineLinks:
             except BaseException:
                 far.writer.transport.abort()
                 raise
-            await carry(near, far)
+            await carry(near, far, None if self._on_sent is None else functools.partial(self._on_sent, caller))
 
     async def _reach_engine(self) -> Stream:
         """The engine begins to listen when it has its peer's certificate, which may be later than the first byte for it."""
@@ -151,19 +156,20 @@ class EngineLinks:
 
 
 @contextlib.asynccontextmanager
-async def engine_links(own: Role, connect_seconds: float) -> AsyncIterator[EngineLinks]:
+async def engine_links(own: Role, connect_seconds: float, on_sent: OnSent | None = None) -> AsyncIterator[EngineLinks]:
     """Stand in the peer's place for the engine of one session; at the end of the block the links are cut.
 
     Args:
         own: whose engine it is.
         connect_seconds: how long the engine may take to listen, once there is a connection for it.
+        on_sent: called with all that this side's engine sends to its peer, which is the engine's own TLS.
 
     Raises:
         OSError: if there is no port left on loopback.
     """
     reservation, port = reserve_port(LOOPBACK)
     with reservation:
-        links = EngineLinks(own, port, connect_seconds)
+        links = EngineLinks(own, port, connect_seconds, on_sent)
         server = await asyncio.start_server(links.called, LOOPBACK, 0, limit=BUFFER_BYTES // 2)
         links.peer_address = listener_address(server.sockets[0])
         try:
@@ -196,13 +202,17 @@ def bounded(writer: asyncio.StreamWriter) -> asyncio.StreamWriter:
     return writer
 
 
-async def carry(one: Stream, other: Stream) -> None:
+async def carry(one: Stream, other: Stream, on_sent: Callable[[bytes], None] | None = None) -> None:
     """Copy both ways, holding no more than the buffers' bounds, until either side ends; then both are closed.
+
+    Args:
+        one, other: the two sides.
+        on_sent: called with what goes from the one to the other.
 
     Raises:
         OSError: if a connection broke.
     """
-    ways = [asyncio.create_task(_copy(one.reader, other.writer)), asyncio.create_task(_copy(other.reader, one.writer))]
+    ways = [asyncio.create_task(_copy(one.reader, other.writer, on_sent)), asyncio.create_task(_copy(other.reader, one.writer))]
     try:
         done, _ = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         for way in done:
@@ -220,7 +230,9 @@ async def carry(one: Stream, other: Stream) -> None:
             stream.writer.transport.abort()
 
 
-async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter, on_sent: Callable[[bytes], None] | None = None) -> None:
     while data := await source.read(BUFFER_BYTES):
         sink.write(data)
+        if on_sent is not None:
+            on_sent(data)
         await sink.drain()

@@ -10,10 +10,9 @@ from hushlm.private.session.messages import printable
 from hushlm.proxy.chat.template import Turn
 from hushlm.proxy.errors import ApiError
 from hushlm.proxy.schema import (
-    MAXIMUM_CHOICES,
+    NEUTRAL,
     Closed,
-    Stop,
-    StreamOptions,
+    GenerationRequest,
     check_entries,
     check_neutral,
     check_stream_options,
@@ -64,43 +63,21 @@ class Message(Closed):
         return {"role": "system" if self.role == "developer" else self.role, "content": text}
 
 
-class ChatRequest(Closed):
+class ChatRequest(GenerationRequest):
     """OpenAI's `POST /v1/chat/completions`.
 
     Attributes:
-        model: id of a served model.
         messages: the conversation so far.
-        max_completion_tokens: how many tokens to generate; the server knows it, so all are computed even if the answer ends earlier.
-        max_tokens: its older name.
-        temperature: 0, the default here, takes the likeliest token; OpenAI's default of 1 needs logits at this side.
-        top_p: tokens are drawn among the likeliest that reach this probability together.
-        n: how many answers to give, a private session each.
-        stream: whether to answer in chunks, as server-sent events.
-        stop: strings that end the text.
-        seed: number that decides the draws; chosen at random if absent.
+        max_completion_tokens: the newer name of `max_tokens`.
         logprobs: whether to give the log-probability of each token.
         top_logprobs: how many of the likeliest tokens to name at each place.
-        user: accepted and forgotten; nothing of it leaves this machine.
         others: accepted only with values that ask for nothing.
     """
 
-    model: str
     messages: list[Message]
     max_completion_tokens: int | None = Field(default=None, ge=1)
-    max_tokens: int | None = Field(default=None, ge=1)
-    temperature: float | None = Field(default=None, ge=0, le=100)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    n: int | None = Field(default=None, ge=1, le=MAXIMUM_CHOICES)
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
-    seed: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    user: str | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
     response_format: dict[str, Any] | None = None
     tools: list[Any] | None = None
     tool_choice: Any = None
@@ -111,11 +88,6 @@ class ChatRequest(Closed):
     metadata: dict[str, str] | None = None
     modalities: list[str] | None = None
     service_tier: str | None = None
-
-    @property
-    def stops(self) -> tuple[str, ...]:
-        """Stop strings."""
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     @property
     def named(self) -> int | None:
@@ -203,9 +175,7 @@ def _check_message(where: str, message: dict[str, Any]) -> None:
 
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "logit_bias": ({},),
+    **NEUTRAL,
     "response_format": ({"type": "text"},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),

@@ -10,6 +10,7 @@ from hushlm.plan import bucket_length
 from hushlm.private.bundles import BundleStoreError
 from hushlm.private.client.client import Client, Progress
 from hushlm.private.client.run_session import Question
+from hushlm.private.session.sent_sample import SentSample
 from hushlm.report.question import describe
 
 __all__ = ["estimate_document", "progress_document"]
@@ -57,8 +58,14 @@ def _prepared_bytes(client: Client, question: Question) -> int | None:
     return client.estimate(*lengths, question.reveal, prepared=True, draft=fitting[0].draft).bytes
 
 
-def progress_document(index: int, progress: Progress) -> dict[str, Any]:
-    """A report of progress as an event of the stream: numbers that the server knows as well, and nothing of the text."""
+def progress_document(sample: SentSample, index: int, progress: Progress) -> dict[str, Any]:
+    """A report of progress as an event of the stream: what the server knows or received as well, and nothing of the text.
+
+    Args:
+        sample: of what the session's engine sent; its bytes are given in hexadecimal, link by link.
+        index: of the choice.
+        progress: the report.
+    """
     traffic = progress.traffic
     return {
         "object": "hush.progress",
@@ -75,6 +82,7 @@ def progress_document(index: int, progress: Progress) -> dict[str, Any]:
         "received_bytes": traffic.received_bytes,
         "sent_messages": traffic.sent_messages,
         "received_messages": traffic.received_messages,
+        "sent_sample": [sent.hex() for _, sent in sorted(sample.last().items())],
         "expected_bytes": progress.expected_bytes,
         "done_share": progress.done_share,
         "seconds": progress.seconds,

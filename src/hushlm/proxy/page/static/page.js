@@ -80,6 +80,7 @@ async function ask() {
         else if (event.phase === "set-up") setUp = event;
         view.showProgress(event);
         view.showServer(cost, setUp, query, event.seconds);
+        view.showSample(event.sent_sample);
       } else if (event.choices?.length) {
         tokens += 1;
         answer += event.choices[0].text;

@@ -47,6 +47,7 @@ export function startAnswer(prompt, price) {
     return item;
   }));
   for (const id of ["progress", "sides"]) at(id).hidden = false;
+  at("sample").hidden = true;
   showServer(price, null, null, 0);
 }
 
@@ -91,6 +92,12 @@ export function showServer(price, setUp, query, seconds) {
     text.textContent = value;
     return [term, text];
   }));
+}
+
+/** Bytes that really left, a list of hexadecimal texts, one for each link: in rows of 16 bytes. */
+export function showSample(links) {
+  at("sample").hidden = !links.length;
+  at("bytes").textContent = links.map((hex) => hex.match(/.{1,32}/g).map((row) => row.match(/../g).join(" ")).join("\n")).join("\n\n");
 }
 
 export function endAnswer(how) {

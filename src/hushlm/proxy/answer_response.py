@@ -17,7 +17,7 @@ from hushlm.proxy.errors import ApiError, internal_error
 from hushlm.proxy.request_sessions import RequestSessions
 from hushlm.report.question import describe
 
-__all__ = ["CompletionResponse"]
+__all__ = ["AnswerResponse"]
 
 BEAT_SECONDS = 5.0
 """Time between two comments in a stream: tokens take long, and many programs close a connection that says nothing."""
@@ -27,7 +27,7 @@ class _CallerGoneError(Exception):
     """The caller closed the connection."""
 
 
-class CompletionResponse(Response):
+class AnswerResponse(Response):
     """Runs the sessions of a request for as long as the caller stays, and answers with what they bring.
 
     Args:

@@ -9,7 +9,7 @@ from hushlm.data.tokenizer import Tokenizer
 from hushlm.private.client.run_session import Question
 from hushlm.private.program.token_answer import TokenAnswer
 from hushlm.proxy.answers import AnswerBuilder, Choice, NamedToken
-from hushlm.proxy.schema import CompletionRequest
+from hushlm.proxy.completions.schema import CompletionRequest
 
 __all__ = ["CompletionBuilder"]
 

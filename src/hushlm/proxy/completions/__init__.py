@@ -1,0 +1,1 @@
+"""OpenAI's completions: a text goes on."""
