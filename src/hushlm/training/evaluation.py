@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from hushlm.data import Tokens, fixed_batches
 from hushlm.model import LanguageModel
-from hushlm.model.score_watch import watch_scores
+from hushlm.model.score_watch import ScoreWatch, watch_scores
 from hushlm.training.world import World
 
 __all__ = ["Evaluation", "evaluate"]
@@ -66,7 +66,8 @@ def evaluate(model: LanguageModel, tokens: Tokens, batch: int, context: int, bat
         # Not inference mode: shards unsharded there could not be trained on.
         with torch.no_grad():
             for window_BT, counts in _shared(fixed_batches(tokens, batch, context, batches), world):
-                with watch_scores(model) if power else nullcontext() as watch:
+                watching: AbstractContextManager[ScoreWatch | None] = watch_scores(model) if power else nullcontext()
+                with watching as watch:
                     output = model(window_BT[:, :-1].to(device), with_entropy=True)
                 if not counts:
                     continue

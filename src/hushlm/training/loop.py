@@ -262,8 +262,8 @@ class _Run:
         """L x H: which part of a batch's scores lies below -2^n, where the weights of a power kernel grow again."""
         with watch_scores(self.model) as watch:
             head_entropies(self.team, window_BT, self.settings.batch, self.settings)
-        beyond_LH, all_LH = self.world.sum(watch.counts_2LH.to(self.world.device))
-        return (beyond_LH / all_LH).tolist()
+        counts_2LH = self.world.sum(watch.counts_2LH.to(self.world.device))
+        return (counts_2LH[0] / counts_2LH[1]).tolist()
 
     def validate(self) -> Evaluation:
         settings, tokens = self.settings, self.store.tokens["validation"]
