@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from hushlm.architectures import slug
+from hushlm.architectures import POWER_FLOOR, slug
 from hushlm.data import fixed_batches, open_token_store
 from hushlm.experiments.scales import CONTEST_SCALES
 from hushlm.model.self_attention import Attention
@@ -23,14 +24,15 @@ from hushlm.training import evaluate, load_checkpoint, train
 WINDOWS = 64
 
 
-def mean_weights(attention: Attention, q_BHTE: torch.Tensor, k_BHTE: torch.Tensor, temperature: torch.Tensor | None) -> torch.Tensor:
-    """Of every row that has more than one key: its weights' mean, (B, H, T - 1)."""
-    assert attention.order is not None
+def keep_mean_weights(
+    seen: list[torch.Tensor], order: int, q_BHTE: torch.Tensor, k_BHTE: torch.Tensor, temperature: torch.Tensor | None
+) -> None:
+    """Of every row that has more than one key: its weights' mean."""
     s_BHTT = q_BHTE @ k_BHTE.mT / q_BHTE.shape[-1] ** 0.5
     if temperature is not None:
         s_BHTT = s_BHTT / (temperature if temperature.ndim == 2 else temperature[:, None])[..., None]
-    w_BHTT = ((1 + s_BHTT / 2**attention.order) ** (2**attention.order) + 2.0**-10).tril()
-    return (w_BHTT.sum(-1) / torch.arange(1, w_BHTT.shape[-1] + 1))[..., 1:]
+    w_BHTT = ((1 + s_BHTT / 2**order) ** (2**order) + POWER_FLOOR).tril()
+    seen.append((w_BHTT.sum(-1) / torch.arange(1, w_BHTT.shape[-1] + 1))[..., 1:].flatten())
 
 
 def main() -> None:
@@ -40,8 +42,17 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/power"))
     options = parser.parse_args()
     base = CONTEST_SCALES["micro"].base
-    settings = {"learning_rate": 0.01, "weight_decay": 0.03, "init_std": 0.014, "residual_init": 0.5, "seed": options.seed}
-    training = replace(base.training, optimiser="muon", steps=1200, evaluate_every=1200, **settings)  # type: ignore[arg-type]
+    training = replace(
+        base.training,
+        optimiser="muon",
+        learning_rate=0.01,
+        weight_decay=0.03,
+        init_std=0.014,
+        residual_init=0.5,
+        steps=1200,
+        evaluate_every=1200,
+        seed=options.seed,
+    )
     for name in options.architectures:
         folder = options.runs / f"{slug(name)}-{options.seed}"
         config = replace(base, architecture=name, training=training, entropy=replace(base.entropy, initial_temperature=0.8), output=folder)
@@ -56,9 +67,9 @@ def main() -> None:
             continue
         print("  share of scores below -2^n by layer:", *(f"{share:.1%}" for share in found.share_beyond_LH.mean(1).tolist()))
         seen: list[torch.Tensor] = []
-        attentions = [module for module in model.modules() if isinstance(module, Attention)]
-        for each in attentions:
-            each.observer = lambda q, k, t, each=each, seen=seen: seen.append(mean_weights(each, q, k, t).flatten())  # type: ignore[misc]
+        for module in model.modules():
+            if isinstance(module, Attention):
+                module.observer = partial(keep_mean_weights, seen, module.order or 0)
         with torch.no_grad():
             for window_BT in fixed_batches(store.tokens["validation"], 8, shape.context, WINDOWS // 8):
                 model(window_BT[:, :-1])

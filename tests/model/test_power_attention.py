@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +39,7 @@ def test_queries_and_keys_of_every_head_have_unit_mean_square_over_inputs_of_uni
     model, state = drawn(name), drawn(name).plain_state()
     n_ND = torch.randn(200_000, SHAPE.width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for part in ("query", "key"):
-        linear = model.get_submodule(f"blocks.1.attention.{part}")
+        linear: Any = model.get_submodule(f"blocks.1.attention.{part}")
         plain = n_ND @ state[f"blocks.1.attention.{part}.weight"].T + state.get(f"blocks.1.attention.{part}.bias", 0)
         mean_square_H = plain.unflatten(-1, (SHAPE.heads, -1)).square().mean((0, 2))
         torch.testing.assert_close(mean_square_H, torch.ones(SHAPE.heads, dtype=torch.float64), rtol=0.02, atol=0)
@@ -49,17 +51,24 @@ def test_the_size_of_a_heads_maps_does_not_matter() -> None:
     before = model(tokens).logits_BTV
     with torch.no_grad():
         for part in ("query", "key"):
-            linear = model.get_submodule(f"blocks.0.attention.{part}")
+            linear: Any = model.get_submodule(f"blocks.0.attention.{part}")
             linear.weight[:8] *= 3.7
             linear.bias[:8] *= 3.7
     torch.testing.assert_close(model(tokens).logits_BTV, before, rtol=0, atol=1e-12)
+
+
+Seen = dict[int, list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]]
+
+
+def _keep(seen: Seen, layer: int, q_BHTE: torch.Tensor, k_BHSE: torch.Tensor, temperature: torch.Tensor | None) -> None:
+    seen.setdefault(layer, []).append((q_BHTE, k_BHSE, temperature))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["PS1(th)+LN+Q", "PS2(t,qk)+LN+R", "NeoX(PS1+R)"])
 def test_shares_of_low_scores_are_those_counted_by_hand(name: str) -> None:
     model, tokens_BT = drawn(name, spread=1.0), torch.arange(24).reshape(2, 12) % 23
-    seen: dict[int, list[tuple[torch.Tensor, ...]]] = {}
+    seen: Seen = {}
     with watch_scores(model) as watch:
         watched = model(tokens_BT).logits_BTV
     beyond_LH, all_LH = watch.counts_2LH
@@ -67,7 +76,7 @@ def test_shares_of_low_scores_are_those_counted_by_hand(name: str) -> None:
     attentions = [module for module in model.modules() if isinstance(module, Attention)]
     assert all(attention.observer is None for attention in attentions)
     for layer, attention in enumerate(attentions):
-        attention.observer = lambda q, k, t, layer=layer: seen.setdefault(layer, []).append((q, k, t))  # type: ignore[misc]
+        attention.observer = partial(_keep, seen, layer)
     model(tokens_BT)
     for layer, ((q, k, t),) in seen.items():
         lowest = -(2.0 ** (attentions[layer].order or 0))
