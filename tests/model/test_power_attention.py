@@ -92,7 +92,7 @@ def test_shares_of_low_scores_are_those_counted_by_hand(name: str) -> None:
 
 
 def test_an_evaluation_has_the_shares_of_power_kernels_alone() -> None:
-    tokens = np.arange(500) % 23
+    tokens = (np.arange(500) % 23).astype(np.uint16)
     power = evaluate(drawn("PS1+R", spread=1.0).float(), tokens, 2, 12, 3)
     assert power.share_beyond_LH is not None
     assert power.share_beyond_LH.shape == (2, 2)
