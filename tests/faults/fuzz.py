@@ -71,6 +71,7 @@ def run_case(case: Case, places: Places) -> Outcome:
 def run_call(call: Call, places: Places, encoding: str = "utf-8", closed: bool = False) -> Outcome:
     """A sound call."""
     with _empty(places.scratch) as scratch, _ready_means_done(places.corpus):
+        (scratch / "shelf").mkdir(mode=0o700)
         return attempt(call.words(), scratch, encoding=encoding, closed=closed)
 
 
@@ -85,7 +86,6 @@ def _empty(scratch: Path) -> Iterator[Path]:
     scratch.chmod(0o777)
     (scratch / "api-key").write_text("a-key-of-thirty-two-characters-xyz\n")
     (scratch / "api-key").chmod(0o600)
-    (scratch / "shelf").mkdir(mode=0o700)
     yield scratch
 
 

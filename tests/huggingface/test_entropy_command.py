@@ -23,11 +23,6 @@ from tests.huggingface.models import CONTEXT, FAMILIES, VOCABULARY, eager, save_
 transformers = pytest.importorskip("transformers", reason="the hf extra is not installed")
 
 
-@pytest.fixture(autouse=True)
-def _quiet() -> None:
-    transformers.utils.logging.disable_progress_bar()
-
-
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
     path = tmp_path / "text.txt"

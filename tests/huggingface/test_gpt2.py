@@ -28,11 +28,6 @@ transformers = pytest.importorskip("transformers", reason="the hf extra is not i
 SHAPE = ModelShape(layers=3, heads=4, width=24, context=16, vocabulary=37)
 
 
-@pytest.fixture(autouse=True)
-def _quiet() -> None:
-    transformers.utils.logging.disable_progress_bar()
-
-
 def hf_gpt2(**settings: Any) -> Any:
     torch.manual_seed(0)
     config = {"vocab_size": 37, "n_positions": 16, "n_embd": 24, "n_layer": 3, "n_head": 4, "bos_token_id": None, "eos_token_id": None}

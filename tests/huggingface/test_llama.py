@@ -40,11 +40,6 @@ SHAPE = ModelShape(
 )
 
 
-@pytest.fixture(autouse=True)
-def _quiet() -> None:
-    transformers.utils.logging.disable_progress_bar()
-
-
 def hf_llama(family: str = "Llama", **settings: Any) -> Any:
     torch.manual_seed(0)
     config = {

@@ -29,11 +29,6 @@ transformers = pytest.importorskip("transformers", reason="the hf extra is not i
 SHAPE = ModelShape(layers=3, heads=2, width=32, context=24, vocabulary=37, tied_head=False)
 
 
-@pytest.fixture(autouse=True)
-def _quiet() -> None:
-    transformers.utils.logging.disable_progress_bar()
-
-
 def hf_neox(**settings: Any) -> Any:
     """Pythia's settings, small: a quarter of every head turns, the head is a matrix of its own."""
     torch.manual_seed(0)

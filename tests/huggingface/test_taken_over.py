@@ -20,11 +20,6 @@ from tests.huggingface.models import VOCABULARY, save_with_tokenizer, tiny
 transformers = pytest.importorskip("transformers", reason="the hf extra is not installed")
 
 
-@pytest.fixture(autouse=True)
-def _quiet() -> None:
-    transformers.utils.logging.disable_progress_bar()
-
-
 def gpt2(**settings: Any) -> Any:
     return tiny("gpt2", **settings)
 

@@ -30,11 +30,6 @@ every_family = pytest.mark.parametrize("family", FAMILIES)
 CONSTANT = EntropyConfig(weight=0.5, weight_end_fraction=None, tolerance=0.05, initial_threshold=0.4)
 
 
-@pytest.fixture(autouse=True)
-def _quiet() -> None:
-    transformers.utils.logging.disable_progress_bar()
-
-
 def dataset(count: int = 16) -> list[dict[str, torch.Tensor]]:
     """Sequences over few tokens, so that there is something to learn. The first label, which nothing predicts, is left out of counts."""
     generator = torch.Generator().manual_seed(5)

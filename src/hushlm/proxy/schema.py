@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
@@ -20,11 +20,9 @@ __all__ = [
     "GenerationRequest",
     "Stop",
     "StreamOptions",
-    "check_entries",
     "check_neutral",
     "check_stream_options",
-    "read_object",
-    "refusal",
+    "read_request",
 ]
 
 MAXIMUM_CHOICES = 16
@@ -97,6 +95,8 @@ class GenerationRequest(Closed):
         """How many of the likeliest tokens to name at each place; 0 for the chosen one alone; None without log-probabilities."""
 
 
+Request = TypeVar("Request", bound=GenerationRequest)
+
 NEUTRAL: dict[str, tuple[Any, ...]] = {"frequency_penalty": (0,), "presence_penalty": (0,), "logit_bias": ({},)}
 """Values of what is not supported that ask for nothing, by parameter; each kind of request adds its own."""
 
@@ -123,7 +123,27 @@ def check_stream_options(request: GenerationRequest) -> None:
         raise ApiError(400, "stream_options are for streams: set stream to true or leave them out.", parameter="stream_options")
 
 
-def read_object(body: bytes) -> dict[str, Any]:
+def read_request(body: bytes, kind: type[Request], check: Callable[[dict[str, Any]], None]) -> Request:
+    """A request of some kind, in time that is bounded by the limits and not by the body.
+
+    Args:
+        body: JSON in UTF-8.
+        kind: what it must be.
+        check: refuses, by an `ApiError`, what would take long to look at or get vague words.
+
+    Raises:
+        ApiError: 400, with the first thing that is wrong.
+    """
+    values = _read_object(body)
+    _check_entries(values, kind)
+    check(values)
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        raise _refusal(error) from error
+
+
+def _read_object(body: bytes) -> dict[str, Any]:
     """The JSON object in a request's body.
 
     Raises:
@@ -167,7 +187,7 @@ def _lone_surrogate(value: Any, name: str = "") -> tuple[str, int] | None:
     return None
 
 
-def check_entries(values: dict[str, Any], kind: type[BaseModel]) -> None:
+def _check_entries(values: dict[str, Any], kind: type[BaseModel]) -> None:
     """Refuse unknown names, and far too much of anything, before each part is looked at, which would stop all other requests for seconds.
 
     Raises:
@@ -192,7 +212,7 @@ _UNIONS = {
 """Parameters of several types, where the first of many complaints says little."""
 
 
-def refusal(error: ValidationError) -> ApiError:
+def _refusal(error: ValidationError) -> ApiError:
     """The error for the first thing that is wrong with a request's values."""
     first: Any = error.errors(include_input=False, include_url=False)[0]
     name = printable(str(first["loc"][0])) if first["loc"] else None

@@ -20,6 +20,10 @@ def equals_formula(plan: Plan, opened: dict[str, int], steps: dict[str, Traffic]
         counted, where = steps[f"{layer}.{name}"], (str(plan.architecture), layer, name)
         roots = prices.reciprocal_square_root(wanted.inverse_roots).total_bytes if wanted.inverse_roots else 0.0
         difference = counted.total_bytes - wanted.total - roots
+        if wanted.inverse_roots:
+            # The engine's own program may also make a batch of product triples.
+            with_batch = difference - prices.triple_batch().total_bytes
+            difference = min(difference, with_batch, key=lambda rest: abs(rest - round(rest / REFILL_BYTES) * REFILL_BYTES))
         refills = round(difference / REFILL_BYTES)
         assert refills >= 0, where
         difference -= refills * REFILL_BYTES

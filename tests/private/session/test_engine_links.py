@@ -177,7 +177,12 @@ def test_a_sample_is_the_end_of_what_was_sent_and_ciphertext(
     async def recorded(self: ControlChannel, token: str, caller: Role) -> Stream:
         stream = await original(self, token, caller)
         write, written[caller] = stream.writer.write, bytearray()
-        monkeypatch.setattr(stream.writer, "write", lambda data: (written[caller].extend(data), write(data)))
+
+        def note(data: bytes) -> None:
+            written[caller] += data
+            write(data)
+
+        monkeypatch.setattr(stream.writer, "write", note)
         return stream
 
     monkeypatch.setattr(ControlChannel, "open_link", recorded)

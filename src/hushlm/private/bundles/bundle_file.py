@@ -80,6 +80,11 @@ class StoredInfo(BaseModel):
     inode: int
     more: dict[str, int] = {}
 
+    @property
+    def draft(self) -> int:
+        """How many tokens each pass of the answer guesses."""
+        return self.more.get("draft", 0)
+
 
 def _stored_form(need: type) -> type[BaseModel]:
     """The model of a kind of need in the file: its name as `kind`, and its fields, all required and no others."""

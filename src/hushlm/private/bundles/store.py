@@ -315,5 +315,5 @@ def _used_before(identity: str) -> str:
 
 def _shown(info: StoredInfo | BundleInfo, size_bytes: int, problem: str = "") -> BundleInfo:
     created_at = info.created_at if isinstance(info.created_at, str) else info.created_at.isoformat()
-    draft = info.more.get("draft", 0) if isinstance(info, StoredInfo) else info.draft
-    return BundleInfo(info.identity, info.fingerprint, info.prompt_bucket, info.new_tokens, size_bytes, created_at, problem, draft)
+    lengths = (info.prompt_bucket, info.new_tokens)
+    return BundleInfo(info.identity, info.fingerprint, *lengths, size_bytes, created_at, problem, info.draft)

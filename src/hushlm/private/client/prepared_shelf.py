@@ -48,10 +48,11 @@ class ClientShelf:
             greedy: whether the likeliest token is always taken, and neither drawn nor told as top-k: guesses are checked against that.
         """
         context = self._description.shape.context
+        bucket = bucket_length(prompt_length, context)
         fits = [
             info
             for info in self.held()
-            if info.prompt_bucket == bucket_length(prompt_length, context)
+            if info.prompt_bucket == bucket
             and info.new_tokens >= new_tokens
             and prompt_length + new_tokens + info.draft <= context
             and (greedy or not info.draft)

@@ -149,9 +149,8 @@ class SessionRunner:
         description, length = self.description, wanted.prompt_length
         asks = isinstance(wanted, Question)
         kind: SessionKind = "ask" if asks else "prepare"
-        answers = 0 if isinstance(wanted, Question) else wanted.answers
+        answers, draft = (0, 0) if isinstance(wanted, Question) else (wanted.answers, wanted.draft)
         reveal, sampling = (wanted.reveal, wanted.sampling) if isinstance(wanted, Question) else (RevealPolicy(), Sampling())
-        draft = 0 if isinstance(wanted, Question) else wanted.draft
         network = None if bundle is None else NetworkBetween.of(self.settings.network)
         prepared = not asks or bundle is not None
         worker, scratch = await stack.enter_async_context(start_worker())

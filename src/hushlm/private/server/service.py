@@ -158,6 +158,7 @@ class PrivateServer:
         with contextlib.ExitStack() as stack:
             if self._plain_socket is not None:
                 stack.enter_context(plain_listener(self._plain_application(), self._plain_socket))
+            stack.callback(gc.unfreeze)  # what `_ready` has frozen may be another program's as well
             self._listener.run([self._socket])
 
     def close(self) -> None:

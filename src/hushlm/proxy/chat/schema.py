@@ -4,21 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from hushlm.private.session.messages import printable
 from hushlm.proxy.chat.template import Turn
 from hushlm.proxy.errors import ApiError
-from hushlm.proxy.schema import (
-    NEUTRAL,
-    Closed,
-    GenerationRequest,
-    check_entries,
-    check_neutral,
-    check_stream_options,
-    read_object,
-    refusal,
-)
+from hushlm.proxy.schema import NEUTRAL, Closed, GenerationRequest, check_neutral, check_stream_options, read_request
 
 __all__ = ["ChatRequest", "read_chat"]
 
@@ -110,13 +101,7 @@ def read_chat(body: bytes, context: int | None = None) -> ChatRequest:
     Raises:
         ApiError: 400, with the first thing that is wrong.
     """
-    values = read_object(body)
-    check_entries(values, ChatRequest)
-    _check_messages(values.get("messages"), context)
-    try:
-        request = ChatRequest.model_validate_json(body)
-    except ValidationError as error:
-        raise refusal(error) from error
+    request = read_request(body, ChatRequest, lambda values: _check_messages(values.get("messages"), context))
     if not request.messages:
         raise ApiError(400, "The list of messages is empty: give at least one.", parameter="messages")
     check_neutral(request, _NEUTRAL)

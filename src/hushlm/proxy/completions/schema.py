@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from hushlm.proxy.errors import ApiError
-from hushlm.proxy.schema import (
-    MAXIMUM_CHOICES,
-    NEUTRAL,
-    GenerationRequest,
-    check_entries,
-    check_neutral,
-    check_stream_options,
-    read_object,
-    refusal,
-)
+from hushlm.proxy.schema import MAXIMUM_CHOICES, NEUTRAL, GenerationRequest, check_neutral, check_stream_options, read_request
 
 __all__ = ["CompletionRequest", "read_completion"]
 
@@ -66,13 +57,7 @@ def read_completion(body: bytes, context: int | None = None) -> CompletionReques
     Raises:
         ApiError: 400, with the first thing that is wrong.
     """
-    values = read_object(body)
-    check_entries(values, CompletionRequest)
-    _check_prompts(values.get("prompt"), context)
-    try:
-        request = CompletionRequest.model_validate_json(body)
-    except ValidationError as error:
-        raise refusal(error) from error
+    request = read_request(body, CompletionRequest, lambda values: _check_prompts(values.get("prompt"), context))
     if not request.prompts:
         raise ApiError(400, "The list of prompts is empty: give at least one.", parameter="prompt")
     check_neutral(request, NEUTRAL | {"suffix": ("",), "best_of": (1, request.n or 1)})

@@ -68,6 +68,11 @@ def asking(export_folder: Path, two_clients: Path, scratch: Path) -> Asking:
     return make
 
 
+def failed(error: str) -> dict[str, object]:
+    """The last event of a session that had no prepared answer to lose."""
+    return {"event": "failed", "error": error, "bundle_gone": False}
+
+
 def is_queued(event: dict[str, object]) -> bool:
     return event["event"] == "queued"
 
@@ -170,7 +175,7 @@ def test_a_server_that_stops_says_so_and_waits_for_its_sessions(
                 server.process.send_signal(signal.SIGTERM)
                 told = time.monotonic()
                 stopping = "This server is stopping and takes no new session: ask again later, or ask another server."
-                assert list(dropwhile(is_queued, waiting)) == [{"event": "failed", "error": stopping}]
+                assert list(dropwhile(is_queued, waiting)) == [failed(stopping)]
                 if patient:
                     late = alice.refused()
                     assert (late.status_code, late.json()["error"]) == (503, stopping)
@@ -178,7 +183,7 @@ def test_a_server_that_stops_says_so_and_waits_for_its_sessions(
                     assert alice.get("/health").status_code == 200
                     assert len(server.workers()) == 1
                 else:
-                    assert next(running) == {"event": "failed", "error": "The server was stopped."}
+                    assert next(running) == failed("The server was stopped.")
                     assert 1.5 < time.monotonic() - told < 12
         assert server.process.wait(12) == 0
         assert server.workers() == []
@@ -226,7 +231,7 @@ def test_nothing_that_a_client_sends_besides_the_protocol_is_logged_or_counted(
     assert CANARY not in log
     assert CANARY not in json.dumps(samples)
     names = {name.partition("{")[2].partition("=")[0] for name in samples if "{" in name}
-    assert names == {"outcome", "reason", "kind", "direction", "le"}
+    assert names == {"outcome", "reason", "kind", "direction", "event", "le"}
     # The search finds what is there: the client's own name stands in the log, by design, and in no metric.
     assert '"client": "client"' in log
     assert "=client" not in json.dumps(samples)
