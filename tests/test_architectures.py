@@ -30,8 +30,11 @@ def architectures(draw: st.DrawFn) -> Architecture:
     norm = draw(st.sampled_from(Norm))
     feed_forward = draw(st.sampled_from(FeedForward))
     assume(not (norm in (Norm.LAYER, Norm.RMS) and feed_forward.is_scaled))
+    order = draw(st.sampled_from([None, *KERNEL_ORDERS]))
     return Architecture(
-        kernel_order=draw(st.sampled_from([None, *KERNEL_ORDERS])),
+        kernel_order=order,
+        power=order is not None and draw(st.booleans()),
+        query_key_norm=norm in (Norm.LAYER, Norm.RMS) and draw(st.booleans()),
         temperature=draw(st.sampled_from(Temperature)),
         norm=norm,
         norm_layers=draw(st.sampled_from(STATIC_NORM_LAYERS)) if norm in (Norm.WEIGHT, Norm.SPECTRAL) else "",
@@ -69,6 +72,12 @@ def test_unknown_names_get_the_nearest() -> None:
         "",
         "sm",
         "SM4+R",
+        "PS+R",
+        "PS4+R",
+        "SM()+LN",
+        "PS2(qk,t)+LN",
+        "PS2(qk)+R",
+        "SM(qk)+WNorm(QK)",
         "SM0",
         "SM+WNorm",
         "SM+WNorm(V)",

@@ -10,9 +10,10 @@ A name lists exactly the nonlinearities that are present, in the notation of arX
     |     |     |  |  |    |           |        nothing (identity activation)
     |     |     |  |  |    |           `- one LayerNorm, before the head, where the blocks have none (LN brings it with it)
     |     |     |  |  |    `- normalisation: LN, RMS (RMSNorm), WNorm(X), SNorm(X), or nothing
-    |     |     |  |  `- learnable temperature: (t) per head and query position, (th) per head, or nothing
+    |     |     |  |  `- learnable temperature: (t) per head and query position, (th) per head, or nothing; qk in the same brackets, as
+    |     |     |  |     in (th,qk): query-key normalisation
     |     |     |  `- attention kernel: nothing (exact softmax) or n, for p ~ max(0, 1 + (s - max s)/2^n)^(2^n)
-    |     |     `- softmax
+    |     |     `- softmax; or PS, always with n, for the power kernel p ~ (1 + s/2^n)^(2^n), which compares nothing
     |     `- GPT-NeoX blocks: rotary positions, attention and FFN side by side; Llama: rotary positions, one after the other, no biases;
     |        GPT-2's without either
     `- trained with the entropy regulariser (a matter of training: same graph, cost and export)
@@ -45,7 +46,7 @@ STATIC_NORM_LAYERS = ("QK", "FFN", "QK+FFN", "QKV+FFN", "QKVO+FFN")
 """The linear layers on which WNorm and SNorm can act: queries, keys, values and output of attention, and the FFN."""
 
 KERNEL_ORDERS = (1, 2, 3)
-"""The orders n that an attention kernel SMn can have."""
+"""The orders n that an attention kernel SMn or PSn can have."""
 
 POWER_FLOOR = 2.0**-10
 """Added to every weight of a power kernel PSn, so that its row sums are bounded from below: no weight is 0, and no sum is small."""
@@ -145,6 +146,9 @@ class Architecture:
 
     Attributes:
         kernel_order: the order n of the attention kernel (1 + z/2^n)^(2^n), or None for the exact softmax.
+        power: whether the kernel reads the scores s themselves, PSn, and not z = max(s - max s, -2^n), SMn.
+        query_key_norm: whether the maps to queries and to keys are normalised, so that over inputs of unit variance the mean square of
+            each head's queries and keys is 1, as `hushlm.model.self_attention.unit_gain` has it. Inference never sees it.
         temperature: the learnable temperature of the softmax.
         norm: the normalisation of the blocks.
         norm_layers: the linear layers on which WNorm and SNorm act, which is one of `STATIC_NORM_LAYERS`; "" for other normalisations.
@@ -168,8 +172,14 @@ class Architecture:
     entropy_regularised: bool = False
     blocks: Blocks = Blocks.GPT2
     final_norm: bool = False
+    power: bool = False
+    query_key_norm: bool = False
 
     def __post_init__(self) -> None:
+        if self.power and self.kernel_order not in KERNEL_ORDERS:
+            raise ValueError(f"PS{self.kernel_order or ''}: a power kernel needs its order, one of {KERNEL_ORDERS}.")
+        if self.query_key_norm and not self.has_block_norm:
+            raise ValueError("qk takes queries and keys of a row of known size: add LN or RMS, or leave out qk.")
         if self.kernel_order is not None and self.kernel_order not in KERNEL_ORDERS:
             raise ValueError(f"SM{self.kernel_order}: the kernel's order must be one of {KERNEL_ORDERS}, or absent for exact softmax.")
         static = self.norm in (Norm.WEIGHT, Norm.SPECTRAL)
@@ -188,7 +198,9 @@ class Architecture:
             raise ValueError(f"{self.norm.value} has {named} before the head already: leave out LNf.")
 
     def __str__(self) -> str:
-        parts = ["SM" + (str(self.kernel_order) if self.kernel_order else "") + self.temperature.value]
+        options = [*filter(None, [self.temperature.value.strip("()")]), *(["qk"] if self.query_key_norm else [])]
+        kernel = ("PS" if self.power else "SM") + (str(self.kernel_order) if self.kernel_order else "")
+        parts = [kernel + (f"({','.join(options)})" if options else "")]
         if self.norm is not Norm.NONE:
             parts.append(self.norm.value + (f"({self.norm_layers})" if self.norm_layers else ""))
         if self.final_norm:
@@ -256,7 +268,7 @@ EXACT_SOFTMAX_SQUARINGS = 6
 """The squarings of the exponential (1 + z/64)^64 of the exact softmax."""
 
 _NAME = re.compile(
-    r"SM(?P<order>\d+)?(?P<temperature>\(t\)|\(th\))?"
+    r"(?P<kernel>SM|PS)(?P<order>\d+)?(?:\((?P<options>t|th|qk|t,qk|th,qk)\))?"
     r"(?:\+(?P<norm>LN|RMS|WNorm|SNorm)(?:\((?P<layers>[QKVOFN+]+)\))?)?(?P<final>\+LNf)?"
     r"(?:\+(?P<ffn>ScFuFFN|ScFFN|SwiQ|Swi|G|R2|R|P|Q|B))?"
     r"(?:\((?P<removed>\d+) deepest FFNs removed\))?"
@@ -283,9 +295,11 @@ def parse(name: str) -> Architecture:
         if text.lower().startswith("hush-"):
             hint = " It may be a recommended model, which has an architecture and sizes of its own."
         raise ValueError(f"Unknown architecture {name!r}.{hint} `hushlm architectures` lists the names.")
+    options = (match["options"] or "").split(",")
+    temperature = next((option for option in options if option in ("t", "th")), None)
     return Architecture(
         kernel_order=int(match["order"]) if match["order"] else None,
-        temperature=Temperature(match["temperature"] or ""),
+        temperature=Temperature(f"({temperature})" if temperature else ""),
         norm=Norm(match["norm"] or ""),
         norm_layers=match["layers"] or "",
         feed_forward=FeedForward(match["ffn"] or ""),
@@ -293,6 +307,8 @@ def parse(name: str) -> Architecture:
         entropy_regularised=regularised is not None,
         blocks=Blocks(family[1]) if family else Blocks.GPT2,
         final_norm=match["final"] is not None,
+        power=match["kernel"] == "PS",
+        query_key_norm="qk" in options,
     )
 
 
@@ -334,6 +350,8 @@ _OWN_NAMES = (
     "EReg(SM2+R)",
     "EReg(SM2+ScFuFFN)",
     "EReg(SM2(t)+ScFuFFN)",
+    "PS2+R",
+    "PS3(th,qk)+LN+Q",
 )
 
 _NEOX_NAMES = (

@@ -13,8 +13,9 @@ from hushlm.config import RunConfig
 from hushlm.data import TokenStore
 from hushlm.training import load_checkpoint, train
 
-ROWS = [architecture for architecture in REGISTRY if architecture.kernel_order is None] + [parse("SM+LNf"), parse("SM+LNf+ScFuFFN")]
-"""The paper's, and a final LayerNorm as the authors' code leaves one in."""
+ROWS = [architecture for architecture in REGISTRY if architecture.kernel_order is None or architecture.power]
+ROWS += [parse("SM+LNf"), parse("SM+LNf+ScFuFFN")]
+"""The paper's, power kernels, and a final LayerNorm as the authors' code leaves one in."""
 
 
 @pytest.mark.parametrize("blocks", Blocks, ids=lambda blocks: blocks.name)
@@ -29,6 +30,7 @@ def test_a_row_trains_and_its_checkpoint_answers_alike(
     loaded = load_checkpoint(result.folder)
     assert loaded.model.architecture == architecture
     assert loaded.model.greedy([1, 2, 3], 4) == result.model.eval().greedy([1, 2, 3], 4)
+    assert all(("head_share_beyond" in record) == architecture.power for record in result.metrics)
     if architecture.entropy_regularised:
         assert loaded.regulariser is not None
     if architecture.norm in (Norm.WEIGHT, Norm.SPECTRAL):

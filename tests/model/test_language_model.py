@@ -188,7 +188,7 @@ def nonlinear_operations(model: LanguageModel) -> Counter[str]:
     counted: Counter[str] = Counter()
     for module in model.modules():
         if isinstance(module, Attention):
-            counted["softmax" if module.order is None else f"power_{module.order}"] += 1
+            counted["softmax" if module.order is None else f"power_{module.order}" + ("" if module.power else "_clipped")] += 1
         elif type(module).__module__.startswith("hushlm.") and not isinstance(module, linear):
             # A kind of module that is not listed above is counted under its own name, so that it cannot pass unseen.
             counted.update(operations.get(type(module), (type(module).__name__,)))
@@ -199,7 +199,8 @@ def nonlinear_operations(model: LanguageModel) -> Counter[str]:
 def test_holds_the_nonlinear_modules_of_its_name_and_no_others(architecture: Architecture) -> None:
     model = LanguageModel(architecture, SHAPE)
     ffns = SHAPE.layers - architecture.removed_ffns
-    attention = "softmax" if architecture.kernel_order is None else f"power_{architecture.kernel_order}"
+    clipped = "" if architecture.power else "_clipped"
+    attention = "softmax" if architecture.kernel_order is None else f"power_{architecture.kernel_order}{clipped}"
     expected = {attention: SHAPE.layers}
     activations = {
         FeedForward.GELU: ["gelu"],
@@ -306,6 +307,10 @@ def plain_forward(state: dict[str, Tensor], architecture: Architecture, batch: T
         s = (q @ k.mT / (t * math.sqrt(SHAPE.head_width))).masked_fill(torch.ones(T, T).triu(1).bool(), -math.inf)
         if architecture.kernel_order is None:
             p = s.softmax(-1)
+        elif architecture.power:
+            N = 2**architecture.kernel_order
+            w = ((1 + s / N) ** N + 2**-10).tril()
+            p = w / w.sum(-1, keepdim=True)
         else:
             N = 2**architecture.kernel_order
             w = (1 + (s - s.amax(-1, keepdim=True)) / N).clamp_min(0) ** N

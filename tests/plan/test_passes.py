@@ -13,9 +13,11 @@ from hushlm.plan import (
     PUBLISHED,
     Activate,
     ActivatedGate,
+    Divide,
     Gate,
     Kernel,
     Normalise,
+    PowerKernel,
     Prepend,
     Project,
     RmsNormalise,
@@ -25,6 +27,7 @@ from hushlm.plan import (
     prefill_plan,
     row_lengths,
 )
+from hushlm.shapes import GPT2_SMALL
 
 SHAPE = ModelShape(layers=7, heads=4, width=32, context=64, vocabulary=64)
 
@@ -38,7 +41,9 @@ def test_a_plan_has_the_architectures_nonlinearities_and_no_other(architecture: 
     ):
         operations = [step.operation for step in plan.steps]
         with_ffn = sum(architecture.has_ffn(layer, SHAPE.layers) for layer in range(SHAPE.layers))
-        assert sum(isinstance(operation, Kernel) for operation in operations) == SHAPE.layers
+        kernel, other = (PowerKernel, Kernel) if architecture.power else (Kernel, PowerKernel)
+        assert sum(isinstance(operation, kernel) for operation in operations) == SHAPE.layers
+        assert not any(isinstance(operation, other) for operation in operations)
         norms = sum(isinstance(operation, Normalise | RmsNormalise) for operation in operations)
         # Side by side, attention and FFN share a normalisation, once gain and bias are folded.
         beside = 0 if architecture.is_parallel and plan.rewrites.fold_affine else with_ffn
@@ -102,3 +107,13 @@ def test_a_prefix_is_put_before_the_keys_of_the_first_pass_alone() -> None:
     kernel = next(step.operation for step in first.steps if isinstance(step.operation, Kernel))
     assert row_lengths(kernel) == list(range(4, 36)), "every row has the prefix and the tokens up to its own"
     assert kernel.elements == 4 * sum(range(4, 36))
+
+
+def test_query_key_normalisation_changes_nothing_at_inference() -> None:
+    assert prefill_plan(parse("PS3(th,qk)+LN+Q"), SHAPE, 64).steps == prefill_plan(parse("PS3(th)+LN+Q"), SHAPE, 64).steps
+
+
+def test_divisions_print_as_the_keys_of_counted_results_have_them() -> None:
+    plan = prefill_plan(parse("SM2+R"), GPT2_SMALL, 128)
+    divide = next(step.operation for step in plan.steps if isinstance(step.operation, Divide))
+    assert repr(divide) == "Divide(heads=12, rows=128, width=64, largest=128, polynomial=True, block=256)"

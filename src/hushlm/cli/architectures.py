@@ -58,7 +58,11 @@ def architectures(shape: ModelShape = GPT2_SMALL, json: bool = False) -> None:
 
 def describe(architecture: Architecture) -> str:
     """An architecture in words."""
-    parts = [f"kernel (1 + z/{2**architecture.kernel_order})^{2**architecture.kernel_order}" if architecture.kernel_order else "softmax"]
+    kernel = "softmax"
+    if architecture.kernel_order is not None:
+        power = 2**architecture.kernel_order
+        kernel = f"power kernel (1 + s/{power})^{power}, no comparison" if architecture.power else f"kernel (1 + z/{power})^{power}"
+    parts = [kernel]
     match architecture.temperature:
         case Temperature.PER_HEAD:
             parts.append("a learned temperature per head")
@@ -66,6 +70,8 @@ def describe(architecture: Architecture) -> str:
             parts.append("a learned temperature per head and position")
         case Temperature.NONE:
             pass
+    if architecture.query_key_norm:
+        parts.append("maps to queries and keys normalised")
     match architecture.norm:
         case Norm.LAYER:
             parts.append("LayerNorm before each half of a block")

@@ -39,6 +39,7 @@ class _Measured:
     context: int
     tokens: int
     metrics: list[dict[str, Any]]
+    share_beyond_LH: torch.Tensor | None = None
 
 
 def entropy(
@@ -89,6 +90,7 @@ def entropy(
             "tokens": measured.tokens,
             "head_share_of_attainable_LH": [[nats / report.attainable_maximum_nats for nats in row] for row in report.head_entropy_nats_LH],
             **report.to_dict(),
+            **({} if measured.share_beyond_LH is None else {"head_share_beyond": measured.share_beyond_LH.tolist()}),
             "figures": [str(path) for path in figures],
         }
         print_json(document)
@@ -99,6 +101,8 @@ def entropy(
     print(
         f"overload: {_verdict(report.overload, report.overloaded_layers)}   collapse: {_verdict(report.collapse, report.collapsed_layers)}"
     )
+    if measured.share_beyond_LH is not None:
+        print(_beyond(measured.share_beyond_LH))
     for advice in _advice(report):
         print(advice)
     for path in figures:
@@ -162,7 +166,16 @@ def _ours(
         read = tokens_of_file(text, lambda written: loaded.tokenizer.encode(written).ids, context, batches * config.training.batch)
         tokens, described = read.tokens, read.described
     evaluation = evaluate(loaded.model, tokens, config.training.batch, context, batches)
-    return _Measured(config.architecture, where, described, evaluation.head_entropy_nats_LH, context, evaluation.tokens, loaded.metrics)
+    return _Measured(
+        config.architecture,
+        where,
+        described,
+        evaluation.head_entropy_nats_LH,
+        context,
+        evaluation.tokens,
+        loaded.metrics,
+        evaluation.share_beyond_LH,
+    )
 
 
 def _heads(title: str, report: HeadReport, note: str) -> Table:
@@ -203,6 +216,15 @@ def _ranges(report: HeadReport) -> Table:
 def _verdict(found: bool, layers: tuple[int, ...]) -> str:
     named = f" (layers {', '.join(map(str, layers))})" if layers else ""
     return ("yes" if found else "no") + named
+
+
+def _beyond(share_LH: torch.Tensor) -> str:
+    """How many scores of a power kernel are where its weights grow again."""
+    layer, head = divmod(int(share_LH.argmax()), share_LH.shape[1])
+    return (
+        f"Scores so low that the power kernel's weights grow again: {share_LH.mean():.2%} of all, at most {share_LH.max():.2%} of a head's "
+        f"(layer {layer}, head {head})."
+    )
 
 
 def _advice(report: HeadReport) -> list[str]:

@@ -76,7 +76,7 @@ class Candidate:
     @property
     def kind(self) -> Architecture:
         """The architecture without its choice of an attention kernel."""
-        return replace(self.architecture, kernel_order=None)
+        return replace(self.architecture, kernel_order=None, power=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The candidate as plain JSON values."""

@@ -32,6 +32,7 @@ from hushlm.plan import (
     Normalise,
     Operation,
     Plan,
+    PowerKernel,
     Prepend,
     Project,
     Reveal,
@@ -200,7 +201,7 @@ def _weights(step: Step, architecture: Architecture, shape: ModelShape) -> int:
             return 3 if operation.kind == "silu-quadratic" else 0
         case ScaleRows():
             return shape.heads * operation.rows
-        case Rotate() | Scores() | Mix() | Kernel() | Divide() | Activate() | Gate() | Reveal():
+        case Rotate() | Scores() | Mix() | Kernel() | PowerKernel() | Divide() | Activate() | Gate() | Reveal():
             return 0
         case _:
             assert_never(operation)
@@ -211,6 +212,8 @@ def _nonlinearity(operation: Operation) -> tuple[str, int, int, int] | None:
     match operation:
         case Kernel():
             return "SM", operation.heads, operation.rows, operation.keys
+        case PowerKernel():
+            return "PS", operation.heads, operation.rows, operation.keys
         case Normalise():
             return "LN", 1, operation.rows, operation.width
         case RmsNormalise():
@@ -247,6 +250,7 @@ def _flops(operation: Operation, convention: Literal["paper", "full"]) -> int:
             | Rotate()
             | Prepend()
             | Kernel()
+            | PowerKernel()
             | Divide()
             | Activate()
             | Gate()

@@ -22,6 +22,7 @@ from hushlm.plan import (
     Mix,
     Normalise,
     Operation,
+    PowerKernel,
     Prepend,
     Project,
     ProtocolSettings,
@@ -31,7 +32,6 @@ from hushlm.plan import (
     ScaleRows,
     Scores,
     Step,
-    halvings,
     row_lengths,
 )
 from hushlm.plan.cuts import Cut
@@ -134,9 +134,13 @@ def price_operation(operation: Operation, p: Primitives) -> Exchange:
             return (p.product_shared(rows, keys, head_width) + p.truncate(rows * head_width)).times(heads)
         case Kernel():
             return _kernel(p, operation)
+        case PowerKernel():
+            # Masks, roots and the floor are public. The engine's exponential takes products with the roots, which are truncated first.
+            many = _whole(operation) if operation.exponentials == 1 else 0
+            return (p.truncate(many) if many else Exchange()) + _powers(p, operation)
         case Divide():
             n = operation.heads * operation.rows
-            inverse = _reciprocal(p, n, operation.largest) if operation.polynomial else p.reciprocal(n)
+            inverse = _reciprocal(p, n, operation.limits) if operation.polynomial else p.reciprocal(n)
             return inverse + _scaled_rows(p, n, operation.width, operation.block)
         case Activate():
             return _activate(p, operation)
@@ -190,9 +194,8 @@ def _squared_lengths(p: Primitives, rows: int, width: int, block: int) -> Exchan
     return sum((p.product_shared(b, width, b) + p.truncate(b * b) for b in _blocks(rows, block)), Exchange())
 
 
-def _reciprocal(p: Primitives, n: int, largest: int) -> Exchange:
+def _reciprocal(p: Primitives, n: int, limits: int) -> Exchange:
     """1/x: comparisons with powers of two, a selection by them of x and another of the result, and a polynomial of three products."""
-    limits = halvings(largest)
     products = _product(p, n).times(3) + p.truncate(n).times(3)
     if not limits:
         return products
@@ -217,14 +220,22 @@ def _affine(p: Primitives, operation: Normalise | RmsNormalise) -> Exchange:
 
 def _kernel(p: Primitives, operation: Kernel) -> Exchange:
     """The maxima of all rows in one tournament, the clip and the exponential. Masks are public and cost nothing."""
-    lengths, n = row_lengths(operation), operation.elements
-    total = Exchange()
+    lengths, total = row_lengths(operation), Exchange()
     while any(length > 1 for length in lengths):
         total += _larger(p, operation.heads * sum(length // 2 for length in lengths))
         lengths = [length - length // 2 for length in lengths]
-    total += _larger(p, n)
-    few, squarings = operation.written_out, operation.squarings
-    if many := n - few:
+    return total + _larger(p, operation.elements) + _powers(p, operation)
+
+
+def _whole(operation: Kernel | PowerKernel) -> int:
+    """How many scores are raised to the power by the engine's own squares."""
+    return operation.elements - operation.written_out
+
+
+def _powers(p: Primitives, operation: Kernel | PowerKernel) -> Exchange:
+    """(1 + z/2^n)^(2^n) of all scores."""
+    few, squarings, total = operation.written_out, operation.squarings, Exchange()
+    if many := _whole(operation):
         by_one = p.truncate(many) + _squares(p, many, True).times(squarings)
         total += p.exponential(many, squarings) if operation.exponentials == 1 else by_one
     return total + p.truncate(few) + _squares(p, few, False).times(squarings) if few else total

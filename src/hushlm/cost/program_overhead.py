@@ -20,6 +20,7 @@ from hushlm.plan import (
     Mix,
     Normalise,
     Operation,
+    PowerKernel,
     Prepend,
     Project,
     Reveal,
@@ -63,9 +64,11 @@ def program_lines(operation: Operation) -> int:
             return 16 + 5 * operation.heads if operation.joined else 8
         case Kernel():
             return 65 + 14 * _rounds(operation.keys) if operation.rows == 1 else 52 + 35 * _rounds(operation.keys)
+        case PowerKernel():
+            return 40 + 6 * operation.squarings
         case Divide():
             blocks = -(-operation.heads * operation.rows // operation.block) if operation.block else 0
-            return (74 + 16 * _rounds(operation.largest) if operation.polynomial else 12) + 10 * blocks
+            return (74 + 16 * _rounds(round(operation.largest / operation.smallest)) if operation.polynomial else 12) + 10 * blocks
         case Activate():
             return {"relu": 10, "squared-relu": 18, "polynomial": 36, "square": 12}.get(operation.kind, 58)
         case Gate():

@@ -16,7 +16,7 @@ from hushlm.architectures import Architecture
 from hushlm.config import ModelShape
 from hushlm.model.block import Block
 from hushlm.model.normalisation import final_norm
-from hushlm.model.self_attention import Attention, KeyValueCache
+from hushlm.model.self_attention import Attention, KeyValueCache, unit_gain
 
 __all__ = ["LanguageModel", "ModelOutput"]
 
@@ -169,8 +169,8 @@ class LanguageModel(nn.Module):
     def plain_state(self) -> dict[str, Tensor]:
         """float64 copies, on the CPU, of the tensors that the forward pass uses in evaluation.
 
-        Names are those of `state_dict`, with two differences: WNorm and SNorm are multiplied out into plain `weight`s, and
-        `temperature` is the one in use, never below its floor. A tied head is `embedding.weight`.
+        Names are those of `state_dict`, with two differences: WNorm, SNorm and query-key normalisation are multiplied out into plain
+        `weight`s and `bias`es, and `temperature` is the one in use, never below its floor. A tied head is `embedding.weight`.
         """
         was_training = self.training
         self.eval()  # SNorm in training mode would move its buffers
@@ -185,6 +185,13 @@ class LanguageModel(nn.Module):
                 if isinstance(module, Attention) and (temperature := module.effective_temperature()) is not None:
                     tensors["temperature"] = temperature
                 state |= {f"{name}.{key}": tensor.detach().to("cpu", torch.float64, copy=True) for key, tensor in tensors.items()}
+            if self.architecture.query_key_norm:
+                for name in (f"blocks.{layer}.attention.{part}" for layer in range(self.shape.layers) for part in ("query", "key")):
+                    weight, bias = state[f"{name}.weight"], state.get(f"{name}.bias")
+                    gain = unit_gain(weight, bias, self.shape.head_width).repeat_interleave(self.shape.head_width)
+                    weight *= gain[:, None]
+                    if bias is not None:
+                        bias *= gain
             return state
         finally:
             self.train(was_training)

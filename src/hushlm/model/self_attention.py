@@ -5,6 +5,7 @@ Legend: B batch, T query tokens, S key tokens, P prefix, H heads, G heads of key
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,10 +16,27 @@ from hushlm.config import ModelShape
 from hushlm.entropy.attention import entropy_attention
 from hushlm.model.rotary import rotary_tables, rotate
 
-__all__ = ["MINIMUM_TEMPERATURE", "Attention", "KeyValueCache"]
+__all__ = ["MINIMUM_TEMPERATURE", "Attention", "KeyValueCache", "unit_gain"]
 
 MINIMUM_TEMPERATURE = 1e-3
 """Floor of the temperature in use: at or below 0 attention has no meaning, and an optimiser step may take the parameter there."""
+
+SMALLEST_MEAN_SQUARE = 1e-12
+"""A head whose map is zero stays at zero."""
+
+
+def unit_gain(weight: Tensor, bias: Tensor | None, head_width: int) -> Tensor:
+    """The gains (H,) of a linear map's heads (H E, D), so that outputs have the mean square 1 over inputs of unit variance.
+
+    Of an input n whose entries are uncorrelated and have the mean square 1, as they leave LayerNorm or RMSNorm, the head's output W n + b
+    has the mean square (|W|^2 + |b|^2) / E, with the Frobenius norm of its E rows; the gain is one over the root of that. It depends on
+    weights alone, so that export multiplies it out and no root is taken in private.
+    """
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    square_H = weight.to(wide).unflatten(0, (-1, head_width)).square().sum((1, 2))
+    if bias is not None:
+        square_H = square_H + bias.to(wide).unflatten(0, (-1, head_width)).square().sum(1)
+    return (square_H / head_width).clamp_min(SMALLEST_MEAN_SQUARE).rsqrt()
 
 
 @dataclass
@@ -44,7 +62,7 @@ class KeyValueCache:
 
 
 class Attention(nn.Module):
-    """Attention(x) = W_o concat_h softmax(q_h k_h^T / (t_h sqrt(E))) v_h, or with the MPC-native kernel in place of softmax.
+    """Attention(x) = W_o concat_h softmax(q_h k_h^T / (t_h sqrt(E))) v_h, or with an MPC-native kernel in place of softmax.
 
     `temperature` is the parameter t itself, as in the paper, of shape (H, context) or (H,), and absent where the architecture has none.
     The forward pass uses max(t, MINIMUM_TEMPERATURE) but hands the gradient to t as if there were no floor, so that a t pushed
@@ -53,11 +71,14 @@ class Attention(nn.Module):
 
     `prefix_key` and `prefix_value` (G, P, E), present where `shape.prefix` is P > 0, are keys (turned already) and values of P positions
     before every text: what a first token leaves behind that is the same for every text. At 0, where they start, they only take weight.
+
+    With query-key normalisation the rows of W_q and W_k that belong to one head, and their biases, are multiplied by `unit_gain`.
     """
 
     def __init__(self, architecture: Architecture, shape: ModelShape, initial_temperature: float) -> None:
         super().__init__()
-        self.order = architecture.kernel_order
+        self.order, self.power, self.normalised = architecture.kernel_order, architecture.power, architecture.query_key_norm
+        self.observer: Callable[[Tensor, Tensor, Tensor | None], None] | None = None
         self.head_width = shape.head_width
         self.groups = shape.heads // shape.cache_heads
         self.rotary_width = shape.rotary_width if architecture.is_rotary else 0
@@ -93,6 +114,11 @@ class Attention(nn.Module):
         q_BHTE, k_BHSE, v_BHSE = (
             linear(x_BTD).unflatten(-1, (-1, self.head_width)).transpose(1, 2) for linear in (self.query, self.key, self.value)
         )
+        if self.normalised:
+            q_BHTE, k_BHSE = (
+                x * unit_gain(linear.weight, linear.bias, self.head_width)[:, None, None].to(x.dtype)
+                for x, linear in ((q_BHTE, self.query), (k_BHSE, self.key))
+            )
         past = 0 if cache is None else cache.positions
         if self.rotary_width:
             first = self.prefix + past
@@ -110,5 +136,7 @@ class Attention(nn.Module):
         temperature = self.effective_temperature()
         if temperature is not None and temperature.ndim == 2:
             temperature = temperature[:, past : past + x_BTD.shape[1]]
-        y_BHTE, entropy_nats_BHT = entropy_attention(q_BHTE, k_BHSE, v_BHSE, temperature=temperature, order=self.order)
+        if self.observer is not None:
+            self.observer(q_BHTE, k_BHSE, temperature)
+        y_BHTE, entropy_nats_BHT = entropy_attention(q_BHTE, k_BHSE, v_BHSE, temperature=temperature, order=self.order, power=self.power)
         return self.output(y_BHTE.transpose(1, 2).flatten(2)), entropy_nats_BHT

@@ -32,6 +32,7 @@ from hushlm.plan.operations import (
     Mix,
     Normalise,
     Operation,
+    PowerKernel,
     Prepend,
     Project,
     Reveal,
@@ -197,7 +198,7 @@ def operation_needs(operation: Operation, where: Where) -> tuple[Need, ...]:
         case Scores(heads, rows, keys, head_width):
             new, triangle = (rows // operation.groups, False) if where.before else (keys, operation.is_triangle and keys > 1)
             return (AttendNeed(where.cache, "keys", heads, rows, head_width, where.before, new, triangle),)
-        case Kernel():
+        case Kernel() | PowerKernel():
             return (SquareNeed(operation.elements),) * operation.squarings
         case Mix(heads, rows, keys, head_width):
             new, triangle = (rows // operation.groups, False) if where.before else (keys, operation.is_triangle and keys > 1)

@@ -9,10 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Literal
 
+from hushlm.architectures import POWER_FLOOR
 from hushlm.plan.cuts import Cut
 from hushlm.plan.step_names import StepName
 
 __all__ = [
+    "LARGEST_POWER_SUM",
+    "POWER_SUM",
+    "SMALLEST_POWER_SUM",
     "Activate",
     "ActivatedGate",
     "Divide",
@@ -22,6 +26,7 @@ __all__ = [
     "Mix",
     "Normalise",
     "Operation",
+    "PowerKernel",
     "Prepend",
     "Project",
     "Reveal",
@@ -195,6 +200,42 @@ class Kernel:
         return self.heads * sum(row_lengths(self))
 
 
+POWER_SUM = 2.0**-3
+"""What the weights of a power kernel are divided by the number of allowed keys and multiplied with, so that every row's sum is `POWER_SUM`
+times its mean weight. Mean weights of a trained PS3 lie between 2^-6.3 and 2^10.3 for 98% of the rows, with a median of 6: with this factor
+the sums and their reciprocals are about equally far from 0, as fixed-point numbers want it."""
+
+SMALLEST_POWER_SUM, LARGEST_POWER_SUM = POWER_SUM * POWER_FLOOR, 2**12
+"""Between these the sums must lie. The first is the floor of all weights; the second is the largest number that is compared in the ring of
+32 bits with 18 fraction bits, and stands for a mean weight of 2^15. Export looks at the sums of a sample prompt."""
+
+
+@dataclass(frozen=True)
+class PowerKernel:
+    """Unnormalised attention weights (1 + s/2^n)^(2^n) + `POWER_FLOOR` of the scores s themselves, and the sums of their rows.
+
+    Each row is multiplied with `POWER_SUM` over the number of its allowed keys, which is public: the root of that factor goes into the
+    base of the power. A row of a single key has the weight 1, whatever its score. Nothing is compared.
+
+    Attributes:
+        squarings: the number n.
+        triangle, written_out, exponentials: as those of `Kernel`.
+    """
+
+    heads: int
+    rows: int
+    keys: int
+    squarings: int
+    triangle: bool
+    written_out: int
+    exponentials: int
+
+    @property
+    def elements(self) -> int:
+        """How many scores of all heads together are raised to the power."""
+        return self.heads * sum(row_lengths(self))
+
+
 @dataclass(frozen=True, repr=False)
 class Mix(_BriefRepr):
     """The attention weights times V, both shared, as one product for each head, or as one for all heads where it is `joined`.
@@ -215,15 +256,16 @@ class Mix(_BriefRepr):
         return self.groups == 1 and self.rows == self.keys
 
 
-@dataclass(frozen=True)
-class Divide:
+@dataclass(frozen=True, repr=False)
+class Divide(_BriefRepr):
     """The reciprocals of heads x rows sums, each multiplied with the `width` entries of its row.
 
     Attributes:
-        largest: the largest value that a sum can have; the smallest is 1.
+        largest: the largest value that a sum can have.
         polynomial: whether the reciprocal is computed by comparisons and a polynomial; otherwise it is the engine's own.
         block: how many of the heads x rows rows are divided by one product with a diagonal matrix; 0 where single numbers are multiplied
             instead.
+        smallest: the smallest value that a sum can have, a power of two.
     """
 
     heads: int
@@ -232,6 +274,12 @@ class Divide:
     largest: int
     polynomial: bool
     block: int
+    smallest: float = 1.0
+
+    @property
+    def limits(self) -> int:
+        """With how many numbers each sum is compared: `smallest` times 2, 4, ..."""
+        return halvings(round(self.largest / self.smallest))
 
 
 @dataclass(frozen=True)
@@ -316,6 +364,7 @@ Operation = (
     | Prepend
     | Scores
     | Kernel
+    | PowerKernel
     | Mix
     | Divide
     | Activate
@@ -340,7 +389,7 @@ class Step:
     operation: Operation
 
 
-def row_lengths(kernel: Kernel) -> list[int]:
+def row_lengths(kernel: Kernel | PowerKernel) -> list[int]:
     """How many scores of each row go through a kernel."""
     return list(range(kernel.keys - kernel.rows + 1, kernel.keys + 1)) if kernel.triangle else [kernel.keys] * kernel.rows
 
@@ -353,7 +402,7 @@ def halvings(largest: int) -> int:
 def needed_squarings(operation: Operation) -> int | None:
     """The squarings of the engine's exponential that an operation relies on; None where any will do."""
     match operation:
-        case Kernel() if operation.written_out < operation.elements:
+        case Kernel() | PowerKernel() if operation.written_out < operation.elements:
             return operation.squarings // operation.exponentials
         case Activate() | ActivatedGate() if operation.built_in_squares:
             return 1

@@ -13,6 +13,8 @@ from hushlm.architectures import Architecture, FeedForward, Norm, Temperature
 from hushlm.config import ModelShape
 from hushlm.plan.cuts import few_squares, product_cut, scaling_block, squares_block
 from hushlm.plan.operations import (
+    LARGEST_POWER_SUM,
+    SMALLEST_POWER_SUM,
     Activate,
     ActivatedGate,
     Divide,
@@ -22,6 +24,7 @@ from hushlm.plan.operations import (
     Mix,
     Normalise,
     Operation,
+    PowerKernel,
     Prepend,
     Project,
     Reveal,
@@ -80,24 +83,23 @@ def _normalise(architecture: Architecture, shape: ModelShape, rewrites: Rewrites
     return Normalise(rows, width, affine, squares, scaling)
 
 
-def _kernel(rewrites: Rewrites, architecture: Architecture, shape: ModelShape, queries: int, keys: int) -> Kernel:
-    kernel = Kernel(
-        shape.heads,
-        queries,
-        keys,
-        architecture.squarings,
-        bounded=architecture.kernel_order is not None,
-        triangle=rewrites.triangle and queries + shape.prefix == keys,
-        written_out=0,
-        exponentials=architecture.squarings // exponential_squarings(architecture),
-    )
+def _kernel(rewrites: Rewrites, architecture: Architecture, shape: ModelShape, queries: int, keys: int) -> Kernel | PowerKernel:
+    heads, squarings = shape.heads, architecture.squarings
+    triangle, exponentials = rewrites.triangle and queries + shape.prefix == keys, squarings // exponential_squarings(architecture)
+    kernel: Kernel | PowerKernel
+    if architecture.power:
+        kernel = PowerKernel(heads, queries, keys, squarings, triangle, written_out=0, exponentials=exponentials)
+    else:
+        bounded = architecture.kernel_order is not None
+        kernel = Kernel(heads, queries, keys, squarings, bounded, triangle, written_out=0, exponentials=exponentials)
     scores = kernel.elements
     return replace(kernel, written_out=scores if rewrites.exponential == "written-out" else few_squares(scores))
 
 
-def _divide(rewrites: Rewrites, heads: int, rows: int, width: int, keys: int) -> Divide:
+def _divide(rewrites: Rewrites, architecture: Architecture, heads: int, rows: int, width: int, keys: int) -> Divide:
     block = scaling_block(heads * rows, width) if rewrites.row_products == "matrices" else 0
-    return Divide(heads, rows, width, keys, rewrites.reciprocal == "polynomial", block)
+    smallest, largest = (SMALLEST_POWER_SUM, LARGEST_POWER_SUM) if architecture.power else (1.0, keys)
+    return Divide(heads, rows, width, largest, rewrites.reciprocal == "polynomial", block, smallest)
 
 
 def _project(rewrites: Rewrites, rows: int, inner: int, outer: int) -> Project:
@@ -226,7 +228,7 @@ def _attention_steps(
         named.append((StepName.PREFIX, Prepend(key_heads, shape.prefix, rows, head_width)))
     if architecture.temperature is Temperature.PER_HEAD_AND_POSITION:
         named.append((StepName.TEMPERATURE, ScaleRows(queries, width)))
-    divide = (StepName.DIVIDE, _divide(rewrites, heads, queries, head_width if rewrites.divide_late else keys, keys))
+    divide = (StepName.DIVIDE, _divide(rewrites, architecture, heads, queries, head_width if rewrites.divide_late else keys, keys))
     mix = (StepName.MIX, Mix(key_heads, groups * queries, keys, head_width, joined, groups))
     named += [
         (StepName.SCORES, Scores(key_heads, groups * queries, keys, head_width, joined, groups)),

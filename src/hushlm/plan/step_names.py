@@ -128,6 +128,8 @@ class Value(StrEnum):
     """The logits of the answer's tokens, where the largest K are revealed."""
     MASK = "mask"
     """A mask that says which keys each query may attend to."""
+    ROOTS = "roots"
+    """For each query the 2^n-th root of what a power kernel of order n multiplies its weights with: `POWER_SUM` over its allowed keys."""
     TURNS = "turns"
     """The factors of the rotary positions of the keys."""
     TURNS_QUERY = "turns_query"
@@ -136,7 +138,7 @@ class Value(StrEnum):
     @property
     def is_public(self) -> bool:
         """Whether both parties know the value."""
-        return self in (Value.MASK, Value.TURNS, Value.TURNS_QUERY)
+        return self in (Value.MASK, Value.ROOTS, Value.TURNS, Value.TURNS_QUERY)
 
     @property
     def last_row(self) -> Value:

@@ -18,6 +18,7 @@ from hushlm.plan.operations import (
     Kernel,
     Mix,
     Normalise,
+    PowerKernel,
     Prepend,
     Project,
     Reveal,
@@ -109,7 +110,8 @@ def wiring(plan: Plan, step: Step) -> Wiring:
         case StepName.SCORES:
             return Wiring((Value.QUERIES, Value.KEYS), (Value.SCORES,), grouped)
         case StepName.KERNEL:
-            return Wiring((Value.SCORES, Value.MASK), (Value.WEIGHTS, Value.SUMS))
+            roots = (Value.ROOTS,) if plan.architecture.power else ()
+            return Wiring((Value.SCORES, Value.MASK, *roots), (Value.WEIGHTS, Value.SUMS))
         case StepName.MIX:
             return Wiring((Value.WEIGHTS, Value.VALUES), (Value.MIXED,), grouped)
         case StepName.DIVIDE:
@@ -166,6 +168,8 @@ def input_shapes(plan: Plan, step: Step) -> tuple[Shape, ...]:
             return (heads, rows // groups, head_width), (key_heads, keys, head_width)
         case Kernel(_, rows, keys):
             return (heads, rows, keys), (rows, keys)
+        case PowerKernel(_, rows, keys):
+            return (heads, rows, keys), (rows, keys), (rows, 1)
         case Mix(key_heads, rows, keys):
             return (heads, rows // groups, keys), (key_heads, keys, head_width)
         case Divide(_, rows, divided):
@@ -198,7 +202,7 @@ def server_tensors(plan: Plan, step: Step) -> tuple[ServerTensor, ...]:
             shapes = ((Tensor.WEIGHT, (inner, outer)), (Tensor.BIAS, (outer,)))
         case ScaleRows(rows):
             shapes = ((Tensor.INVERSE, (plan.shape.heads, rows, 1)),)
-        case Rotate() | Scores() | Kernel() | Mix() | Divide() | Activate() | Gate() | Reveal():
+        case Rotate() | Scores() | Kernel() | PowerKernel() | Mix() | Divide() | Activate() | Gate() | Reveal():
             shapes = ()
         case _:
             assert_never(step.operation)

@@ -21,6 +21,7 @@ from hushlm.data import Sampler, TokenStore
 from hushlm.entropy import EntropyRegulariser
 from hushlm.files import check_replaceable, check_writable, one_writer, what_to_do, write_atomic
 from hushlm.model import LanguageModel
+from hushlm.model.score_watch import watch_scores
 from hushlm.training.checkpoint import Checkpoint, TrainingState, build_model, load_checkpoint, load_training_state, save_checkpoint
 from hushlm.training.evaluation import Evaluation, evaluate
 from hushlm.training.gradient import BatchLoss, backpropagate, head_entropies
@@ -210,6 +211,8 @@ class _Run:
         if records:
             self.watch.record(number, found.loss, layer_entropy_nats)
             observed |= entropy_verdict(observed["head_entropy_nats"], self.config.shape.context)
+            if self.model.architecture.power:
+                observed["head_share_beyond"] = self.share_beyond(window_BT)
 
         rate = learning_rate(self.step, settings)
         if settings.clip_norm is not None and norm_value > settings.clip_norm:
@@ -254,6 +257,13 @@ class _Run:
             "nonfinite_entropies": nonfinite_entropies,
             "nonfinite_gradients": nonfinite_gradients,
         }
+
+    def share_beyond(self, window_BT: Tensor) -> list[list[float]]:
+        """L x H: which part of a batch's scores lies below -2^n, where the weights of a power kernel grow again."""
+        with watch_scores(self.model) as watch:
+            head_entropies(self.team, window_BT, self.settings.batch, self.settings)
+        counts_2LH = self.world.sum(watch.counts_2LH.to(self.world.device))
+        return (counts_2LH[0] / counts_2LH[1]).tolist()
 
     def validate(self) -> Evaluation:
         settings, tokens = self.settings, self.store.tokens["validation"]

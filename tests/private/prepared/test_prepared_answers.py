@@ -38,6 +38,8 @@ ERRORS = {
     "NeoX(SM2+LN+R)": 0.02,
     "Llama(SM2(th)+RMS+SwiQ)": 0.02,
     "Llama(SM2+RMS+Swi)": 0.2,
+    "PS2+R": 5e-4,
+    "PS3(th,qk)+LN+Q": 0.02,
 }
 GROUPED = replace(SMALL, heads=4, key_value_heads=2, explicit_ffn_width=27, rotary_share=1.0, prefix=1)
 

@@ -9,7 +9,7 @@ from tests.private.prepared.answers import exported
 from hushlm.private.prepared.range_check import check_range, largest_compared
 
 
-@pytest.mark.parametrize("name", ["SM2+R", "SM+LN+G", "SM2+ScFuFFN"])
+@pytest.mark.parametrize("name", ["SM2+R", "SM+LN+G", "SM2+ScFuFFN", "PS3(th,qk)+LN+Q"])
 def test_models_as_they_are_trained_fit(name: str) -> None:
     _, export = exported(name)
     check_range(export.description, export.weights)

@@ -46,3 +46,13 @@ def test_reciprocals_of_all_sizes(largest: int) -> None:
     # Some units of the last place, and the polynomial's own 9e-6.
     np.testing.assert_allclose(decode(found, BITS), 1 / x, rtol=2e-5, atol=6 * 2.0**-BITS)
     assert desk.truncations == 4 + (largest > 2)
+
+
+@pytest.mark.parametrize(("smallest", "largest"), [(2.0**-13, 2**12), (0.5, 64)])
+def test_reciprocals_of_sums_below_1(smallest: float, largest: int) -> None:
+    desk = OneParty()
+    x = np.concatenate([[smallest, largest - 1], np.exp(np.random.default_rng(0).uniform(np.log(smallest), np.log(largest), 500))])
+    words = encode(x, BITS)
+    found = reciprocals(cast(Desk, desk), words, largest, lambda v: desk.truncate(v * v), lambda v, w: v * w, smallest)
+    # Truncations inside the polynomial are of numbers near 1, and grow with 1 / x where x is small.
+    np.testing.assert_allclose(decode(found, BITS), 1 / decode(words, BITS), rtol=6e-5, atol=6 * 2.0**-BITS)

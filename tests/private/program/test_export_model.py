@@ -130,6 +130,17 @@ def test_activations_beyond_fixed_point_are_refused(checkpoint: Checkpoint, tmp_
     assert not (tmp_path / "out").exists()
 
 
+def test_sums_of_a_power_kernel_beyond_what_is_divided_by_are_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    model = random_model(parse("PS3+R"))
+    export_model(replace(checkpoint, model=model), tmp_path / "healthy")
+    attention: Any = model.get_submodule("blocks.1.attention")
+    attention.query.bias.data += 8
+    attention.key.bias.data += 8
+    with pytest.raises(ValueError, match=r"The attention weights of a sample prompt sum up to .* times what a private program can divide"):
+        export_model(replace(checkpoint, model=model), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_weights_beyond_fixed_point_are_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
     checkpoint.model.embedding.weight.data *= 1e6
     with pytest.raises(ValueError, match="too large for 18 fraction bits"):

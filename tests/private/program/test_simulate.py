@@ -21,7 +21,8 @@ from hushlm.private.program.generate import PrivateGenerator
 pytest.importorskip("spu")
 
 # Stated errors of the whole program, in standard deviations of the logits. SMn is served as it was trained; exact softmax leaves the
-# gap of its exponential, LayerNorm that of the inverse root, and GELU that of its polynomial.
+# gap of its exponential, LayerNorm that of the inverse root, and GELU that of its polynomial. The weights of a power kernel are made
+# small, so that those of a trained model fit, and lose some bits.
 ERRORS = {
     "SM": 3e-3,
     "SM+R": 3e-3,
@@ -41,6 +42,11 @@ ERRORS = {
     "NeoX(SM+LN+R)": 0.02,
     "Llama(SM+RMS+Swi)": 0.2,
     "Llama(SM2(th)+RMS+SwiQ)": 0.02,
+    "PS2+R": 1e-3,
+    "PS1(qk)+LN+R": 0.02,
+    "PS3(th,qk)+LN+Q": 0.02,
+    "NeoX(PS2(t,qk)+RMS+B)": 0.02,
+    "Llama(PS3(th)+RMS+SwiQ)": 0.02,
 }
 GROUPED = replace(SMALL, heads=4, key_value_heads=2, explicit_ffn_width=27, rotary_share=1.0, prefix=1)
 

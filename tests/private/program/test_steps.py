@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hushlm.architectures import POWER_FLOOR
 from hushlm.plan import Activate, ActivatedGate, Divide, Kernel, Mix, Normalise, Prepend, Project, Reveal, RmsNormalise, Scores, row_lengths
 from hushlm.plan.cuts import Cut, product_cut
 from hushlm.plan.engine_tiles import POLYNOMIAL_BYTES, tile_product
+from hushlm.plan.operations import SMALLEST_POWER_SUM, PowerKernel
+from hushlm.private.program.attention_kernel import weight_roots
 from hushlm.private.program.steps import arithmetic
 
 
@@ -37,6 +40,21 @@ def test_exact_kernel_is_softmax(triangle: bool) -> None:
     wanted = np.exp(masked - masked.max(-1, keepdims=True))
     wanted /= wanted.sum(-1, keepdims=True)
     np.testing.assert_allclose(weights / sums[..., None], wanted, atol=2e-6)
+
+
+@given(rows=st.integers(1, 40), hidden=st.integers(0, 6), triangle=st.booleans(), order=st.sampled_from([1, 2, 3]), seed=st.integers(0, 99))
+def test_power_kernel_is_the_kernel_up_to_a_factor_of_each_row(rows: int, hidden: int, triangle: bool, order: int, seed: int) -> None:
+    scores = 3 * np.random.default_rng(seed).standard_normal((2, rows, rows))
+    mask = np.tril(np.ones((rows, rows))) * (np.arange(rows) >= min(hidden, rows - 1)) + np.eye(rows)
+    mask = np.minimum(mask, 1)
+    operation = PowerKernel(2, rows, rows, order, triangle, written_out=0, exponentials=1)
+    weights, sums = arithmetic(operation, np)(scores, mask, weight_roots(mask, order))
+    allowed = mask.sum(-1)
+    wanted = ((1 + scores / 2**order) ** (2**order) + POWER_FLOOR) * mask / (8 * allowed[:, None])
+    wanted = np.where(allowed[:, None] == 1, mask, wanted)
+    np.testing.assert_allclose(weights, wanted, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(sums, wanted.sum(-1), rtol=1e-9)
+    assert sums.min() >= SMALLEST_POWER_SUM * (1 - 1e-12)
 
 
 @pytest.mark.parametrize("triangle", [True, False])

@@ -23,6 +23,7 @@ from hushlm.plan import (
     Normalise,
     Operation,
     Plan,
+    PowerKernel,
     Prepend,
     Project,
     ProtocolSettings,
@@ -31,7 +32,6 @@ from hushlm.plan import (
     Rotate,
     ScaleRows,
     Scores,
-    halvings,
     row_lengths,
 )
 from hushlm.plan.needs import (
@@ -137,10 +137,12 @@ def online_calls(operation: Operation, network: Network | None = None, fraction_
             scores, form = operation.elements, kernel_tournament(operation, network)
             maxima = tournament_calls(row_lengths(operation), heads, form, clip=True)
             return [*maxima, *widened(scores, operation.squarings), *(product(scores) * operation.squarings)]
+        case PowerKernel():
+            return [Call("truncate", operation.elements), *(product(operation.elements) * operation.squarings)]
         case Mix(heads, rows, _, head_width):
             return product(heads * rows * head_width)
-        case Divide(heads, rows, width, largest):
-            sums, steps = heads * rows, halvings(largest)
+        case Divide(heads, rows, width):
+            sums, steps = heads * rows, operation.limits
             select, last = ([Call("select-64", steps * sums)], [Call("truncate", sums)]) if steps else ([], [])
             powers = [Call("compare", steps * sums), *select] if steps else []
             # v; its square; its cube, with a linear combination; the last product.

@@ -131,7 +131,7 @@ def ablation_rows(row: Row, rate: float, scale: ContestScale) -> list[Row]:
     baseline = parse(BASELINE)
     variants: dict[str, tuple[str, Changes]] = {}
     if architecture.kernel_order is not None:
-        variants["exact softmax"] = (str(replace(architecture, kernel_order=None)), row.changes)
+        variants["exact softmax"] = (str(replace(architecture, kernel_order=None, power=False)), row.changes)
     if architecture.feed_forward is not baseline.feed_forward:
         variants["GELU"] = (str(replace(architecture, feed_forward=FeedForward.GELU)), row.changes)
     if architecture.norm is Norm.LAYER:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from hushlm.cost.tournament import Tournament
-from hushlm.plan import Kernel, row_lengths
+from hushlm.plan import Kernel, PowerKernel, row_lengths
 from hushlm.private.engine.shares import Words
 from hushlm.private.prepared.desk import Desk
 from hushlm.private.prepared.tournament import kept_above
@@ -19,7 +19,7 @@ SMALL_MASKED_SCORE = -(2.0**12)
 """Stands for minus infinity before the row maximum, in the small ring: differences from scores below 2^12 in size still fit."""
 
 
-def score_places(operation: Kernel) -> np.ndarray:
+def score_places(operation: Kernel | PowerKernel) -> np.ndarray:
     """Of the scores of one head, flattened (T S,), which go through the kernel, in the order of rows."""
     return np.concatenate([row * operation.keys + np.arange(length) for row, length in enumerate(row_lengths(operation))])
 

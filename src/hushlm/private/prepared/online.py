@@ -16,6 +16,7 @@ from typing import Any, assert_never
 
 import numpy as np
 
+from hushlm.architectures import POWER_FLOOR
 from hushlm.cost.tournament import kernel_tournament, reveal_tournament
 from hushlm.plan import (
     Activate,
@@ -27,6 +28,7 @@ from hushlm.plan import (
     Mix,
     Normalise,
     Operation,
+    PowerKernel,
     Prepend,
     Project,
     Reveal,
@@ -122,6 +124,8 @@ class OnlineForms:
                 return lambda x_HTN, y_HSE: self._attend(operation, x_HTN, y_HSE)
             case Kernel():
                 return lambda s_HTS, allowed_TS: self._kernel(operation, s_HTS, allowed_TS)
+            case PowerKernel():
+                return lambda s_HTS, allowed_TS, roots_T1: self._power_kernel(operation, s_HTS, allowed_TS, roots_T1)
             case Divide():
                 return lambda x_HTN, sums_HT: self._divide(operation, x_HTN, sums_HT)
             case Activate():
@@ -250,9 +254,18 @@ class OnlineForms:
         flat = power.reshape(-1)
         for _ in range(operation.squarings):
             flat = squared(flat)
-        weights = np.zeros_like(s_HTS)
-        weights.reshape(operation.heads, -1)[:, places] = np.where(allowed_N, flat.reshape(s_HN.shape), np.uint64(0))
-        return weights, weights.sum(-1, dtype=np.uint64)
+        return _weights(s_HTS, places, allowed_N, flat)
+
+    def _power_kernel(self, operation: PowerKernel, s_HTS: Words, allowed_TS: np.ndarray, roots_T1: np.ndarray) -> tuple[Words, Words]:
+        desk, places, order = self._desk, score_places(operation), operation.squarings
+        roots_N = np.broadcast_to(roots_T1, allowed_TS.shape).reshape(-1)[places]
+        s_HN = s_HTS.reshape(operation.heads, -1)[:, places]
+        power = desk.truncate(s_HN * encode(roots_N / 2**order, desk.fraction_bits)) + desk.constant(roots_N)
+        flat, squared = power.reshape(-1), self._squares(operation)
+        for _ in range(order):
+            flat = squared(flat)
+        added_N = desk.constant(np.where(roots_N > 0, POWER_FLOOR * roots_N**2**order, 1.0))
+        return _weights(s_HTS, places, allowed_TS.reshape(-1)[places] > 0.5, flat.reshape(s_HN.shape) + added_N)
 
     def _divide(self, operation: Divide, x_HTN: Words, sums_HT: Words) -> Words:
         desk, material, sums_N = self._desk, self._taking(), sums_HT.reshape(-1)
@@ -264,6 +277,7 @@ class OnlineForms:
                 operation.largest,
                 lambda x: square(desk, material, next(left), x),
                 lambda x, y: whole_product(desk, material, next(left), x, y),
+                operation.smallest,
             )
         else:
             (inverse,) = desk.program("1/x", lambda sums: 1.0 / sums, [sums_N])
@@ -301,3 +315,11 @@ class OnlineForms:
             return found[0] if results == 1 else tuple(found)
 
         return run
+
+
+def _weights(like_HTS: Words, places: np.ndarray, allowed_N: np.ndarray, flat: Words) -> tuple[Words, Words]:
+    """Weights (H, T, S), zero but where they are allowed, and their row sums (H, T), of the numbers at `places`."""
+    weights = np.zeros_like(like_HTS)
+    heads = len(like_HTS)
+    weights.reshape(heads, -1)[:, places] = np.where(allowed_N, flat.reshape(heads, -1), np.uint64(0))
+    return weights, weights.sum(-1, dtype=np.uint64)

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import numpy as np
 
-from hushlm.plan import Activate, ActivatedGate, Kernel, Reveal
+from hushlm.plan import Activate, ActivatedGate, Divide, Kernel, Reveal
 from hushlm.private.engine import Traffic
 from hushlm.private.prepared.desk import SMALL_RING_BITS
 from hushlm.private.program.backend import ReferenceBackend
@@ -18,6 +18,15 @@ from hushlm.private.program.steps import Arithmetic
 __all__ = ["check_range", "largest_compared"]
 
 SAMPLE_TOKENS = 16
+
+COMPARED: dict[type, tuple[str, int]] = {
+    Kernel: ("attention scores", 0),
+    Divide: ("sums of attention weights", 1),
+    Activate: ("FFN hidden values", 0),
+    ActivatedGate: ("gates", 0),
+    Reveal: ("logits", 0),
+}
+"""Operations that compare numbers: what these are called, and which of the operation's inputs they are."""
 
 
 def largest_compared(fraction_bits: int) -> float:
@@ -36,9 +45,9 @@ class _Compared(ReferenceBackend):
         self, key: Hashable, build: Callable[[ModuleType], Arithmetic], inputs: Sequence[str], outputs: Sequence[str], public: Sequence[str]
     ) -> Traffic:
         operation = key[0] if isinstance(key, tuple) else None
-        named = {Kernel: "attention scores", Activate: "FFN hidden values", ActivatedGate: "gates", Reveal: "logits"}.get(type(operation))
-        if named is not None:
-            largest = float(np.abs(self._values[inputs[0]]).max())
+        if (read := COMPARED.get(type(operation))) is not None:
+            named, place = read
+            largest = float(np.abs(self._values[inputs[place]]).max())
             self.largest_read[named] = float(np.max([self.largest_read.get(named, 0.0), largest]))
         return super().run(key, build, inputs, outputs, public)
 

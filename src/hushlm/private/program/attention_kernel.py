@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from hushlm.plan import Kernel, row_lengths
+from hushlm.architectures import POWER_FLOOR
+from hushlm.plan import Kernel, PowerKernel, row_lengths
+from hushlm.plan.operations import POWER_SUM
 from hushlm.private.program.polynomials import square
 
-__all__ = ["MASKED_SCORE", "attention_kernel", "clip_bound", "exponential_reference", "row_maxima"]
+__all__ = ["MASKED_SCORE", "attention_kernel", "clip_bound", "exponential_reference", "power_kernel", "row_maxima", "weight_roots"]
 
 Array = Any
 
@@ -92,12 +94,8 @@ def attention_kernel(xp: ModuleType, operation: Kernel) -> Callable[[Array, Arra
     It takes scores (H, T, S) and a public mask (T, S) of the allowed pairs, and returns unnormalised weights (H, T, S) and the sums of
     their rows (H, T).
     """
-    heads, rows, keys = operation.heads, operation.rows, operation.keys
-    lengths = row_lengths(operation)
-    chosen = np.concatenate([row * keys + np.arange(length) for row, length in enumerate(lengths)])
-    row_of = np.repeat(np.arange(rows), lengths)
-    back = np.full(rows * keys, len(chosen))
-    back[chosen] = np.arange(len(chosen))
+    heads, lengths = operation.heads, row_lengths(operation)
+    chosen, row_of = _places(operation)
 
     def kernel(s_HTS: Array, allowed_TS: Array) -> tuple[Array, Array]:
         mask_N = _pick(allowed_TS.reshape(1, -1), chosen)[0] > 0.5
@@ -105,7 +103,71 @@ def attention_kernel(xp: ModuleType, operation: Kernel) -> Callable[[Array, Arra
         maxima_HT = row_maxima(xp, s_HN, lengths)
         z_HN = xp.maximum(s_HN - maxima_HT[:, row_of], clip_bound(operation))
         e_HN = xp.where(mask_N, _exponential(xp, z_HN.reshape(-1), operation).reshape(heads, -1), 0.0)
-        weights_HTS = _pick(xp.pad(e_HN, ((0, 0), (0, 1))), back).reshape(heads, rows, keys)
-        return weights_HTS, xp.sum(weights_HTS, -1)
+        return _weights(xp, operation, e_HN)
+
+    return kernel
+
+
+def _places(operation: Kernel | PowerKernel) -> tuple[np.ndarray, np.ndarray]:
+    """Of the scores of one head, flattened (T S,), which go through the kernel, in the order of rows; and the row of each."""
+    lengths = row_lengths(operation)
+    chosen = np.concatenate([row * operation.keys + np.arange(length) for row, length in enumerate(lengths)])
+    return chosen, np.repeat(np.arange(operation.rows), lengths)
+
+
+def _weights(xp: ModuleType, operation: Kernel | PowerKernel, e_HN: Array) -> tuple[Array, Array]:
+    """Weights (H, T, S), zero where no score went through the kernel, and the sums of their rows (H, T)."""
+    chosen, _ = _places(operation)
+    back = np.full(operation.rows * operation.keys, len(chosen))
+    back[chosen] = np.arange(len(chosen))
+    weights_HTS = _pick(xp.pad(e_HN, ((0, 0), (0, 1))), back).reshape(operation.heads, operation.rows, operation.keys)
+    return weights_HTS, xp.sum(weights_HTS, -1)
+
+
+def weight_roots(allowed_TS: np.ndarray, squarings: int) -> np.ndarray:
+    """The public factors (T, 1) of each row's scores in a power kernel: the 2^n-th root of `POWER_SUM` over the number of allowed keys.
+
+    They are 0 for a row of a single key, whose score does not matter.
+    """
+    count_T1 = allowed_TS.sum(-1, keepdims=True)
+    return np.where(count_T1 > 1, (POWER_SUM / count_T1) ** (0.5**squarings), 0.0)
+
+
+def power_kernel(xp: ModuleType, operation: PowerKernel) -> Callable[[Array, Array, Array], tuple[Array, Array]]:
+    """The program of the power kernel.
+
+    It takes scores (H, T, S), a public mask (T, S) of the allowed pairs and the public roots c (T, 1) of `weight_roots`, and returns the
+    weights (c (1 + s/2^n))^(2^n) + c^(2^n) floor, or 1 where c = 0, zero for all other pairs (H, T, S), and the sums of their rows (H, T).
+    """
+    heads, order = operation.heads, operation.squarings
+    chosen, row_of = _places(operation)
+    few, whole = operation.written_out, operation.elements - operation.written_out
+
+    def powers(s_HN: Array, roots_N: Array) -> Array:
+        if xp is np:
+            return (roots_N * (1 + s_HN / 2**order)) ** (2**order)
+        flat_s, flat_roots = s_HN.reshape(-1), xp.broadcast_to(roots_N, s_HN.shape).reshape(-1)
+        parts = []
+        if whole and operation.exponentials == 1:
+            # The engine's exponential is (1 + z/2^n)^(2^n), here at z = c s + 2^n (c - 1).
+            root = flat_roots[:whole]
+            parts.append(xp.exp(flat_s[:whole] * root + (root - 1.0) * 2.0**order))
+        for part, built_in in ((slice(0, 0 if operation.exponentials == 1 else whole), True), (slice(whole, whole + few), False)):
+            if part.stop > part.start:
+                power = flat_s[part] * (flat_roots[part] * 0.5**order) + flat_roots[part]
+                for _ in range(order):
+                    power = square(xp, power, built_in)
+                parts.append(power)
+        return xp.concatenate(parts).reshape(heads, -1)
+
+    def kernel(s_HTS: Array, allowed_TS: Array, roots_T1: Array) -> tuple[Array, Array]:
+        mask_N = _pick(allowed_TS.reshape(1, -1), chosen)[0] > 0.5
+        roots_N = roots_T1[:, 0][row_of]
+        factor_N = roots_N
+        for _ in range(order):
+            factor_N = factor_N * factor_N
+        added_N = xp.where(roots_N > 0.0, factor_N * POWER_FLOOR, 1.0)
+        weights_HN = powers(_pick(s_HTS.reshape(heads, -1), chosen), roots_N) + added_N
+        return _weights(xp, operation, xp.where(mask_N, weights_HN, 0.0))
 
     return kernel

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hushlm.plan import Normalise, RmsNormalise
+from hushlm.plan import Divide, Normalise, RmsNormalise
 from hushlm.private.engine import Engine, Executable, Party, compile_program
 from hushlm.private.engine.traffic import Traffic
 from hushlm.private.program.steps import Arithmetic
@@ -120,6 +120,7 @@ class ReferenceBackend:
     Attributes:
         largest: the largest absolute value in the result of any step so far, and of the sums of squares inside norms; NaN after a step
             whose result had one.
+        largest_divisor: the largest sum of attention weights so far, as a share of the largest that its reciprocal is made for.
     """
 
     knows_client = True
@@ -128,7 +129,7 @@ class ReferenceBackend:
     def __init__(self, fraction_bits: int | None = None) -> None:
         self._values: dict[str, np.ndarray] = {}
         self._scale = None if fraction_bits is None else 2.0**fraction_bits
-        self.largest = 0.0
+        self.largest = self.largest_divisor = 0.0
 
     def _rounded(self, value: np.ndarray) -> np.ndarray:
         value = np.asarray(value, np.float64)
@@ -150,6 +151,8 @@ class ReferenceBackend:
             x = self._values[inputs[0]]
             centred = x - x.mean(-1, keepdims=True) if isinstance(operation, Normalise) else x
             self.largest = float(np.max([self.largest, np.square(centred).sum(-1).max()]))
+        if isinstance(operation, Divide):
+            self.largest_divisor = float(np.max([self.largest_divisor, self._values[inputs[1]].max() / operation.largest]))
         results = build(np)(*(self._values[name] for name in inputs))
         results = results if isinstance(results, tuple) else (results,)
         self._values |= {name: self._rounded(result) for name, result in zip(outputs, results, strict=True)}

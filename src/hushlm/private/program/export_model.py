@@ -70,15 +70,15 @@ class ExportReport:
 
 def _reference_logits(
     description: ProgramDescription, weights: dict[str, np.ndarray], fraction_bits: int | None
-) -> tuple[np.ndarray, float]:
-    """The logits (2, V) after a fixed pseudo-random prompt and after one token more, and the largest number in computing them."""
+) -> tuple[np.ndarray, ReferenceBackend]:
+    """The logits (2, V) after a fixed pseudo-random prompt and after one token more, and what computed them."""
     shape = description.shape
     length = min(SAMPLE_TOKENS, shape.context - 2)
     prompt = np.random.default_rng(0).integers(0, shape.vocabulary, length).tolist()
     backend = ReferenceBackend(fraction_bits)
     generator = PrivateGenerator(backend, description, weights)
     answers = generator.generate(prompt, length, 2, RevealPolicy(kind="logits"), choose=lambda _: prompt[0])
-    return np.stack([answer.logits for answer in answers if answer.logits is not None]), backend.largest
+    return np.stack([answer.logits for answer in answers if answer.logits is not None]), backend
 
 
 def rounded_error(
@@ -88,12 +88,20 @@ def rounded_error(
 
     It is divided by the standard deviation of the logits, and it is infinite where a number is too large for a product
     (`LARGEST_PRODUCT_BITS`).
+
+    Raises:
+        ValueError: if the weights of a power kernel sum up to more than `LARGEST_POWER_SUM`.
     """
     description = describe(architecture, shape, rewrites, fraction_bits=fraction_bits)
     weights = fold_weights(state, architecture, shape, rewrites)
     with np.errstate(all="ignore"):  # scores beyond the masked ones' divide by 0
-        exact, largest = _reference_logits(description, weights, None)
-    if not largest < 2.0 ** (LARGEST_PRODUCT_BITS - 2 * fraction_bits):
+        exact, backend = _reference_logits(description, weights, None)
+    if architecture.power and not backend.largest_divisor < 1:
+        raise ValueError(
+            f"The attention weights of a sample prompt sum up to {backend.largest_divisor:.3g} times what a private program can divide by: "
+            "train with normalised queries and keys (qk), or from a higher temperature."
+        )
+    if not backend.largest < 2.0 ** (LARGEST_PRODUCT_BITS - 2 * fraction_bits):
         return math.inf
     rounded, _ = _reference_logits(description, weights, fraction_bits)
     return float(np.abs(rounded - exact).max() / exact.std())

@@ -31,6 +31,7 @@ from hushlm.plan import (
 )
 from hushlm.private.engine import Engine, Party
 from hushlm.private.engine.traffic import Traffic
+from hushlm.private.program.attention_kernel import weight_roots
 from hushlm.private.program.backend import Backend, EngineBackend
 from hushlm.private.program.description import ProgramDescription, RevealPolicy
 from hushlm.private.program.drafts import Draft, accepted, padded_guesses
@@ -44,6 +45,10 @@ __all__ = ["CANDIDATES", "HEAD_WEIGHT", "PrivateGenerator"]
 
 OnStep = Callable[[Step, int, int, Traffic], None]
 CACHED = (Value.KEYS, Value.VALUES)
+ROOTS = {Value.MASK: Value.ROOTS, "mask_last": "roots_last"}
+"""Names of the public roots of a power kernel, by the names of the masks that they belong to."""
+LAST_ROW = {Value.MASK: "mask_last", Value.ROOTS: "roots_last"}
+"""The variables of public values for the one row that the next token is predicted from."""
 
 CANDIDATES = "candidates"
 """The public variable that holds the token ids of the head's columns, where these are not all."""
@@ -228,8 +233,8 @@ class PrivateGenerator:
         """Run one pass. At `position` stands the last token of a prompt, which is also its row, or the first one of further tokens."""
         self._install(plan, tokens, position)
         counted: list[StepTraffic] = []
-        names: dict[Value, str] = {value: value for value in (Value.ONE_HOT, Value.MASK, Value.TURNS)}
-        names |= {Value.TURNS_QUERY: Value.TURNS} | ({Value.MASK: "mask_last"} if plan.rows == 1 else {})
+        names: dict[Value, str] = {value: value for value in (Value.ONE_HOT, Value.MASK, Value.ROOTS, Value.TURNS)}
+        names |= {Value.TURNS_QUERY: Value.TURNS} | (LAST_ROW if plan.rows == 1 else {})
         for index, step in enumerate(plan.steps):
             traffic = self._run_step(plan, step, names)
             counted.append(StepTraffic(step.name, step.layer, traffic))
@@ -258,8 +263,10 @@ class PrivateGenerator:
         prefix = self._shape.prefix  # the text's positions start after it
         queries = np.arange(plan.rows)[:, None] + first + prefix
         keys = np.arange(plan.keys)[None]
-        backend.put_public(Value.MASK, (keys <= queries).astype(np.float32))
-        backend.put_public("mask_last", (keys <= position + prefix).astype(np.float32))
+        for name, mask in ((Value.MASK, keys <= queries), ("mask_last", keys <= position + prefix)):
+            backend.put_public(name, mask.astype(np.float32))
+            if self._architecture.power:
+                backend.put_public(ROOTS[name], weight_roots(mask, self._architecture.squarings))
         if self._architecture.is_rotary:
             width, base = self._shape.rotary_width, self._shape.rotary_base
             backend.put_public(Value.TURNS, turns(first + prefix, plan.rows, width, base))
@@ -278,7 +285,7 @@ class PrivateGenerator:
                 if stream in names:
                     self._local("narrow", _narrow, (names[stream], "slot"), stream.last_row, ("slot",))
                     names[stream.last_row] = stream.last_row
-            names |= {Value.MASK: "mask_last", Value.TURNS_QUERY: "turns_last"}
+            names |= {**LAST_ROW, Value.TURNS_QUERY: "turns_last"}
         inputs = [names[value] for value in program.inputs]
         public = [names[value] for value in program.public]
         outputs = [self._variable(plan, step, value) for value in program.outputs]

@@ -26,6 +26,7 @@ from hushlm.plan import (
     Mix,
     Normalise,
     Operation,
+    PowerKernel,
     Prepend,
     Project,
     Reveal,
@@ -35,7 +36,7 @@ from hushlm.plan import (
     Scores,
 )
 from hushlm.plan.cuts import Cut
-from hushlm.private.program.attention_kernel import MASKED_SCORE, attention_kernel
+from hushlm.private.program.attention_kernel import MASKED_SCORE, attention_kernel, power_kernel
 from hushlm.private.program.polynomials import gelu, quadratic_gate, reciprocal, silu, smooth_relu, square
 from hushlm.private.program.rotary_turns import rotate
 
@@ -174,7 +175,7 @@ def _divide(xp: ModuleType, operation: Divide) -> Arithmetic:
     def divide(x_HTN: Array, sums_HT: Array) -> Array:
         sums = sums_HT.reshape(-1)
         # In float64 the reference is the division itself, just as exponentials are exact there.
-        inverse = reciprocal(xp, sums, operation.largest) if operation.polynomial and xp is not np else 1.0 / sums
+        inverse = reciprocal(xp, sums, operation.largest, operation.smallest) if operation.polynomial and xp is not np else 1.0 / sums
         return _scale_rows(xp, inverse, x_HTN.reshape(len(sums), -1), operation.block).reshape(x_HTN.shape)
 
     return divide
@@ -306,6 +307,8 @@ def arithmetic(operation: Operation, xp: ModuleType) -> Arithmetic:
             return _scores(xp, operation)
         case Kernel():
             return attention_kernel(xp, operation)
+        case PowerKernel():
+            return power_kernel(xp, operation)
         case Mix():
             return _mix(xp, operation)
         case Divide():
