@@ -168,10 +168,10 @@ def test_a_changed_question_another_model_and_other_files_are_refused(
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ([], "ask needs a prompt, or --batch"),
-        (["a", "--batch", "SOURCE", "--output", "OUTPUT"], "ask needs a prompt, or --batch"),
-        (["--batch", "SOURCE"], "ask needs a prompt, or --batch with a file of questions and --output"),
-        (["a", "--output", "OUTPUT"], "ask needs a prompt, or --batch"),
+        ([], "The prompt is empty: write one, or name a file of questions"),
+        (["a", "--batch", "SOURCE", "--output", "OUTPUT"], "go together and take no prompt beside them"),
+        (["--batch", "SOURCE"], "go together and take no prompt beside them"),
+        (["a", "--output", "OUTPUT"], "go together and take no prompt beside them"),
         (["a", "--candidates", "b,g", "--new-tokens", "2"], "leave --new-tokens and --reveal out"),
         (["a", "--candidates", "b,g", "--reveal", "logits"], "leave --new-tokens and --reveal out"),
         (["a", "--candidates", "b"], "2 to 256 candidates, not 1"),

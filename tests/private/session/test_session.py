@@ -123,7 +123,7 @@ def test_a_request_survives_the_way(request_fields: dict[str, Any], description:
         ({"new_tokens": 30}, "exceed the context of 32"),
         ({"new_tokens": 21}, "at most 20 tokens"),
         ({"new_tokens": True}, "new_tokens: input should be a valid integer"),
-        ({"reveal": {"kind": "weights"}}, "reveal.kind: input should be 'token', 'topk' or 'logits'"),
+        ({"reveal": {"kind": "weights"}}, "reveal.kind: input should be 'candidates', 'token', 'topk' or 'logits'"),
         ({"reveal": {"kind": "topk", "top": 65}}, "reveal.top"),
         ({"reveal": {"kind": "topk", "top": 6}}, "reveals at most topk:5 of each step, not topk:6"),
         ({"reveal": {"kind": "logits"}}, "reveals at most topk:5 of each step, not logits"),
@@ -171,7 +171,9 @@ def test_a_request_with_one_field_changed_is_itself_or_refused(request_fields: d
     except SessionError as error:
         assert_sentence(str(error))
     else:
-        assert json.loads(request.model_dump_json()) == changed | {"reveal": {"kind": "token", "top": 1, **changed["reveal"]}}
+        assert json.loads(request.model_dump_json()) == changed | {
+            "reveal": {"kind": "token", "top": 1, "candidates": [], **changed["reveal"]}
+        }
 
 
 def test_deep_nesting_and_long_numbers_are_refused(private_server: PrivateServer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hushlm.private.engine.engine_settings import Party, TlsFiles
 from hushlm.private.engine.mpc_library import load_engine
+from hushlm.private.engine.nudge import Nudge
 
 __all__ = ["Channel"]
 
@@ -17,6 +18,10 @@ class Channel:
         tls: this party's PEM files, or None for a link without encryption.
         timeout_seconds: how long to wait for a message from the peer, and thus for how long a killed or stalled peer stays unnoticed.
         connect_seconds: how long to wait for the peer's listener.
+
+    Attributes:
+        context: the engine's own object.
+        nudge: keeps messages over TLS moving; None without TLS, whose buffers it is for.
 
     Raises:
         ConnectionError: if the peer does not answer, or if its certificate is not accepted.
@@ -40,6 +45,9 @@ class Channel:
         description.retry_opts.max_retry = 0
         description.connect_retry_interval_ms = 100
         description.connect_retry_times = max(1, int(connect_seconds * 10))
+        # Otherwise ten messages that nobody has read yet stop all further ones, and nobody reads a nudge. (What is computed is in memory anyway:
+        # unsent at one party, or unread at the other.)
+        description.throttle_window_size = 0
         for rank, address in zip(Party, addresses, strict=True):
             description.add_party(f"party{int(rank)}", address)
         if tls is not None:
@@ -56,6 +64,8 @@ class Channel:
                 f"The engine's link to {addresses[party.other]} could not be opened within {connect_seconds:.0f} s: "
                 "check that the peer runs, that the port is free, and that both certificates come from the same authority."
             ) from error
+
+        self.nudge = None if tls is None else Nudge(self.context, int(party.other))
 
     def close(self) -> None:
         """Wait for outstanding messages, then close the link."""

@@ -10,6 +10,7 @@ import json
 import os
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hushlm.private.engine.channel import Channel
 from hushlm.private.engine.compiler import Executable
 from hushlm.private.engine.engine_settings import EngineSettings, Party
 from hushlm.private.engine.mpc_library import load_engine
+from hushlm.private.engine.nudge import NUDGE
 from hushlm.private.engine.traffic import Traffic, read_traffic
 
 __all__ = ["Engine"]
@@ -102,15 +104,21 @@ class Engine:
 
     def execute(self, runtime: Any, executable: Executable) -> Traffic:
         """Run a program on a runtime of this process, this engine's or another, and read from the log what moved."""
-        offset = self._log.stat().st_size
+        offset, nudges = self._log.stat().st_size, self._nudges()
         start = time.perf_counter()
         runtime.run(executable.native)
         seconds = time.perf_counter() - start
         if self.settings.simulate:
             return Traffic(seconds=seconds)
+        nudges = self._nudges() - nudges
         with self._log.open() as log:
             log.seek(offset)
-            return read_traffic(log.read(), seconds)
+            moved = read_traffic(log.read(), seconds)
+        return replace(moved, sent_bytes=moved.sent_bytes - nudges * len(NUDGE), sent_messages=moved.sent_messages - nudges)
+
+    def _nudges(self) -> int:
+        """How many messages were sent that belong to no program."""
+        return 0 if self.channel is None or self.channel.nudge is None else self.channel.nudge.messages
 
     def reveal(self, name: str, to: Party) -> tuple[np.ndarray | None, Traffic]:
         """Open a variable to one party, for which only the other party's share is sent.

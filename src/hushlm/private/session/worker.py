@@ -109,6 +109,8 @@ class _Worker:
         ends it; the server, which must not leave while its last share is on the way, waits for that word and leaves at once.
         """
         if party is Party.CLIENT:
+            if channel.nudge is not None:
+                channel.nudge.stop()
             self.emit("finished")
             channel.context.send(int(Party.SERVER), b"received")
             time.sleep(PART_SECONDS)
