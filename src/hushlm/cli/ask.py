@@ -100,13 +100,9 @@ def ask(
     if words is not None and (policy.kind != "token" or new_tokens not in (None, 1)):
         raise ValueError("With --candidates one token is chosen and nothing else revealed: leave --new-tokens and --reveal out.")
     if not prompt and batch is None:
-        raise ValueError(
-            "The prompt is empty: write one, or name a file of questions with --batch and one for their answers with --output."
-        )
+        raise ValueError("The prompt is empty: write one, or name a file of questions with --batch and one for answers with --output.")
     if (prompt and batch is not None) or (batch is None) != (output is None):
-        raise ValueError(
-            "--batch, a file of questions, and --output, the file for their answers, go together and take no prompt beside them."
-        )
+        raise ValueError("--batch, a file of questions, and --output, a file for answers, go together and take no prompt beside them.")
     if model is None and keys is None and server == SERVER and mode in (None, "plain"):
         model, mode = MODEL, "plain"
         print("No --model is given: the model that comes with the package answers here, in plain, and nothing is sent.", file=sys.stderr)

@@ -45,8 +45,8 @@ class Channel:
         description.retry_opts.max_retry = 0
         description.connect_retry_interval_ms = 100
         description.connect_retry_times = max(1, int(connect_seconds * 10))
-        # Otherwise ten messages that nobody has read yet stop all further ones, and nobody reads a nudge. (What is computed is in memory anyway:
-        # unsent at one party, or unread at the other.)
+        # Otherwise ten messages that nobody has read stop all further ones, and nobody reads a nudge. What was computed lies in memory
+        # either way: unsent at one party, or unread at the other.
         description.throttle_window_size = 0
         for rank, address in zip(Party, addresses, strict=True):
             description.add_party(f"party{int(rank)}", address)

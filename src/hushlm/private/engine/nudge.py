@@ -1,8 +1,8 @@
 """Messages that send the rest of an earlier one on its way.
 
-The engine's link (brpc, before its pull request 3105) loses sight of the end of a message, up to 16 KiB of it, if the operating system takes
-no more bytes just then: the end stays in a buffer of TLS until there is a next message. Where the peer answers only to the whole message
-there is no next one, and both parties wait. Beside other work on two cores this stopped one session in about a hundred.
+The engine's link (brpc, before its pull request 3105) loses sight of the end of a message, up to 16 KiB of it, if the operating system
+takes no more bytes just then: the end stays in a buffer of TLS until there is a next message. Where the peer answers only to the whole
+message there is no next one, and both parties wait. Beside other work on two cores this stopped one session in about a hundred.
 """
 
 from __future__ import annotations
