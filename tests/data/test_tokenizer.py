@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
 from hushlm.data import make_tokenizer
-from hushlm.data.tokenizer import separator_id, tokenizer_file
+from hushlm.data.tokenizer import separator_id
+from hushlm.data.tokenizer_choice import tokenizer_file
 
 TEXTS = [Path(__file__).read_text(), "def f(x):\n\treturn x + 1\n" * 5, "class A:\r\n    pass  # été\n" * 5, "import os, sys\n" * 20]
 BYTES = make_tokenizer("bytes", [])

@@ -17,7 +17,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from hushlm.config import DataConfig
 from hushlm.data import SPLITS, Tokenizer, make_tokenizer, open_token_store
-from hushlm.data.tokenizer import file_key
+from hushlm.data.tokenizer_choice import file_key
 
 TEXT = "The kettle is on the river stone; the lamp is on the kettle. " * 40
 

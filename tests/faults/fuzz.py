@@ -145,7 +145,7 @@ def _save_vendors_model(folder: Path) -> None:
 
     from hushlm.architectures import parse
     from hushlm.config import ModelShape
-    from hushlm.data.tokenizer import make_tokenizer
+    from hushlm.data.tokenizer_choice import make_tokenizer
     from hushlm.huggingface import to_hf_gpt2
     from hushlm.model import LanguageModel
 

@@ -14,7 +14,8 @@ from torch.nn import functional
 from hushlm.architectures import parse
 from hushlm.cli.main import main
 from hushlm.cost import price
-from hushlm.data.tokenizer import Tokenizer, make_tokenizer
+from hushlm.data.tokenizer import Tokenizer
+from hushlm.data.tokenizer_choice import make_tokenizer
 from hushlm.huggingface.importing.import_model import import_model
 from hushlm.huggingface.importing.number_range import largest_number, product_limit
 from hushlm.huggingface.importing.recipes import fit_recipe, mean_losses_nats

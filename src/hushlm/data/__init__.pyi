@@ -11,4 +11,4 @@ from .store import TokenStore as TokenStore
 from .store import open_token_store as open_token_store
 from .text_stream import TextStream as TextStream
 from .tokenizer import Tokenizer as Tokenizer
-from .tokenizer import make_tokenizer as make_tokenizer
+from .tokenizer_choice import make_tokenizer as make_tokenizer

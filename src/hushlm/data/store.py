@@ -32,7 +32,8 @@ from hushlm.data.report import CorpusReport, counted
 from hushlm.data.rows import RowsPart
 from hushlm.data.shards import Piece, Tokens, build_pieces, open_shards
 from hushlm.data.splits import SPLITS, cut_by_position, ends_by_position, split_of
-from hushlm.data.tokenizer import Tokenizer, file_key, is_text, make_tokenizer, separator_id, tokenizer_file
+from hushlm.data.tokenizer import Tokenizer, is_text, separator_id
+from hushlm.data.tokenizer_choice import file_key, make_tokenizer, tokenizer_file
 from hushlm.files import new_folder, read_json, verify_manifest, write_atomic
 
 __all__ = ["SPLITS", "TokenStore", "Tokens", "open_token_store", "split_of"]

@@ -9,13 +9,12 @@
   special tokens come back as they are written.
 - **Errors.** What the library can't read, encode or decode is a ValueError with one sentence.
 
-The tokenizers of one's own making are "bytes" and "bpe:SIZE", a byte-level BPE trained on the corpus; both give back any text exactly.
+`hushlm.data.tokenizer_choice` makes the one that a configuration names.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -24,14 +23,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import models
 
-from hushlm.files import expand_user
+from hushlm.data.own_tokenizers import byte_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Tokenizer", "carries_state", "check_text", "file_key", "make_tokenizer", "separator_id", "tokenizer_file"]
+__all__ = ["Tokenizer", "carries_state", "check_text", "is_text", "read_library_tokenizer", "separator_id"]
 
 _SEPARATORS = ("<|endoftext|>", "</s>", "<eos>", "\u0100")
 """End of document, the first that the vocabulary has. The last is the byte NUL in the byte-level alphabet: no text file
@@ -67,7 +66,7 @@ class Tokenizer:
         Raises:
             ValueError: if the library can't read it.
         """
-        return cls(_read(text, name))
+        return cls(read_library_tokenizer(text, name))
 
     @classmethod
     def from_file(cls, path: Path) -> Tokenizer:
@@ -161,7 +160,7 @@ class Tokenizer:
     @cached_property
     def is_bytes(self) -> bool:
         """Whether this is the tokenizer "bytes", whose token ids are the UTF-8 bytes."""
-        return self.get_vocab_size() == 256 and self.to_str() == _bytes().to_str()
+        return self.get_vocab_size() == 256 and self.to_str() == byte_tokenizer().to_str()
 
     def token_to_id(self, token: str) -> int | None:
         """The number of a token as it stands in the vocabulary; None if there is none."""
@@ -175,70 +174,6 @@ class Tokenizer:
 def carries_state(library: tokenizers.Tokenizer) -> bool:
     """Whether a tokenizer cuts, pads or drops merges at random, which is the business of the program that saved it."""
     return library.truncation is not None or library.padding is not None or bool(getattr(library.model, "dropout", None))
-
-
-def make_tokenizer(spec: str, training_texts: Iterable[str]) -> Tokenizer:
-    """The tokenizer of a `DataConfig.tokenizer`.
-
-    "bytes": token ids are the UTF-8 bytes themselves, V = 256. "bpe:SIZE": byte-level BPE with V = SIZE at most, trained on
-    `training_texts`; the same texts give the same tokenizer. Both give back any text exactly. Otherwise the path of a `tokenizer.json`.
-
-    Raises:
-        ValueError: if `spec` is none of these, or the vocabulary has no token that can separate documents.
-    """
-    if spec == "bytes":
-        return Tokenizer(_bytes())
-    if spec.startswith("bpe:"):
-        return Tokenizer(_bpe(bpe_size(spec), training_texts))
-    path = tokenizer_file(spec)
-    assert path is not None
-    tokenizer = Tokenizer.from_file(path)
-    separator_id(tokenizer)
-    return tokenizer
-
-
-def tokenizer_file(spec: str) -> Path | None:
-    """The file of a `DataConfig.tokenizer`, None for "bytes" and "bpe:SIZE".
-
-    Raises:
-        ValueError: if `spec` is malformed or its file does not exist.
-    """
-    if spec == "bytes":
-        return None
-    if spec.startswith("bpe:"):
-        bpe_size(spec)
-        return None
-    path = expand_user(spec)
-    if not path.is_file():
-        raise ValueError(
-            f"Unknown tokenizer {spec!r}: write 'bytes', 'bpe:SIZE' (for example 'bpe:1024'), or the path of a tokenizer.json."
-        )
-    return path
-
-
-def file_key(path: Path) -> str:
-    """What tells one `tokenizer.json` from another in the name of a token store: the sha256 of the file, hexadecimal.
-
-    For a file that carries state it is the sha256 of what is left without: a store that was made with the state is not found again.
-
-    Raises:
-        ValueError: if the library can't read it.
-    """
-    content = path.read_bytes()
-    library = _read(content, str(path))
-    return hashlib.sha256(Tokenizer(library).to_str().encode() if carries_state(library) else content).hexdigest()
-
-
-def bpe_size(spec: str) -> int:
-    """SIZE of "bpe:SIZE".
-
-    Raises:
-        ValueError: if it is not a whole number above 256, the bytes themselves.
-    """
-    text = spec.removeprefix("bpe:")
-    if not (text.isascii() and text.isdigit()) or int(text) <= 256:
-        raise ValueError(f"{spec!r}: the vocabulary of a BPE tokenizer must be a whole number above 256, for example 'bpe:1024'.")
-    return int(text)
 
 
 def separator_id(tokenizer: Tokenizer | tokenizers.Tokenizer) -> int:
@@ -301,7 +236,12 @@ def _one_sentence(act: str, *texts: str) -> Iterator[None]:
         raise ValueError(f"The tokenizer can't {act} ({_line(error)}): it may be damaged; make or download it again.") from None
 
 
-def _read(text: str | bytes, name: str) -> tokenizers.Tokenizer:
+def read_library_tokenizer(text: str | bytes, name: str) -> tokenizers.Tokenizer:
+    """The library's tokenizer of a `tokenizer.json`, with the state that the file carries.
+
+    Raises:
+        ValueError: if the library can't read it; `name` says whose text it is.
+    """
     try:
         return tokenizers.Tokenizer.from_str(text.decode() if isinstance(text, bytes) else text)
     except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
@@ -335,27 +275,3 @@ def _refusing_unknown(library: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     model: Any = copy.model
     model.unk_token = _NO_SUCH_TOKEN
     return copy
-
-
-def _bytes() -> tokenizers.Tokenizer:
-    # A BPE without merges leaves single bytes; use_regex=False because there are no words to find.
-    tokenizer = tokenizers.Tokenizer(models.BPE(vocab=_byte_alphabet(), merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
-
-
-def _bpe(size: int, texts: Iterable[str]) -> tokenizers.Tokenizer:
-    tokenizer = tokenizers.Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False))
-    return tokenizer
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """Character of the byte-level alphabet to byte: printable bytes stand for themselves, the others follow from U+0100 in order."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + rank): byte for rank, byte in enumerate(others)}

@@ -5,29 +5,31 @@ program of its own, so that what is predicted and what is counted are the same l
 it from the architecture, the shape and the number of tokens.
 """
 
+from hushlm.plan.attention_operations import (
+    Divide,
+    Kernel,
+    Mix,
+    PowerKernel,
+    Prepend,
+    Rotate,
+    Scores,
+    halvings,
+    row_lengths,
+)
 from hushlm.plan.operations import (
     Activate,
     ActivatedGate,
-    Divide,
     Embed,
     Gate,
-    Kernel,
-    Mix,
     Normalise,
     Operation,
-    PowerKernel,
-    Prepend,
     Project,
     Reveal,
     RmsNormalise,
-    Rotate,
     ScaleRows,
-    Scores,
     Step,
-    halvings,
     needed_squarings,
     parse_reveal,
-    row_lengths,
 )
 from hushlm.plan.passes import LENGTH_BUCKET, Plan, bucket_length, decode_plan, exponential_squarings, prefill_plan, whole_buckets
 from hushlm.plan.protocol_settings import ProtocolSettings

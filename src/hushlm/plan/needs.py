@@ -22,24 +22,26 @@ from typing import Literal, assert_never
 
 from hushlm.architectures import Architecture
 from hushlm.config import ModelShape
+from hushlm.plan.attention_operations import (
+    Divide,
+    Kernel,
+    Mix,
+    PowerKernel,
+    Prepend,
+    Rotate,
+    Scores,
+)
 from hushlm.plan.operations import (
     Activate,
     ActivatedGate,
-    Divide,
     Embed,
     Gate,
-    Kernel,
-    Mix,
     Normalise,
     Operation,
-    PowerKernel,
-    Prepend,
     Project,
     Reveal,
     RmsNormalise,
-    Rotate,
     ScaleRows,
-    Scores,
     Step,
 )
 from hushlm.plan.passes import Plan, bucket_length, decode_plan, prefill_plan

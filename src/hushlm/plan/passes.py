@@ -11,27 +11,29 @@ from typing import Literal, assert_never
 
 from hushlm.architectures import Architecture, FeedForward, Norm, Temperature
 from hushlm.config import ModelShape
-from hushlm.plan.cuts import few_squares, product_cut, scaling_block, squares_block
-from hushlm.plan.operations import (
+from hushlm.plan.attention_operations import (
     LARGEST_POWER_SUM,
     SMALLEST_POWER_SUM,
-    Activate,
-    ActivatedGate,
     Divide,
-    Embed,
-    Gate,
     Kernel,
     Mix,
-    Normalise,
-    Operation,
     PowerKernel,
     Prepend,
+    Rotate,
+    Scores,
+)
+from hushlm.plan.cuts import few_squares, product_cut, scaling_block, squares_block
+from hushlm.plan.operations import (
+    Activate,
+    ActivatedGate,
+    Embed,
+    Gate,
+    Normalise,
+    Operation,
     Project,
     Reveal,
     RmsNormalise,
-    Rotate,
     ScaleRows,
-    Scores,
     Step,
 )
 from hushlm.plan.rewrites import HUSH, Rewrites

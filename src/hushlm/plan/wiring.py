@@ -9,23 +9,25 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import assert_never
 
+from hushlm.plan.attention_operations import (
+    Divide,
+    Kernel,
+    Mix,
+    PowerKernel,
+    Prepend,
+    Rotate,
+    Scores,
+)
 from hushlm.plan.operations import (
     Activate,
     ActivatedGate,
-    Divide,
     Embed,
     Gate,
-    Kernel,
-    Mix,
     Normalise,
-    PowerKernel,
-    Prepend,
     Project,
     Reveal,
     RmsNormalise,
-    Rotate,
     ScaleRows,
-    Scores,
     Step,
 )
 from hushlm.plan.passes import Plan

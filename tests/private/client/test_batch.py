@@ -16,7 +16,8 @@ pytest.importorskip("spu")
 from tests.private.service import HUSHLM
 
 from hushlm.cli.main import main
-from hushlm.data.tokenizer import Tokenizer, make_tokenizer
+from hushlm.data.tokenizer import Tokenizer
+from hushlm.data.tokenizer_choice import make_tokenizer
 from hushlm.files import one_writer
 from hushlm.private.client.batch import BatchOptions, run_batch
 from hushlm.private.client.candidates import candidate_tokens

@@ -15,7 +15,7 @@ from hushlm.architectures import parse
 from hushlm.config import RunConfig
 from hushlm.data import open_token_store
 from hushlm.data.chat_files import ChatFiles, read_chat_files
-from hushlm.data.tokenizer import make_tokenizer
+from hushlm.data.tokenizer_choice import make_tokenizer
 from hushlm.plan import HUSH
 from hushlm.private.program.description import load_description, load_server_weights
 from hushlm.private.program.export_model import ERROR_TOLERANCE, choose_rewrites, export_model, rounded_error

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from hushlm.architectures import POWER_FLOOR
 from hushlm.plan import Activate, ActivatedGate, Divide, Kernel, Mix, Normalise, Prepend, Project, Reveal, RmsNormalise, Scores, row_lengths
+from hushlm.plan.attention_operations import SMALLEST_POWER_SUM, PowerKernel
 from hushlm.plan.cuts import Cut, product_cut
 from hushlm.plan.engine_tiles import POLYNOMIAL_BYTES, tile_product
-from hushlm.plan.operations import SMALLEST_POWER_SUM, PowerKernel
 from hushlm.private.program.attention_kernel import weight_roots
 from hushlm.private.program.steps import arithmetic
 

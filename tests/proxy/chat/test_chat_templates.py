@@ -17,7 +17,8 @@ pytest.importorskip("spu")
 pytest.importorskip("jinja2")
 
 from hushlm.data.chat_files import ChatFiles, read_chat_files
-from hushlm.data.tokenizer import Tokenizer, make_tokenizer
+from hushlm.data.tokenizer import Tokenizer
+from hushlm.data.tokenizer_choice import make_tokenizer
 from hushlm.proxy.chat.chat_format import ChatFormat, chat_format
 from hushlm.proxy.chat.template import PLAIN_TEMPLATE, ChatTemplate, Turn
 

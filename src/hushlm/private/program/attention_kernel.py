@@ -15,7 +15,7 @@ import numpy as np
 
 from hushlm.architectures import POWER_FLOOR
 from hushlm.plan import Kernel, PowerKernel, row_lengths
-from hushlm.plan.operations import POWER_SUM
+from hushlm.plan.attention_operations import POWER_SUM
 from hushlm.private.program.polynomials import square
 
 __all__ = ["MASKED_SCORE", "attention_kernel", "clip_bound", "exponential_reference", "power_kernel", "row_maxima", "weight_roots"]
