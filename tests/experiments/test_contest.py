@@ -224,13 +224,19 @@ def test_from_the_search_to_the_page(
     assert taught["perplexity_by_seed"] != alone["perplexity_by_seed"]
     assert str(tmp_path / "runs") not in (tmp_path / "frontier-micro.json").read_text()
     page = (tmp_path / "pages" / "frontier-micro.md").read_text()
-    for picture in ("frontier-micro.png", "frontier-micro-stability.png"):
+    for picture in ("frontier-micro.png", "frontier-micro-seconds.png", "frontier-micro-stability.png"):
         assert picture in page
         assert (tmp_path / "pages" / picture).read_bytes()[:4] == b"\x89PNG"
 
-    # From the JSON alone, the same page; a search of no further trial, and no run.
-    assert main(["frontier", "run", "--from-results", *options[2:4], "--pages", str(tmp_path / "again")]) == 0
-    assert (tmp_path / "again" / "frontier-micro.md").read_text() == page
+    # From the JSON alone, the same page; a search of no further trial, and no run. A file from before there were seconds gets them.
+    of_seconds = ("online_bytes", "online_seconds_lan", "online_seconds_wan", "offline_cpu_seconds")
+    assert all(row[key] > 0 for row in (*document["points"], *document["grown"]) for key in of_seconds)
+    older = {**document, "points": [{key: row[key] for key in row if key not in of_seconds} for row in document["points"]]}
+    for kept in (document, older):
+        write_atomic(tmp_path / "frontier-micro.json", json.dumps(kept))
+        assert main(["frontier", "run", "--from-results", *options[2:4], "--pages", str(tmp_path / "again")]) == 0
+        assert (tmp_path / "again" / "frontier-micro.md").read_text() == page
+        assert json.loads((tmp_path / "frontier-micro.json").read_text()) == document
     finals = Contest(scale, tmp_path / "runs" / "micro", None, lambda study, jobs: pytest.fail(f"{len(jobs)} runs made again")).finals()
     assert set(roles(finals, scale)) >= {"L"}
 

@@ -46,12 +46,14 @@ def contest(
         results: the folder for frontier-PRESET.json; by default it is beside the runs.
         pages: the folder for the Markdown and the pictures; by default it is beside the runs.
         finished: make no run, and write the results and the page of the rows that are finished.
-        from_results: draw the page again from the JSON in --results, without any run.
+        from_results: draw the page again from the JSON in --results, without any run. Its prices in seconds are brought up to date.
         commands: with --stage points, only print a torchrun command for each run that can be made now; afterwards the same command without
             this option goes on from their checkpoints.
         json: print the results as one JSON document.
     """
     from hushlm.experiments.contest.contest_page import points_table, read_contest, write_contest_page
+    from hushlm.experiments.contest.seconds import in_seconds
+    from hushlm.experiments.documents import write_document
     from hushlm.experiments.scales import CONTEST_SCALES
     from hushlm.report.table import print_json, print_table
 
@@ -59,7 +61,8 @@ def contest(
     scale = CONTEST_SCALES[preset].on(device)
     wanted = scale.trials if trials is None else trials
     if from_results:
-        document = read_contest(results / f"frontier-{preset}.json")
+        document = in_seconds(read_contest(results / f"frontier-{preset}.json"))
+        write_document(document, results)
     elif commands and stage != "points":
         raise ValueError("--commands goes with --stage points: what a search runs next depends on what came out of the runs before.")
     elif stage != "points" and wanted < 1:

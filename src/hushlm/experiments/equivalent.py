@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
 
 from hushlm.architectures import Architecture
 from hushlm.config import ModelShape, RunConfig
 from hushlm.cost import flops, parameters, price
+from hushlm.cost.network import LAN, WAN
+from hushlm.cost.prepared import price_prepared, price_prepared_passes
 from hushlm.experiments.scales import Scale
 from hushlm.plan import prefill_plan
 from hushlm.shapes import GPT2_SMALL, proportional
 
-__all__ = ["Equivalent", "equivalent", "priced_at"]
+__all__ = ["Equivalent", "PreparedPrice", "equivalent", "prepared_at", "priced_at"]
 
 
 @dataclass(frozen=True)
@@ -58,3 +62,47 @@ def priced_at(architecture: Architecture, shape: ModelShape) -> Equivalent:
     total = price(prefill_plan(architecture, shape, shape.context)).total
     operations = flops(architecture, shape, convention="full").total
     return Equivalent(shape, int(total.bytes), total.rounds, parameters(architecture, shape), int(operations))
+
+
+@dataclass(frozen=True)
+class PreparedPrice:
+    """The predicted price of an answer from prepared material, and of one without, over two networks.
+
+    A prompt of one token less than the context, so that one further token fits. Answers are prepared eight at a time; each network has the
+    forms of its own that are quickest over it, and bytes are of those with the fewest.
+
+    Attributes:
+        offline_bytes, offline_cpu_seconds: making the material of one answer.
+        online_bytes: the first token.
+        online_seconds_lan, online_seconds_wan: how long it takes.
+        further_seconds_lan, further_seconds_wan: how long the further token takes.
+        today_seconds_lan, today_seconds_wan: how long the first token takes where nothing was prepared.
+    """
+
+    offline_bytes: int
+    offline_cpu_seconds: float
+    online_bytes: int
+    online_seconds_lan: float
+    online_seconds_wan: float
+    further_seconds_lan: float
+    further_seconds_wan: float
+    today_seconds_lan: float
+    today_seconds_wan: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The price as plain JSON values."""
+        return asdict(self)
+
+
+def prepared_at(architecture: Architecture, shape: ModelShape) -> PreparedPrice:
+    """An architecture at given sizes, with the price of its prepared answers."""
+    prompt = shape.context - 1
+    fewest = price_prepared(architecture, shape, prompt, 2)
+    quickest = partial(price_prepared_passes, architecture, shape, prompt, 2)
+    (lan, lan_further), (wan, wan_further) = (
+        [report.total.seconds for report in quickest(network=network, forms=network)] for network in (LAN, WAN)
+    )
+    today = [price(prefill_plan(architecture, shape, shape.context), network=network).total.seconds for network in (LAN, WAN)]
+    return PreparedPrice(
+        int(fewest.offline.bytes), fewest.offline.cpu_seconds, int(fewest.passes[0].total.bytes), lan, wan, lan_further, wan_further, *today
+    )

@@ -36,6 +36,7 @@ from hushlm.experiments.contest.contest_rows import (
 from hushlm.experiments.contest.models import MODELS, Origin, models_from
 from hushlm.experiments.contest.roles import explained, roles, validation_perplexity
 from hushlm.experiments.contest.search import Search, Trial
+from hushlm.experiments.contest.seconds import in_seconds
 from hushlm.experiments.documents import write_document
 from hushlm.experiments.equivalent import equivalent
 from hushlm.experiments.experiment import Experiment, Row
@@ -209,7 +210,7 @@ class Contest:
         length = f" --trials {len(trials)}" if trials else ""
         devices = sorted({run.settings["training"]["device"] for run in records})
         where = "" if devices == ["cpu"] else f" --device {devices[-1]}"
-        return {
+        document = {
             "preset": self.scale.name,
             "command": f"hushlm frontier run --preset {self.scale.name} --stage {stage} --seeds {self.seeds}{length}{where}",
             "seeds": self.seeds,
@@ -226,6 +227,7 @@ class Contest:
             "points": sorted(points, key=lambda point: point["bytes_gpt2_small"]),
             **{name: [self._values(row, baseline) for row in outcome.rows] for name, outcome in why.items()},
         }
+        return in_seconds(document)
 
     def _values(self, outcome: RowOutcome, baseline: RowOutcome) -> dict[str, Any]:
         base = self.scale.base

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from hushlm.report.figures import COLOURS, INK, RANGE_COLOURS, RESOLUTION_DPI
 
-__all__ = ["ContestPoint", "StabilityMap", "contest_figure", "stability_figure"]
+__all__ = ["ContestPoint", "StabilityMap", "contest_figure", "seconds_figure", "stability_figure"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,40 @@ def contest_figure(
         axis.plot([], [], "D", markerfacecolor="white", markeredgecolor=RANGE_COLOURS[1], label="published, own baseline and corpus")[0],
     ]
     axis.legend(handles=handles, fontsize=7.5, frameon=False, loc="upper right")
+    return figure
+
+
+def seconds_figure(names: Sequence[str], relative: Sequence[float], seconds: Mapping[str, Sequence[float]], title: str) -> Figure:
+    """Perplexity over the baseline's against the seconds of a first token, on a logarithmic axis, a mark for each way to answer.
+
+    Args:
+        names: what is shown beside each model's slowest mark; "" for nothing.
+        relative: each model's mean perplexity over the baseline's.
+        seconds: each model's seconds, by the way to answer.
+        title: the title of the axis of perplexities.
+    """
+    figure = Figure(figsize=(6.6, 4.2), dpi=RESOLUTION_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.add_subplot()
+    axis.set_xscale("log")
+    axis.axhline(1.0, color=INK, linewidth=0.8, linestyle="--")
+    for each in zip(relative, *seconds.values(), strict=True):
+        axis.plot(each[1:], [each[0]] * len(seconds), color=INK, linewidth=0.4, alpha=0.4)
+    for (way, values), marker, colour in zip(seconds.items(), ("D", "s", "o"), (INK, RANGE_COLOURS[1], RANGE_COLOURS[0]), strict=True):
+        inside = colour if marker == "o" else "white"
+        axis.plot(values, relative, marker, color=colour, markerfacecolor=inside, markersize=5, label=way)
+    for name, value, at in zip(names, relative, map(max, zip(*seconds.values(), strict=True)), strict=True):
+        if name:
+            axis.annotate(name, (at, value), xytext=(6, -3), textcoords="offset points", fontsize=7.5)
+    low, high = (limit(value for values in seconds.values() for value in values) for limit in (min, max))
+    axis.set_xlim(low / 1.5, high * 4)
+    axis.set_ylim(min(*relative, 0.95) - 0.03, max(*relative, 1.1) + 0.06)
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.set_xlabel("seconds of the first token, GPT-2 small's scale, 127 tokens of prompt, two cores, predicted", fontsize=9)
+    axis.set_ylabel(title, fontsize=9)
+    axis.tick_params(labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(fontsize=7.5, frameon=False, loc="center")
     return figure
 
 

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hushlm.experiments.contest.contest_figures import ContestPoint, StabilityMap, contest_figure, stability_figure
+from hushlm.experiments.contest.contest_figures import ContestPoint, StabilityMap, contest_figure, seconds_figure, stability_figure
 from hushlm.experiments.contest.contest_rows import DISTILLED
 from hushlm.experiments.contest.roles import ROLES
+from hushlm.experiments.contest.seconds import PRICED, seconds_table, sizes_cell
 from hushlm.experiments.documents import document_stem, read_document
 from hushlm.experiments.published_figures import published_relative
 from hushlm.experiments.scales import BASELINE
@@ -70,7 +71,6 @@ def points_table(document: Mapping[str, Any]) -> Table:
 
 
 def _cells(point: Mapping[str, Any]) -> dict[str, Any]:
-    shape = point["gpt2_small"]
     found = [value for value in point["perplexity_by_seed"] if value is not None]
     spread = f" ± {(max(found) - min(found)) / 2:.3f}" if len(found) > 1 else ""
     return {
@@ -78,7 +78,7 @@ def _cells(point: Mapping[str, Any]) -> dict[str, Any]:
         "role": point.get("role") or None,
         "model": _model(point),
         "origin": point["label"] or None,
-        "sizes": f"{shape['layers']}/{shape['heads']}/{shape['width']}/{shape['width'] * shape['ffn_multiple']}",
+        "sizes": sizes_cell(point["gpt2_small"]),
         "gigabytes": point["bytes_gpt2_small"] / 1e9,
         "rounds": point["rounds_gpt2_small"],
         "perplexity": f"{statistics.mean(found):.3f}{spread}" if found else "stopped",
@@ -110,6 +110,11 @@ def write_contest_page(document: Mapping[str, Any], folder: Path) -> Path:
     lines = [f"# {points.title}", "", f"Made by `{document['command']}`.", "", points.to_markdown(), points.note, ""]
     save_figure(_contest_picture(document), folder / f"{stem}.png")
     lines += [f"![perplexity against bytes]({stem}.png)", ""]
+    if priced := [row for name in PRICED for row in document.get(name, ()) if "online_bytes" in row]:
+        seconds = seconds_table(priced, [row["name"] or _baseline_name(row) or row["architecture"] for row in priced])
+        save_figure(_seconds_picture(priced), folder / f"{stem}-seconds.png")
+        lines += [f"## {seconds.title}", "", seconds.to_markdown(), seconds.note, ""]
+        lines += [f"![perplexity against seconds]({stem}-seconds.png)", ""]
     if document["search"]["trials"]:
         lines += ["## The search", "", *_search(document["search"]), ""]
     for key, title, table in (
@@ -291,6 +296,21 @@ def _contest_picture(document: Mapping[str, Any]) -> Any:
         for name, gigabytes, relative in published_relative()
     ]
     return contest_figure(ours, published, TARGETS, f"test perplexity over {BASELINE}'s")
+
+
+def _seconds_picture(rows: Sequence[Mapping[str, Any]]) -> Any:
+    seen = [row for row in rows if any(row["relative_by_seed"])]
+    ways = {
+        "not prepared, LAN": "today_seconds_lan",
+        "prepared, WAN": "online_seconds_wan",
+        "prepared, LAN": "online_seconds_lan",
+    }
+    return seconds_figure(
+        [row["name"] or _baseline_name(row) for row in seen],
+        [row["relative_to_baseline"] for row in seen],
+        {way: [row[key] for row in seen] for way, key in ways.items()},
+        f"test perplexity over {BASELINE}'s",
+    )
 
 
 def _baseline_name(point: Mapping[str, Any]) -> str:
