@@ -48,7 +48,7 @@ def keep_mean_weights(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("architectures", nargs="+")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, choices=(1, 2, 3), default=1)
     parser.add_argument("--muon-alone", action="store_true", help="train at the settings that were best for GPT-2's design")
     parser.add_argument("--runs", type=Path, default=Path("runs/power"))
     options = parser.parse_args()
@@ -77,8 +77,8 @@ def run(name: str, seed: int, runs: Path, rest: dict[str, Any]) -> tuple[float, 
     entropy = replace(base.entropy, initial_temperature=0.8) if rest else base.entropy
     config = replace(base, architecture=name, training=training, entropy=entropy, output=folder)
     store = open_token_store(config.data)
-    if not folder.exists():
-        train(config, store)
+    if not folder.exists() or load_checkpoint(folder).step < training.steps:
+        train(config, store, resume_from="auto")
     model, shape = load_checkpoint(folder).model.eval(), config.shape
     found, test = (
         evaluate(model, store.tokens[split], config.training.batch, shape.context, batches)

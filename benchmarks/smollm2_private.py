@@ -19,7 +19,7 @@ from hushlm.architectures import parse
 from hushlm.cost import price
 from hushlm.huggingface.importing.import_model import import_model
 from hushlm.plan import decode_plan, prefill_plan
-from hushlm.private.client.local_answers import answer_plainly, answer_simulated
+from hushlm.private.client.local_answers import PlainModel, SimulatedModel
 from hushlm.private.program.export_model import export_model
 from hushlm.training.checkpoint import load_checkpoint
 from smollm2 import PACKAGE, WEIGHTS, download
@@ -73,9 +73,9 @@ def run(options: argparse.Namespace, folder: Path, temporary: Path) -> dict:
         document["rounding_error"] = exported.rounding_error
     del checkpoint
     with timed(document, "plain answer"):
-        plain = answer_plainly(folder / "checkpoint", QUESTION, options.new_tokens)
+        plain = PlainModel(folder / "checkpoint").ask(QUESTION, options.new_tokens)
     with timed(document, "simulated answer"):
-        simulated = answer_simulated(folder / "private", QUESTION, options.new_tokens)
+        simulated = SimulatedModel(folder / "private").ask(QUESTION, options.new_tokens)
     document |= {
         "question": QUESTION,
         "prompt_tokens": len(plain.prompt_tokens),

@@ -19,7 +19,7 @@ def ask(
     prompt: str = "",
     *,
     model: Path | None = None,
-    server: str = SERVER,
+    server: str | None = None,
     keys: Path | None = None,
     new_tokens: int | None = None,
     candidates: str = "",
@@ -57,7 +57,7 @@ def ask(
     Args:
         prompt: "-" reads the text to continue from standard input, in UTF-8; anything else is the text itself.
         model: client/ folder of `hushlm export`; for simulate the export itself, which holds the weights; for plain a checkpoint.
-        server: HOST:PORT of `hushlm serve`; an IPv6 address stands in brackets.
+        server: HOST:PORT of `hushlm serve`, by default 127.0.0.1:8440; an IPv6 address stands in brackets.
         keys: folder with authority.pem, client.pem and client.key, from `hushlm keys create`.
         new_tokens: how many tokens to generate; 8 by default, and 1 with candidates.
         candidates: words that the prompt may go on with, with commas between them, each one token; the answer is the likeliest of them.
@@ -103,11 +103,14 @@ def ask(
         raise ValueError("The prompt is empty: write one, or name a file of questions with --batch and one for answers with --output.")
     if (prompt and batch is not None) or (batch is None) != (output is None):
         raise ValueError("--batch, a file of questions, and --output, a file for answers, go together and take no prompt beside them.")
-    if model is None and keys is None and server == SERVER and mode in (None, "plain"):
+    nothing_private = keys is None and server is None and prepared == "auto" and policy.kind == "token"
+    if model is None and nothing_private and mode in (None, "plain"):
         model, mode = MODEL, "plain"
         print("No --model is given: the model that comes with the package answers here, in plain, and nothing is sent.", file=sys.stderr)
     if model is None:
-        raise ValueError("ask needs --model: the client/ folder of an export, or for --mode plain a checkpoint.")
+        raise ValueError(
+            "ask needs --model: the client/ folder of an export, for --mode simulate the export itself, or for --mode plain a checkpoint."
+        )
     mode = mode or "two-party"
     if mode == "two-party" and keys is None:
         raise ValueError("ask needs --keys: the folder that `hushlm keys create` wrote.")
@@ -140,7 +143,7 @@ def ask(
             prepared_folder=prepared_folder,
             network=between,
         )
-        asker = Client(model, server, keys, client, settings)
+        asker = Client(model, server or SERVER, keys, client, settings)
     tokens = NEW_TOKENS if new_tokens is None else new_tokens
     with one_interrupt():
         if text is None:

@@ -9,6 +9,7 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
+from hushlm.box import checkpoint_folder
 from hushlm.config import RunConfig
 from hushlm.data import TokenStore
 from hushlm.files import MANIFEST, current_folder
@@ -66,6 +67,6 @@ def load_teacher(config: RunConfig, store: TokenStore) -> LanguageModel | None:
 def _fingerprint(folder: Path) -> str:
     """sha256 of the manifest, which holds that of every file."""
     try:
-        return hashlib.sha256((current_folder(folder) / MANIFEST).read_bytes()).hexdigest()
+        return hashlib.sha256((checkpoint_folder(current_folder(folder)) / MANIFEST).read_bytes()).hexdigest()
     except OSError:
         raise ValueError(f"There is no checkpoint to learn from at {folder}: training.teacher is the folder of a finished run.") from None

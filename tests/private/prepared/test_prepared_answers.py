@@ -20,7 +20,7 @@ from hushlm.private.program.description import RevealPolicy, describe
 from hushlm.private.program.generate import PrivateGenerator
 
 pytest.importorskip("spu")
-pytestmark = [pytest.mark.slow, pytest.mark.two_party]
+pytestmark = [pytest.mark.slow, pytest.mark.two_party, pytest.mark.timeout(1800)]
 
 PROMPT = np.random.default_rng(5).integers(0, SMALL.vocabulary, 20).tolist()
 TOKENS = 3
@@ -83,7 +83,6 @@ def distinct() -> list[Architecture]:
     return list(plans.values())
 
 
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("network", [None, WAN], ids=["pairs", "wan"])
 def test_online_bytes_and_messages_of_every_architecture_are_those_of_the_formula(network: Network | None) -> None:
     exports = [exported(str(architecture), shape_of(architecture))[1] for architecture in distinct()]

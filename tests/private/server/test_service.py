@@ -237,7 +237,8 @@ def test_a_folder_of_the_wrong_kind_is_named(
     refused(capsys, asking("a", "--model", str(export_folder / "server")), "needs the export's client/ folder")
     refused(capsys, asking("a", "--model", str(tmp_path)), "manifest.json")
     refused(capsys, asking("a", "--keys", str(tmp_path)), "hushlm keys create")
-    refused(capsys, ["ask", "a", "--keys", str(tmp_path)], "--model")
+    for option, value in (("--keys", str(tmp_path)), ("--server", "127.0.0.1:8440"), ("--reveal", "topk:5"), ("--prepared", "only")):
+        refused(capsys, ["ask", "a", option, value], "ask needs --model")  # the model in the box has none of these
     refused(capsys, ["ask", "a", "--model", str(export_folder / "client")], "--keys")
     refused(
         capsys, ["ask", "a", "--model", str(export_folder / "client"), "--mode", "simulate"], "needs the folder that `hushlm export` wrote"

@@ -1,4 +1,4 @@
-"""The contest's figures: perplexity against bytes, and learning rate against depth. Colours are those of `report.figures`."""
+"""The contest's figures: perplexity against bytes and seconds, and learning rate against depth. Colours are those of `report.figures`."""
 
 from __future__ import annotations
 

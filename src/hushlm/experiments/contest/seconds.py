@@ -41,10 +41,10 @@ def seconds_table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Ta
         Column("offline_cpu", "before:\nCPU s", ".0f", "right"),
         Column("offline", "before:\nGB", ".2f", "right"),
         Column("online", "first token:\nMB", ".0f", "right"),
-        Column("lan", "s LAN", ".0f", "right"),
-        Column("wan", "s WAN", ".0f", "right"),
-        Column("further_lan", "further\ntoken:\ns LAN", ".1f", "right"),
-        Column("further_wan", "s WAN", ".0f", "right"),
+        Column("lan", "first token:\ns LAN", ".0f", "right"),
+        Column("wan", "first token:\ns WAN", ".0f", "right"),
+        Column("further_lan", "further\ntoken: s LAN", ".1f", "right"),
+        Column("further_wan", "further\ntoken: s WAN", ".0f", "right"),
     )
     cells = [
         {

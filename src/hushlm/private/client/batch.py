@@ -171,7 +171,7 @@ def run_batch(
 def _lines(source: Path) -> list[str]:
     """Raises: ValueError, if it is not UTF-8 or has no line."""
     try:
-        text = source.read_bytes().decode()
+        text = source.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{source} is not UTF-8: byte {error.start + 1} is no text.") from error
     lines = text.split("\n")
@@ -204,7 +204,7 @@ def _answered(output: Path, keys: list[str], source: Path) -> Iterator[dict[str,
         try:
             answer = json.loads(content)
             key = answer["key"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise ValueError(f"{output} holds something else than answers of a batch (line {number}): choose another file.") from None
         if number > len(keys) or key != keys[number - 1]:
             raise ValueError(

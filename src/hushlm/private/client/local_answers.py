@@ -19,7 +19,7 @@ from hushlm.private.program.description import RevealPolicy, load_description
 from hushlm.private.program.sampling import Sampling
 from hushlm.private.program.token_answer import TokenAnswer
 
-__all__ = ["PlainModel", "SimulatedModel", "answer_plainly", "answer_simulated"]
+__all__ = ["PlainModel", "SimulatedModel"]
 
 
 class PlainModel:
@@ -148,25 +148,6 @@ class SimulatedModel:
         """The likeliest of some candidates after a prompt; arguments and errors as those of `Client.score`."""
         named = candidate_tokens(self.tokenizer, prompt, candidates)
         return named_answer(self.ask(prompt, 1, policy_of(named), truncate), named)
-
-
-def answer_plainly(
-    checkpoint: Path, prompt: str, new_tokens: int, reveal: RevealPolicy = RevealPolicy(), truncate: bool = False
-) -> PrivateAnswer:
-    """`PlainModel.ask` for a single question."""
-    return PlainModel(checkpoint).ask(prompt, new_tokens, reveal, truncate)
-
-
-def answer_simulated(
-    export: Path,
-    prompt: str,
-    new_tokens: int,
-    reveal: RevealPolicy = RevealPolicy(),
-    truncate: bool = False,
-    sampling: Sampling = Sampling(),
-) -> PrivateAnswer:
-    """`SimulatedModel.ask` for a single question."""
-    return SimulatedModel(export).ask(prompt, new_tokens, reveal, truncate, sampling=sampling)
 
 
 def _local_answer(

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
+from hushlm.box import checkpoint_folder
 from hushlm.config import ModelShape, RunConfig
 from hushlm.cost.measured import read_model
 from hushlm.files import current_folder, read_json
@@ -93,20 +94,20 @@ def read_run(path: Path, name: str | None = None) -> RunRecord:
 
 def _training(path: Path, name: str) -> RunRecord:
     """The rows are those of the file that was written last: of the checkpoint, or beside it while a run goes on or after it diverged."""
-    folder = current_folder(path)
+    folder = checkpoint_folder(current_folder(path))
     beside = {kind: path.absolute().with_name(f"{path.absolute().name}.{kind}") for kind in ("diverged.jsonl", "metrics.jsonl", "run.yaml")}
     found = [file for file in (beside["diverged.jsonl"], folder / "metrics.jsonl") if file.is_file()]
     if beside["run.yaml"].is_file() and beside["metrics.jsonl"].is_file():
         found.append(beside["metrics.jsonl"])
     if folder.is_dir() and not (folder / "metrics.jsonl").is_file():
-        read_model(path)  # says what the folder is instead
+        read_model(folder)  # says what the folder is instead
         raise ValueError(f"{path} has no metrics.jsonl: name the --output folder of a training.")
     if not found:
         raise ValueError(f"There is no run {path}: name the --output folder of a training, or a file that `hushlm entropy --json` printed.")
     newest = max(found, key=lambda file: file.stat().st_mtime_ns)
     corpus = None
     if newest.parent == folder or not beside["run.yaml"].is_file():
-        architecture, shape = read_model(path)
+        architecture, shape = read_model(folder)
         settings = read_json(folder / "config.json")
         corpus = settings.pop("provenance", {}).get("corpus_fingerprint")
         settings.pop("format", None)
