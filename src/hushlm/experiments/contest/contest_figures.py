@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
@@ -42,11 +43,7 @@ def contest_figure(
         budgets: targets as (gigabytes, relative perplexity), drawn as corners to stay below and left of.
         title: the title of the axis of perplexities.
     """
-    figure = Figure(figsize=(6.6, 4.2), dpi=RESOLUTION_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    axis = figure.add_subplot()
-    axis.set_xscale("log")
-    axis.axhline(1.0, color=INK, linewidth=0.8, linestyle="--")
+    figure, axis = _beside_the_baseline(title)
     for gigabytes, relative in budgets:
         axis.plot([0.5, gigabytes, gigabytes], [relative, relative, 0.8], color=RANGE_COLOURS[1], linewidth=0.7, linestyle=":")
     for point in published:
@@ -71,9 +68,6 @@ def contest_figure(
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.minorticks_off()
     axis.set_xlabel("GB of one private token, GPT-2 small's scale, T=128, both directions", fontsize=9)
-    axis.set_ylabel(title, fontsize=9)
-    axis.tick_params(labelsize=8)
-    axis.spines[["top", "right"]].set_visible(False)
     handles = [
         axis.plot([], [], "o", color=RANGE_COLOURS[0], label="measured here, bars: seeds")[0],
         axis.plot([], [], "D", markerfacecolor="white", markeredgecolor=RANGE_COLOURS[1], label="published, own baseline and corpus")[0],
@@ -91,11 +85,7 @@ def seconds_figure(names: Sequence[str], relative: Sequence[float], seconds: Map
         seconds: each model's seconds, by the way to answer.
         title: the title of the axis of perplexities.
     """
-    figure = Figure(figsize=(6.6, 4.2), dpi=RESOLUTION_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    axis = figure.add_subplot()
-    axis.set_xscale("log")
-    axis.axhline(1.0, color=INK, linewidth=0.8, linestyle="--")
+    figure, axis = _beside_the_baseline(title)
     for each in zip(relative, *seconds.values(), strict=True):
         axis.plot(each[1:], [each[0]] * len(seconds), color=INK, linewidth=0.4, alpha=0.4)
     for (way, values), marker, colour in zip(seconds.items(), ("D", "s", "o"), (INK, RANGE_COLOURS[1], RANGE_COLOURS[0]), strict=True):
@@ -109,11 +99,21 @@ def seconds_figure(names: Sequence[str], relative: Sequence[float], seconds: Map
     axis.set_ylim(min(*relative, 0.95) - 0.03, max(*relative, 1.1) + 0.06)
     axis.xaxis.set_major_formatter("{x:g}")
     axis.set_xlabel("seconds of the first token, GPT-2 small's scale, 127 tokens of prompt, two cores, predicted", fontsize=9)
+    axis.legend(fontsize=7.5, frameon=False, loc="center")
+    return figure
+
+
+def _beside_the_baseline(title: str) -> tuple[Figure, Axes]:
+    """A figure whose vertical axis is perplexity over the baseline's, with a line at 1, and whose horizontal one is logarithmic."""
+    figure = Figure(figsize=(6.6, 4.2), dpi=RESOLUTION_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.add_subplot()
+    axis.set_xscale("log")
+    axis.axhline(1.0, color=INK, linewidth=0.8, linestyle="--")
     axis.set_ylabel(title, fontsize=9)
     axis.tick_params(labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(fontsize=7.5, frameon=False, loc="center")
-    return figure
+    return figure, axis
 
 
 @dataclass(frozen=True)
