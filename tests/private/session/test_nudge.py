@@ -26,9 +26,6 @@ RECEIVE_BYTES, SIZES = 65_536, range(4_244_000, 4_304_000, 4_000)
 
 PAUSE_SECONDS, SILENT_SECONDS = 0.6, 8.0
 
-SLOW_BYTES, MESSAGES, MESSAGE_BYTES = 4_000_000, 40, 500_000
-"""A link of 4 MB a second, and 20 MB for it: 5 s."""
-
 
 class _Pausing(Relay):
     """Reads nothing for a while whenever something new comes."""
@@ -44,36 +41,6 @@ class _Pausing(Relay):
                     return
                 sink.sendall(data)
                 last = time.monotonic()
-
-
-class _Slow(Relay):
-    """Lets `SLOW_BYTES` a second through."""
-
-    def _pump(self, source: socket.socket, sink: socket.socket, kept: bytearray) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(1 << 16):
-                time.sleep(len(data) / SLOW_BYTES)
-                sink.sendall(data)
-
-
-def send_many(party: Party, addresses: tuple[str, str], tls: TlsFiles) -> None:
-    """The client sends at once what takes longer than a peer may be silent. The exit code is 0 if all of it arrived."""
-    link = Channel(party, addresses, tls, SILENT_SECONDS / 4).context
-    try:
-        for _ in range(MESSAGES):
-            if party is Party.CLIENT:
-                link.send_async(int(Party.SERVER), "a" * MESSAGE_BYTES)
-            else:
-                assert len(link.recv(int(Party.CLIENT))) == MESSAGE_BYTES
-        if party is Party.CLIENT:
-            time.sleep(MESSAGES * MESSAGE_BYTES / SLOW_BYTES)
-            link.recv(int(Party.SERVER))
-        else:
-            link.send(int(Party.CLIENT), "b")
-    except RuntimeError:
-        os._exit(1)
-    time.sleep(0.5)
-    os._exit(0)
 
 
 def send_sizes(party: Party, addresses: tuple[str, str], tls: TlsFiles) -> None:
@@ -100,13 +67,6 @@ def send_sizes(party: Party, addresses: tuple[str, str], tls: TlsFiles) -> None:
 def test_a_message_that_ends_where_the_system_takes_no_more_arrives(tmp_path: Path) -> None:
     """Without nudges this stops at one of the sizes, on Linux with its usual buffers."""
     assert exit_codes(tmp_path, send_sizes, _Pausing) == [0, 0]
-
-
-@pytest.mark.slow
-@pytest.mark.two_party
-@pytest.mark.timeout(120)
-def test_messages_may_queue_for_longer_than_a_peer_may_be_silent(tmp_path: Path) -> None:
-    assert exit_codes(tmp_path, send_many, _Slow) == [0, 0]
 
 
 def exit_codes(tmp_path: Path, work: Callable[..., None], kind: type[Relay]) -> list[int | None]:

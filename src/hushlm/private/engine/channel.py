@@ -8,9 +8,6 @@ from hushlm.private.engine.nudge import Nudge
 
 __all__ = ["Channel"]
 
-DELIVERY_SECONDS = 3600.0
-"""How long a message may be under way behind all those before it. A silent peer is noticed by whoever waits for a message from it."""
-
 
 class Channel:
     """The engine's link between the two parties, over TCP, with mutual TLS unless `tls` is None.
@@ -41,7 +38,7 @@ class Channel:
         _, libspu = load_engine()
         description = libspu.link.Desc()
         description.recv_timeout_ms = int(timeout_seconds * 1000)
-        description.http_timeout_ms = int(DELIVERY_SECONDS * 1000)
+        description.http_timeout_ms = int(timeout_seconds * 1000)
         description.http_max_payload_size = 32 * 1024 * 1024
         # TCP repeats what is lost, so that a message that fails nevertheless would fail again. Three more attempts would only make a
         # stalled peer cost the timeout four times.

@@ -140,7 +140,7 @@ class Engine:
             parts = [share.meta, *share.share_chunks]
             messages = [json.dumps([len(part) for part in parts]).encode(), *parts]
             for message in messages:
-                context.send_async(int(to), message)
+                context.send(int(to), message)
             return None, Traffic(sent_bytes=sum(map(len, messages)), sent_messages=len(messages))
         header = context.recv(int(to.other))
         parts = [context.recv(int(to.other)) for _ in json.loads(header)]
