@@ -148,15 +148,16 @@ def run_batch(
         SessionError: if a session could not be opened, or broke; what was answered stays.
     """
     lines = _lines(source)
+    keys = [_key(line, asker, options) for line in lines]
     with one_writer(output):
         report = BatchReport(len(lines))
-        for answered in _answered(output, [_key(line, asker, options) for line in lines], source):
+        for answered in _answered(output, keys, source):
             report = report.after(answered, kept=True)
         yield report
         with output.open("ab") as file:
             for number, line in enumerate(lines[report.answered :], report.answered + 1):
                 try:
-                    answer = {"line": number, **_answer(line, asker, options, on_progress), "key": _key(line, asker, options)}
+                    answer = {"line": number, **_answer(line, asker, options, on_progress), "key": keys[number - 1]}
                 except SessionError as error:
                     raise SessionError(
                         f"{error} {report.answered} of {len(lines)} lines are answered in {output}: the same command goes on from there."
