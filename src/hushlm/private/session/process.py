@@ -171,6 +171,11 @@ class WorkerProcess:
         """The process's number."""
         return self._process.pid
 
+    @property
+    def returncode(self) -> int | None:
+        """How it ended, negative for a signal; None while it runs."""
+        return self._process.returncode
+
     def send(self, order: Order | PeerOrder) -> None:
         """Give an order. The pipe buffers it; a dead worker is noticed by `next`."""
         assert self._process.stdin is not None
@@ -196,15 +201,30 @@ class WorkerProcess:
         raise WorkerDiedError(_how(code))
 
     async def end(self) -> None:
-        """Kill it; one that has closed its end already gets a moment to exit by itself."""
+        """Kill it; one that has closed its end already gets a moment to exit by itself.
+
+        A task that is cancelled meanwhile ends only when the process is gone: its scratch folder is removed next.
+        """
         assert self._process.stdout is not None
+        cancelled: asyncio.CancelledError | None = None
         if self._process.returncode is None and self._process.stdout.at_eof():
-            with contextlib.suppress(TimeoutError):
+            try:
                 await asyncio.wait_for(self._process.wait(), 2)
+            except TimeoutError:
+                pass
+            except asyncio.CancelledError as error:
+                cancelled = error
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
-        await asyncio.shield(self._process.wait())
+        while True:
+            try:
+                await self._process.wait()
+                break
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
 
 
 def _how(code: int) -> str:
