@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from tests.private.models import SMALL, next_logits
 from tests.private.prepared.answers import Exported, exported, prepared_answers
+from tests.private.prepared.covering import covering_architectures, deep_enough
 from tests.private.prepared.formula import equals_formula
 
-from hushlm.architectures import REGISTRY, Architecture
-from hushlm.config import ModelShape
 from hushlm.cost.network import WAN, Network
 from hushlm.plan import Reveal, bucket_length, decode_plan, prefill_plan
 from hushlm.private.engine import Engine, Party
@@ -25,20 +24,20 @@ pytestmark = [pytest.mark.slow, pytest.mark.two_party, pytest.mark.timeout(1800)
 PROMPT = np.random.default_rng(5).integers(0, SMALL.vocabulary, 20).tolist()
 TOKENS = 3
 # Largest difference of logits from the plaintext model, in their standard deviations: as in `test_simulate`, except where it is a few
-# units of the last place, because the truncations of two parties are a unit off at random (up to 2.2e-4 seen).
+# units of the last place, because the truncations of two parties are a unit off at random (up to 5.6e-4 seen, with PS2+R).
 ERRORS = {
     "SM2+R": 5e-4,
     "SM2+ScFuFFN": 5e-4,
     "SM+LN+G": 0.1,
     "SM2(th)+LN+R": 0.02,
     "SM2+LN+Q": 0.02,
-    "SM2+B": 5e-4,
+    "SM2+B": 2e-3,
     "SM2+LN+P": 0.02,
     "EReg(SM(t)+ScFuFFN)": 3e-3,
     "NeoX(SM2+LN+R)": 0.02,
     "Llama(SM2(th)+RMS+SwiQ)": 0.02,
     "Llama(SM2+RMS+Swi)": 0.2,
-    "PS2+R": 5e-4,
+    "PS2+R": 2e-3,
     "PS3(th,qk)+LN+Q": 0.02,
 }
 GROUPED = replace(SMALL, heads=4, key_value_heads=2, explicit_ffn_width=27, rotary_share=1.0, prefix=1)
@@ -72,20 +71,9 @@ def test_prefill_and_further_tokens_equal_the_model_s() -> None:
             assert (mine.sent_bytes, mine.received_bytes) == (other.received_bytes, other.sent_bytes)
 
 
-def shape_of(architecture: Architecture) -> ModelShape:
-    """Small, with as many layers as the name needs."""
-    return replace(SMALL, layers=max(SMALL.layers, architecture.removed_ffns))
-
-
-def distinct() -> list[Architecture]:
-    """Of the registry, those whose passes differ."""
-    plans = {tuple(step.operation for step in prefill_plan(each, shape_of(each), 32).steps): each for each in REGISTRY}
-    return list(plans.values())
-
-
 @pytest.mark.parametrize("network", [None, WAN], ids=["pairs", "wan"])
-def test_online_bytes_and_messages_of_every_architecture_are_those_of_the_formula(network: Network | None) -> None:
-    exports = [exported(str(architecture), shape_of(architecture))[1] for architecture in distinct()]
+def test_online_bytes_and_messages_of_every_operation_are_those_of_the_formula(network: Network | None) -> None:
+    exports = [exported(str(each), deep_enough(each, SMALL))[1] for each in covering_architectures(SMALL)]
     exports.append(exported("Llama(SM2(th)+RMS+SwiQ)", GROUPED)[1])
     reveal, refilled = Reveal(SMALL.vocabulary, "logits"), 0
     for export, (client, _) in zip(exports, prepared_answers(exports, PROMPT, 2, network=network), strict=True):
