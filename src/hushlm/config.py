@@ -195,6 +195,9 @@ class TrainingConfig:
         teacher_weight: w, the weight of the teacher in the loss.
         teacher_temperature: tau, the temperature of both distributions.
         teacher_fingerprint: sha256 of the teacher's manifest, found there; where it is given, another teacher is refused.
+        start: folder of a checkpoint of the same architecture, sizes and tokenizer whose weights the run begins with; None to begin with
+            random ones.
+        start_fingerprint: sha256 of its manifest, found there; where it is given, another one is refused.
     """
 
     steps: int = Field(default=1200, ge=1)
@@ -224,12 +227,16 @@ class TrainingConfig:
     teacher_weight: float = Field(default=0.5, gt=0, le=1)
     teacher_temperature: float = Field(default=1.0, gt=0)
     teacher_fingerprint: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    start: Path | None = None
+    start_fingerprint: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
 
     def __post_init__(self) -> None:
         if self.optimiser == "muon" and self.parallel == "fsdp":
             raise ValueError("Muon needs whole matrices, and fsdp shards them: use --training.parallel ddp, or --training.optimiser adamw.")
         if self.teacher_fingerprint is not None and self.teacher is None:
             raise ValueError("training.teacher_fingerprint says which teacher, but not where it is: add --training.teacher FOLDER.")
+        if self.start_fingerprint is not None and self.start is None:
+            raise ValueError("training.start_fingerprint says which checkpoint, but not where it is: add --training.start FOLDER.")
 
 
 @dataclass(frozen=True)

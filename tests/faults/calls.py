@@ -118,6 +118,11 @@ def sound_calls(places: Places) -> list[Call]:
         ),
         Call("frontier run", options=drawn | {"pages": str(scratch / "frontier")}),
         Call("import", {"model": str(places.vendor), "output": str(scratch / "imported")}, {"text": str(places.text)}),
+        Call(
+            "adapt",
+            {"checkpoint": str(places.checkpoint), "output": str(scratch / "adapted"), "architecture": "SM2+Q"},
+            {"text": str(places.corpus), "cache": str(scratch / "cache"), "fit_tokens": "128", "progress": "none"},
+        ),
         Call("export", {"checkpoint": str(places.checkpoint), "output": str(scratch / "program")}),
         Call("keys", {"action": "show", "folder": str(places.keys)}),
         Call("keys", {"action": "create", "folder": str(scratch / "keys")}, {"host": "127.0.0.1"}),

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from hushlm.adaptation.rewriting import mean_losses_nats
 from hushlm.architectures import parse
 from hushlm.cli.main import main
 from hushlm.cost import price
@@ -18,7 +19,7 @@ from hushlm.data.tokenizer import Tokenizer
 from hushlm.data.tokenizer_choice import make_tokenizer
 from hushlm.huggingface.importing.import_model import import_model
 from hushlm.huggingface.importing.number_range import largest_number, product_limit
-from hushlm.huggingface.importing.recipes import fit_recipe, mean_losses_nats
+from hushlm.huggingface.importing.recipes import fit_recipe
 from hushlm.huggingface.importing.sample_text import sample_windows
 from hushlm.huggingface.llama import from_hf_llama
 from hushlm.huggingface.saved_checkpoint import save_hf_checkpoint

@@ -19,7 +19,7 @@ from hushlm.config import RunConfig, TrainingConfig
 from hushlm.data import TokenStore, fixed_batches, open_token_store
 from hushlm.experiments.runs import Job, read_record, run, run_key
 from hushlm.model import LanguageModel
-from hushlm.training import load_checkpoint, train, with_teacher_fingerprint
+from hushlm.training import load_checkpoint, train, with_fingerprints
 
 Tiny = Callable[..., RunConfig]
 STUDENT = "EReg(SM2(t)+R)"
@@ -102,7 +102,7 @@ def test_the_teacher_may_move_but_not_change(tiny: Tiny, tiny_store: TokenStore,
     train(config, tiny_store)
     saved = load_checkpoint(config.output).config.training
     assert saved.teacher == teacher
-    assert saved.teacher_fingerprint == with_teacher_fingerprint(config).training.teacher_fingerprint
+    assert saved.teacher_fingerprint == with_fingerprints(config).training.teacher_fingerprint
     moved = tmp_path / "moved"
     shutil.copytree(teacher, moved)
     train(distilled(tiny, moved), tiny_store, resume_from=config.output)
@@ -119,11 +119,11 @@ def test_a_run_is_known_by_its_teacher_not_by_where_that_lies(tiny: Tiny, teache
     config, alone = distilled(tiny, teacher), tiny(STUDENT)
     assert run_key(config) != run_key(alone)
     shutil.copytree(teacher, tmp_path / "moved")
-    assert run_key(distilled(tiny, tmp_path / "moved")) == run_key(config) == run_key(with_teacher_fingerprint(config))
+    assert run_key(distilled(tiny, tmp_path / "moved")) == run_key(config) == run_key(with_fingerprints(config))
     shutil.copytree(teacher, tmp_path / "altered")
     (tmp_path / "altered" / "manifest.json").write_text("{}")
     assert run_key(distilled(tiny, tmp_path / "altered")) != run_key(config)
-    gone = replace(with_teacher_fingerprint(config).training, teacher=tmp_path / "gone")
+    gone = replace(with_fingerprints(config).training, teacher=tmp_path / "gone")
     assert run_key(replace(config, training=gone)) == run_key(config)
 
 

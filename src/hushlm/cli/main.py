@@ -36,6 +36,7 @@ COMMANDS = {
     "cost frontier": "hushlm.cli.cost_frontier:frontier",
     "frontier run": "hushlm.cli.frontier_run:contest",
     "import": "hushlm.cli.import_model:import_model",
+    "adapt": "hushlm.cli.adapt:adapt",
     "export": "hushlm.cli.export:export",
     "keys": "hushlm.cli.keys:keys",
     "serve": "hushlm.cli.serve:serve",

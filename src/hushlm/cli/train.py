@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hushlm.data import TokenStore
     from hushlm.training import StepRecord, TrainingResult, World
 
-__all__ = ["run_file", "train"]
+__all__ = ["StepReporter", "run_file", "train"]
 
 EVENT_EVERY_SECONDS = 0.2
 
@@ -37,7 +37,7 @@ def train(
     progress: _Progress = "auto",
     json: bool = False,
 ) -> int:
-    """Train an architecture from scratch and write a checkpoint.
+    """Train an architecture, from scratch or from another checkpoint's weights, and write a checkpoint.
 
     The resolved settings are saved in the checkpoint (config.json) and beside it (OUTPUT.run.yaml), ready for `--config`. A run
     that diverges is stopped before the update that would spoil the weights; the exit code is then 1. SIGTERM saves a checkpoint
@@ -73,23 +73,24 @@ def _train(config: RunConfig, world: World, resume: str | None, checkpoint_every
     from hushlm.cli.reading import open_and_tell
     from hushlm.data import open_token_store
     from hushlm.files import check_replaceable, one_writer, write_atomic
-    from hushlm.training import Divergence, Interrupted, Preempted, with_teacher_fingerprint
+    from hushlm.training import Divergence, Interrupted, Preempted, with_fingerprints
     from hushlm.training import train as run_training
 
     opened: list[TokenStore] = []
 
     def prepare() -> None:
         check_replaceable(config.output)
-        values = with_teacher_fingerprint(config).to_dict()
+        values = with_fingerprints(config).to_dict()
         opened.append(open_and_tell(config.data, quiet=progress != "auto"))
-        values["shape"]["vocabulary"] = opened[0].vocabulary
+        if config.training.start is None:
+            values["shape"]["vocabulary"] = opened[0].vocabulary
         if resume is None or not run_file(config.output).exists():  # a refused resume must not change another run's settings
             with one_writer(config.output):
                 write_atomic(run_file(config.output), yaml.safe_dump(values, sort_keys=False))
 
     world.first(prepare)
     store = opened[0] if opened else open_token_store(config.data)
-    reporter = _Reporter(str(config.parsed_architecture), config.training.steps, progress)
+    reporter = StepReporter(str(config.parsed_architecture), config.training.steps, progress)
     resume_from: Path | Literal["auto"] | None = "auto" if resume == "auto" else Path(resume) if resume is not None else None
     try:
         with reporter:
@@ -127,7 +128,7 @@ def run_file(output: Path) -> Path:
     return output.with_name(f"{output.name}.run.yaml")
 
 
-class _Reporter:
+class StepReporter:
     """Tells a reader, or another program, how far a run is."""
 
     def __init__(self, name: str, steps: int, kind: _Progress) -> None:
@@ -139,7 +140,7 @@ class _Reporter:
         self._last = -math.inf
         self.step: Callable[[StepRecord], None] | None = None if kind == "none" else self._step
 
-    def __enter__(self) -> _Reporter:
+    def __enter__(self) -> StepReporter:
         if self._bars is not None:
             self._bars.__enter__()
         return self

@@ -19,7 +19,7 @@ from hushlm.architectures import slug
 from hushlm.config import RunConfig
 from hushlm.data import open_token_store
 from hushlm.files import write_atomic
-from hushlm.training import Divergence, evaluate, train, with_teacher_fingerprint
+from hushlm.training import Divergence, evaluate, train, with_fingerprints
 from hushlm.training.resume import MAY_DIFFER
 from hushlm.training.world import linear_algebra_threads
 
@@ -98,7 +98,7 @@ class Job:
     @staticmethod
     def of(config: RunConfig, folder: Path, evaluation_batches: int, checkpoint_every: int | None) -> Job:
         """The job of a config, in a folder of its own below `folder`. Where the config has a teacher, its checkpoint has to be there."""
-        config = with_teacher_fingerprint(config)
+        config = with_fingerprints(config)
         place = folder / f"{slug(config.architecture)}-{run_key(config)}"
         return Job(replace(config, output=place / "checkpoint"), place / "record.json", evaluation_batches, checkpoint_every)
 
@@ -109,7 +109,7 @@ def run_key(config: RunConfig) -> str:
     Settings at their default count for nothing, so that a setting added later leaves old keys as they are. A teacher counts by its
     fingerprint, which is read from its folder where the config does not have it.
     """
-    changed = sorted(_changed(with_teacher_fingerprint(config).to_dict(), RunConfig().to_dict(), ()))
+    changed = sorted(_changed(with_fingerprints(config).to_dict(), RunConfig().to_dict(), ()))
     return hashlib.sha256(json.dumps([config.architecture, changed]).encode()).hexdigest()[:10]
 
 

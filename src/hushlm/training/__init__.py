@@ -11,9 +11,9 @@ from hushlm.training.optimiser import (
     restore_optimiser,
     weight_decays,
 )
+from hushlm.training.other_checkpoints import with_fingerprints
 from hushlm.training.preemption import Interrupted, Preempted
 from hushlm.training.results import StepRecord, TrainingResult
-from hushlm.training.teacher import with_teacher_fingerprint
 from hushlm.training.watch import Divergence, EntropyWatch
 from hushlm.training.world import World, linear_algebra_threads, open_world
 
@@ -42,5 +42,5 @@ __all__ = [
     "save_checkpoint",
     "train",
     "weight_decays",
-    "with_teacher_fingerprint",
+    "with_fingerprints",
 ]

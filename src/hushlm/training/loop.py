@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from hushlm.config import RunConfig
 from hushlm.data import Sampler, TokenStore
+from hushlm.data.chat_files import read_chat_files
 from hushlm.entropy import EntropyRegulariser
 from hushlm.files import check_replaceable, check_writable, one_writer, what_to_do, write_atomic
 from hushlm.model import LanguageModel
@@ -27,11 +28,11 @@ from hushlm.training.evaluation import Evaluation, evaluate
 from hushlm.training.gradient import BatchLoss, backpropagate, head_entropies
 from hushlm.training.memory import keep_freed_memory
 from hushlm.training.optimiser import learning_rate, make_optimiser, optimiser_tensors, regulariser_weight, restore_optimiser
+from hushlm.training.other_checkpoints import load_start, load_teacher, with_fingerprints
 from hushlm.training.preemption import Termination, termination
 from hushlm.training.records import LiveRows, entropy_verdict, layer_gradients, lines, statistics
 from hushlm.training.results import StepRecord, TrainingResult
 from hushlm.training.resume import checkpoint_of
-from hushlm.training.teacher import load_teacher, with_teacher_fingerprint
 from hushlm.training.team import Team, clip, total_norm, whole
 from hushlm.training.track import Tracker, open_tracker
 from hushlm.training.watch import Divergence, EntropyWatch
@@ -57,7 +58,8 @@ def train(
     While the run goes on they are in `<output>.metrics.jsonl`.
 
     Args:
-        config: the run; `shape.vocabulary` is replaced by the tokenizer's, and a teacher's fingerprint is filled in.
+        config: the run; without a start `shape.vocabulary` is replaced by the tokenizer's, and fingerprints of other checkpoints are
+            filled in.
         store: the tokens of the corpus, from `open_token_store(config.data)`.
         on_step: called after every update; with several processes, at the first one.
         resume_from: a checkpoint of the same run to go on from; "auto" for the last whole one at `config.output`, if there is any.
@@ -65,14 +67,16 @@ def train(
 
     Raises:
         ValueError: one sentence, if `config.output` is not ours to replace or can't be written, a split is too short, `resume_from` is
-            another run's, the teacher does not fit, or the processes don't go with `training.parallel`. What was saved before stays as
-            it was.
+            another run's, the teacher or the start does not fit, or the processes don't go with `training.parallel`. What was saved
+            before stays as it was.
         Divergence: before an update that would spoil the weights. The rows so far are in its `metrics` and in
             `<output>.diverged.jsonl`; an earlier checkpoint stays as it was.
         Preempted: after SIGTERM, with a checkpoint of the updates made.
         Interrupted: the same after Ctrl-C; a KeyboardInterrupt.
     """
-    config = with_teacher_fingerprint(replace(config, shape=replace(config.shape, vocabulary=store.vocabulary)))
+    if config.training.start is None:  # a model that is taken further may have rows for more tokens than its tokenizer knows
+        config = replace(config, shape=replace(config.shape, vocabulary=store.vocabulary))
+    config = with_fingerprints(config)
     check_replaceable(config.output)
     if config.training.device == "cpu" and config.shape.width >= ONE_THREAD_BELOW_WIDTH:
         keep_freed_memory()
@@ -114,7 +118,14 @@ class _Run:
         self.saved_step: int | None = None
         checkpoint = checkpoint_of(config, store.fingerprint, resume_from)
         self.teacher = load_teacher(config, store)
-        self.use(*((checkpoint.model, checkpoint.regulariser) if checkpoint else build_model(config)))
+        model, regulariser = (checkpoint.model, checkpoint.regulariser) if checkpoint else build_model(config)
+        start = None if checkpoint else load_start(config, store)
+        if start is not None:
+            model.load_state_dict(start.model.state_dict())
+        # What is known of its conversations stays with a model that goes on from another.
+        before = checkpoint or start
+        self.beside = {} if before is None else read_chat_files(before.folder).contents()
+        self.use(model, regulariser)
         if checkpoint is not None:
             self.restore(checkpoint)
         world.barrier()  # nobody reads the old checkpoint any more
@@ -298,6 +309,7 @@ class _Run:
                     corpus=self.store.corpus_name,
                     corpus_fingerprint=self.store.fingerprint,
                     state=TrainingState(optimiser, dict(self.sampler.state()), randoms),
+                    beside=self.beside,
                 )
             except OSError as error:
                 kept = f"that of step {self.saved_step} is whole" if self.saved_step else "there is none before it"

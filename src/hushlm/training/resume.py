@@ -10,8 +10,9 @@ from hushlm.training.checkpoint import Checkpoint, load_checkpoint
 
 __all__ = ["MAY_DIFFER", "checkpoint_of"]
 
-MAY_DIFFER = ("threads", "parallel", "micro_batch", "activation_checkpointing", "compile", "device", "track", "teacher")
-"""How a run is computed, not what: sums may round differently, no more. Which teacher it is, its fingerprint says, not its folder."""
+MAY_DIFFER = ("threads", "parallel", "micro_batch", "activation_checkpointing", "compile", "device", "track", "teacher", "start")
+"""How a run is computed, not what: sums may round differently, no more. Which teacher and which start it has, their fingerprints say, not
+their folders."""
 
 
 def checkpoint_of(config: RunConfig, corpus_fingerprint: str, resume_from: Path | str | None) -> Checkpoint | None:

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hushlm.adaptation.rewriting import mean_losses_nats
 from hushlm.config import ModelShape
 from hushlm.data.tokenizer import Tokenizer
 from hushlm.files import check_replaceable, check_writable
 from hushlm.huggingface.importing.number_range import largest_number, product_limit
-from hushlm.huggingface.importing.recipes import RECIPES, Recipe, fit_recipe, mean_losses_nats, with_prefix
+from hushlm.huggingface.importing.recipes import RECIPES, Recipe, fit_recipe, with_prefix
 from hushlm.huggingface.importing.sample_text import WINDOW, Sample, sample_windows
 from hushlm.huggingface.opening import open_hf_model
 from hushlm.huggingface.saved_checkpoint import our_tokenizer, save_taken_over, take_over_hf
