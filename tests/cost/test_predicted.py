@@ -51,8 +51,9 @@ SETTINGS = EngineSettings()
 PRIMITIVES = Primitives(load_constants().values, SETTINGS)
 REPEATS = 2
 
-# A ciphertext's size varies by some tens of bytes with its random content.
-CIPHERTEXT_NOISE = 0.002
+# A ciphertext's size varies with its random content: by some tens of bytes, rarely by much more (a step with a batch of product triples
+# moved 558,779 B where 556,852 were predicted, and 556,900 a moment later).
+CIPHERTEXT_NOISE = 0.005
 NOISE_BYTES = 200
 
 

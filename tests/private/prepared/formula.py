@@ -12,6 +12,9 @@ from hushlm.private.engine import Traffic
 REFILL_BYTES, REFILL_MESSAGES = round(load_constants().values.refill), 2
 """A stock of oblivious transfers that runs out is filled up in the middle of a step, that of each direction and each ring by itself."""
 
+CIPHERTEXT_NOISE = 0.005
+"""A ciphertext's size varies with its random content, see `tests.cost.test_predicted`."""
+
 
 def equals_formula(plan: Plan, opened: dict[str, int], steps: dict[str, Traffic], network: Network | None) -> int:
     """Assert that the client's traffic of each step, by "LAYER.STEP", is what the formula says; how often a stock was refilled."""
@@ -22,14 +25,15 @@ def equals_formula(plan: Plan, opened: dict[str, int], steps: dict[str, Traffic]
         difference = counted.total_bytes - wanted.total - roots
         if wanted.inverse_roots:
             # The engine's own program may also make a batch of product triples.
-            with_batch = difference - prices.triple_batch().total_bytes
-            difference = min(difference, with_batch, key=lambda rest: abs(rest - round(rest / REFILL_BYTES) * REFILL_BYTES))
+            batch = prices.triple_batch().total_bytes
+            without = min(difference, difference - batch, key=lambda rest: abs(rest - round(rest / REFILL_BYTES) * REFILL_BYTES))
+            noise, difference = (CIPHERTEXT_NOISE * batch if without < difference else 0), without
         refills = round(difference / REFILL_BYTES)
         assert refills >= 0, where
         difference -= refills * REFILL_BYTES
         refilled += refills
         if wanted.inverse_roots:
-            assert abs(difference) < 0.05 * roots + 200, where
+            assert abs(difference) < 0.05 * roots + 200 + noise, where
             continue
         # Whoever extends the transfers sends both messages of a refill.
         more = (counted.sent_messages - wanted.client_messages, counted.received_messages - wanted.server_messages)

@@ -65,5 +65,5 @@ def test_kernels_and_divisions_move_what_was_predicted(name: str) -> None:
     for (_, step), runs in zip(work, count_every_run(work, settings, 1), strict=True):
         for run in runs:
             predicted = session.run(price_operation(step.operation, primitives))
-            assert run.total_bytes == pytest.approx(predicted.total_bytes, rel=0.002, abs=300), step
+            assert run.total_bytes == pytest.approx(predicted.total_bytes, rel=0.005, abs=300), step
             assert (run.forward_messages, run.back_messages) == (predicted.forward_messages, predicted.back_messages), step

@@ -147,7 +147,7 @@ def test_two_parties_choose_the_model_s_candidate_at_the_predicted_price(prepare
             if prepared:  # the whole pass, opening included, from material for the whole vocabulary
                 calls = calls_with(load_constants().values, load_online_constants().values, ProtocolSettings())
                 over = each.total.total_bytes - sum(step.total_bytes for _, step in online_steps(plan, {}, calls))
-                assert over == pytest.approx(round(over / REFILL) * REFILL, abs=0.002 * each.total.total_bytes + 300), ids
+                assert over == pytest.approx(round(over / REFILL) * REFILL, abs=0.005 * each.total.total_bytes + 300), ids
                 continue
             for step, counted in zip(plan.steps[-2:], (each.head, each.choice), strict=True):
                 over = counted.total_bytes - price_operation(step.operation, primitives).total_bytes
