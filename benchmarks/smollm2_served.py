@@ -52,6 +52,8 @@ class Row:
     """One way to one answer. Seconds are wall seconds; of a way with material, `prepare_` is what was done before the question."""
 
     way: str
+    system: str
+    question: str
     prompt_tokens: int
     padded_tokens: int
     answer_tokens: int
@@ -176,6 +178,8 @@ def measure(way: str, export: Path, turns: Sequence[Turn], tokens: int, wanted: 
             assert finished, (logs / "proxy.log").read_text()
     return Row(
         way=way,
+        system=turns[0]["content"],
+        question=turns[1]["content"],
         prompt_tokens=count,
         padded_tokens=padded,
         answer_tokens=tokens,
@@ -248,7 +252,7 @@ def main() -> None:
             rows + [row for row in kept if (row["way"], row["padded_tokens"], row["answer_tokens"]) not in ours],
             key=lambda row: (row["padded_tokens"], row["way"] != "prepared"),
         )
-        document = {"cores": os.cpu_count(), "system": options.system, "question": options.question, "rows": rows}
+        document = {"cores": os.cpu_count(), "rows": rows}
         write_atomic(RESULTS, json.dumps(document, indent=1) + "\n")
         write_section(DOCUMENT, "smollm2", table(rows))
 

@@ -20,7 +20,7 @@ from hushlm.adaptation.refit import refit
 from hushlm.adaptation.rewriting import mean_losses_nats, rewrite
 from hushlm.architectures import parse
 from hushlm.cli.main import main
-from hushlm.config import DataConfig, RunConfig, TrainingConfig
+from hushlm.config import DataConfig, ModelShape, RunConfig, TrainingConfig
 from hushlm.data import TokenStore, open_token_store
 from hushlm.files import write_manifest
 from hushlm.model import LanguageModel
@@ -86,6 +86,14 @@ def test_nothing_is_left_to_fit_of_the_same_architecture(trained: Path, windows_
     same = rewrite(model, model.architecture, [windows_NT]).model
     layers = refit(same, model, windows_NT[:32], windows_NT[32:])
     assert [(layer.before, layer.after, layer.ridge) for layer in layers] == [(0.0, 0.0, None)] * 2
+
+
+@pytest.mark.parametrize("norm", ["WNorm(FFN)", "SNorm(FFN)"])
+def test_what_normalises_its_weights_stays_as_it_was(windows_NT: torch.Tensor, norm: str) -> None:
+    shape = ModelShape(layers=1, heads=2, width=16, context=32, vocabulary=256)
+    model = LanguageModel(parse(f"SM+{norm}+G"), shape).eval()
+    rewritten = rewrite(model, parse(f"SM2(th)+{norm}+R"), [windows_NT[:4]]).model
+    assert refit(rewritten, model, windows_NT[:4], windows_NT[4:8]) == []
 
 
 @torch.no_grad()
@@ -164,9 +172,13 @@ def test_an_interrupted_training_is_resumed_to_the_same_bytes(trained: Path, sto
     with pytest.raises(InterruptedRunError):
         adapted(trained, output, store, data, training=training, on_step=interrupt_at(7), checkpoint_every=2)
     assert load_checkpoint(output).step == 6
+    began = (start_folder(output) / "manifest.json").stat()
+    with pytest.raises(ValueError, match="Only a training can be resumed"):
+        adapted(trained, output, store, data, resume_from="auto")
     records: list[StepRecord] = []
     adapted(trained, output, store, data, training=training, on_step=records.append, resume_from="auto")
     assert records[0].step == 7
+    assert (start_folder(output) / "manifest.json").stat() == began, "what the training began with is not made again"
     assert bytes_of(output) == whole
 
 
@@ -203,9 +215,33 @@ def test_the_command_tells_each_stage_and_its_price(
     assert "Next: hushlm export" in out
 
 
+def test_a_training_that_diverges_ends_in_a_sentence(
+    trained: Path, text_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [
+        "--text",
+        str(text_folder),
+        "--cache",
+        str(tmp_path / "data"),
+        "--fit-tokens",
+        "0",
+        "--steps",
+        "30",
+        "--learning-rate",
+        "1e9",
+    ]
+    assert main(["adapt", str(trained), str(tmp_path / "new"), "SM2(th)+LN+Q", *options, "--progress", "json"]) == 1
+    captured = capsys.readouterr()
+    events = [json.loads(line) for line in captured.out.splitlines()]
+    assert [event["name"] for event in events if event["event"] == "stage"] == ["as it was", "rewritten"]
+    assert events[-1]["event"] == "diverged"
+    assert captured.err.splitlines()[-1].startswith("hushlm: ")
+
+
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
+        ({"options": ["--resume", "auto"]}, "Only a training can be resumed"),
         ({"architecture": "SM2+X"}, "SM2+X"),
         ({"architecture": "NeoX(SM+LN+R)"}, "cannot be rewritten"),
         ({"output": "SOURCE"}, "choose another folder"),

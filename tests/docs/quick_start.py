@@ -93,7 +93,7 @@ def render(document: dict[str, Any]) -> str:
     """The page's table."""
     columns = (Column("step", "step"), Column("seconds", "seconds", ".0f", "right"))
     total = {"step": "together", "seconds": sum(row["seconds"] for row in document["rows"])}
-    said = f"{document['cores']} cores, load average {document['load_average_before']} before: other work went on beside it."
+    said = f"{document['cores']} cores, load average {document['load_average_before']} before."
     return f"\n{said}\n\n" + Table("", columns, [*document["rows"], total]).to_markdown() + "\n"
 
 

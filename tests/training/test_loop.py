@@ -147,6 +147,14 @@ def test_resumed_equals_uninterrupted(tiny: Tiny, tiny_store: TokenStore, archit
     resumed_equals_uninterrupted(tiny(architecture), tiny_store, interrupted)
 
 
+def test_a_size_that_one_side_leaves_at_its_default_is_compared_too(tiny: Tiny, tiny_store: TokenStore) -> None:
+    plain, wide = tiny("SM+R"), tiny("SM+R", shape={"explicit_ffn_width": 24})
+    for saved, wanted, part in ((plain, wide, "= None, not 24"), (wide, plain, "= 24, not None")):
+        train(saved, tiny_store)
+        with pytest.raises(ValueError, match=f"shape.explicit_ffn_width {part}"):
+            train(wanted, tiny_store, resume_from="auto")
+
+
 @pytest.mark.parametrize("architecture", [PAPER, "SM+WNorm(QKV+FFN)"])
 def test_resumed_equals_uninterrupted_with_muon(tiny: Tiny, tiny_store: TokenStore, architecture: str) -> None:
     config = tiny(architecture, training={"optimiser": "muon", "clip_norm": 0.5})

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from hushlm.adaptation.refit import RefittedLayer, refit
 from hushlm.adaptation.rewriting import mean_losses_nats, rewrite
-from hushlm.architectures import parse
+from hushlm.architectures import Architecture, parse
 from hushlm.config import DataConfig, RunConfig, TrainingConfig
 from hushlm.data import Tokens, TokenStore
 from hushlm.data.chat_files import read_chat_files
-from hushlm.files import check_replaceable, check_writable
+from hushlm.files import check_replaceable, check_writable, current_folder, one_writer
 from hushlm.model.language_model import LanguageModel
 from hushlm.training import Checkpoint, StepRecord, build_model, load_checkpoint, save_checkpoint, train
 
@@ -60,7 +60,8 @@ class AdaptReport:
         source: the old one.
         stages: perplexities on the way, the first of the model as it was.
         measured_tokens: how many tokens of the text's test split they are of.
-        fitted_tokens: how many tokens of its training split the closed-form fit read.
+        fitted_tokens: how many tokens of its training split the closed-form fit read, a quarter of them to choose its ridge; 0 if a
+            training was resumed.
         temperature: the factor on all temperatures, where one was chosen.
         layers: what the fit did, one entry a layer that has something to fit.
         steps: updates of the training after it.
@@ -76,10 +77,19 @@ class AdaptReport:
     steps: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Plain JSON values; None for what is no finite number."""
         first = self.stages[0].perplexity
-        stages = [asdict(stage) | {"perplexity": stage.perplexity, "ratio": stage.perplexity / first} for stage in self.stages]
-        return asdict(self) | {"folder": str(self.folder), "source": str(self.source), "stages": stages}
+        stages = [
+            {name: _finite(value) for name, value in asdict(stage).items()}
+            | {"perplexity": _finite(stage.perplexity), "ratio": _finite(stage.perplexity / first)}
+            for stage in self.stages
+        ]
+        layers = [{name: _finite(value) for name, value in asdict(layer).items()} for layer in self.layers]
+        return asdict(self) | {"folder": str(self.folder), "source": str(self.source), "stages": stages, "layers": layers}
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def adapted_data(source: Path, text: str, cache: Path = DataConfig.cache) -> DataConfig:
@@ -108,8 +118,7 @@ def adapt(
 ) -> AdaptReport:
     """Make a checkpoint of another architecture from one that there is.
 
-    The same text, source and settings give the same bytes. A training that was interrupted is resumed by the same call: the steps before
-    it are made again, which takes minutes.
+    The same text, source and settings give the same bytes. A training that was interrupted is resumed by the same call with `resume_from`.
 
     Args:
         source: folder of the checkpoint.
@@ -125,14 +134,18 @@ def adapt(
         checkpoint_every: updates between checkpoints on the way.
 
     Raises:
-        ValueError: one sentence, if the folders cannot be used, the architecture has other weights, or the text is too short.
+        ValueError: one sentence, if the folders cannot be used, the architecture has other weights, the text is too short, or there is
+            no training to resume.
+        Divergence, Preempted, Interrupted: as `hushlm.training.train` raises them.
     """
     wanted = parse(architecture)
+    if resume_from is not None and training is None:
+        raise ValueError("Only a training can be resumed: give the number of its steps, or leave out resume.")
     for folder in (output, start_folder(output)):
         check_replaceable(folder)
     check_writable(output)
     loaded = load_checkpoint(source)
-    if loaded.folder.resolve() in (output.resolve(), start_folder(output).resolve()):
+    if {loaded.folder.resolve(), source.resolve()} & {output.resolve(), start_folder(output).resolve()}:
         raise ValueError(f"{output} is the checkpoint to adapt, which training still needs: choose another folder for the new one.")
     original = loaded.model.requires_grad_(False)
     length = min(WINDOW, original.shape.context)
@@ -147,34 +160,53 @@ def adapt(
             on_stage(stages[-1])
 
     measure("as it was", original)
-    rewritten = rewrite(original, wanted, [fit_NT])
-    measure("rewritten", rewritten.model)
     layers: list[RefittedLayer] = []
-    if fit_tokens:
-        checked = torch.arange(len(fit_NT)) % CHECKED_SHARE == CHECKED_SHARE - 1
-        layers = refit(rewritten.model, original, fit_NT[~checked], fit_NT[checked])
-        measure("refitted", rewritten.model)
-    _save(output if training is None else start_folder(output), loaded, rewritten.model, data, store)
-    if training is not None:
-        config = RunConfig(
-            architecture=str(wanted),
-            shape=original.shape,
-            data=data,
-            training=replace(training, teacher=loaded.folder, start=start_folder(output)),
-            output=output,
-        )
-        trained = train(config, store, on_step=on_step, resume_from=resume_from, checkpoint_every=checkpoint_every)
-        measure("trained", trained.model.eval())
+    temperature, fitted = None, 0
+    first = output if training is None else start_folder(output)
+    with one_writer(first):
+        if resume_from is not None and current_folder(output).exists():
+            measure("refitted", _begun(first, wanted))
+        else:
+            rewritten = rewrite(original, wanted, [fit_NT])
+            temperature = rewritten.temperature
+            measure("rewritten", rewritten.model)
+            if fit_tokens:
+                checked = torch.arange(len(fit_NT)) % CHECKED_SHARE == CHECKED_SHARE - 1
+                layers, fitted = refit(rewritten.model, original, fit_NT[~checked], fit_NT[checked]), fit_NT.numel()
+                measure("refitted", rewritten.model)
+            _save(first, loaded, rewritten.model, data, store)
+        if training is not None:
+            config = RunConfig(
+                architecture=str(wanted),
+                shape=original.shape,
+                data=data,
+                training=replace(training, teacher=loaded.folder, start=first),
+                output=output,
+            )
+            trained = train(config, store, on_step=on_step, resume_from=resume_from, checkpoint_every=checkpoint_every)
+            measure("trained", trained.model.cpu().eval())
     return AdaptReport(
         folder=output,
         source=source,
         stages=tuple(stages),
         measured_tokens=len(test_NT) * (length - 1),
-        fitted_tokens=fit_NT.numel() if fit_tokens else 0,
-        temperature=rewritten.temperature,
+        fitted_tokens=fitted,
+        temperature=temperature,
         layers=tuple(layers),
         steps=0 if training is None else training.steps,
     )
+
+
+def _begun(folder: Path, wanted: Architecture) -> LanguageModel:
+    """The model that an interrupted training began with.
+
+    Raises:
+        ValueError: if there is none, or one of another architecture.
+    """
+    model = load_checkpoint(folder).model
+    if model.architecture != wanted:
+        raise ValueError(f"{folder} is a {model.architecture}: resume with that architecture, or leave out resume to begin anew.")
+    return model
 
 
 def _save(folder: Path, source: Checkpoint, model: LanguageModel, data: DataConfig, store: TokenStore) -> None:

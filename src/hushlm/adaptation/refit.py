@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from hushlm.model.language_model import LanguageModel
 
@@ -79,7 +80,7 @@ def refit(model: LanguageModel, original: LanguageModel, fit_NT: Tensor, check_N
     """Fit the contractions of a rewritten model, in place, first layer first.
 
     Args:
-        model: the rewritten one; FFNs whose contraction is scaled afterwards (ScFFN) or that have none are left alone.
+        model: the rewritten one; FFNs whose contraction is scaled (ScFFN, WNorm, SNorm) or that have none are left alone.
         original: the model that it was, of the same shape.
         fit_NT: windows to fit on.
         check_NT: windows by which lambda is chosen.
@@ -91,7 +92,8 @@ def refit(model: LanguageModel, original: LanguageModel, fit_NT: Tensor, check_N
     for layer, (block, wanted) in enumerate(zip(model.blocks, original.blocks, strict=True)):
         t_NTD = _through(wanted, t_NTD)
         contraction = getattr(block.feed_forward, "contract", None)
-        if isinstance(contraction, nn.Linear) and not hasattr(block.feed_forward, "alpha"):
+        scaled = hasattr(block.feed_forward, "alpha") or (contraction is not None and parametrize.is_parametrized(contraction))
+        if isinstance(contraction, nn.Linear) and not scaled:
             found.append(_refit_layer(layer, block, contraction, x_NTD, t_NTD, fitted))
         x_NTD = _through(block, x_NTD)
     return found

@@ -67,8 +67,10 @@ def filled_model(model: LanguageModel, state: dict[str, Tensor]) -> LanguageMode
 
 
 def rewrite(model: LanguageModel, architecture: Architecture, parts: Sequence[Tensor]) -> Rewritten:
-    """Carry a model's weights over. A temperature that only the new architecture has begins at 1 and is multiplied by the factor with the
-    least loss, where the attention kernel changes; the quadratic gates of SwiQ are fitted to SiLU, a curve a layer.
+    """Carry a model's weights over.
+
+    A temperature that only the new architecture has begins at 1; where the attention kernel changes it is multiplied by the factor with
+    the least loss. The quadratic gates of SwiQ are fitted to SiLU, a curve a layer.
 
     Args:
         model: whose tensors are shared, not copied.
@@ -135,7 +137,7 @@ def _fitted_curves(model: LanguageModel, parts: Sequence[Tensor]) -> tuple[dict[
         for handle in handles:
             handle.remove()
     fitted = {layer: fit_gate_curve(torch.cat(seen)) for layer, seen in gates.items()}
-    return {layer: curve for layer, (curve, _) in fitted.items()}, max(error for _, error in fitted.values())
+    return {layer: curve for layer, (curve, _) in fitted.items()}, max((error for _, error in fitted.values()), default=0.0)
 
 
 def _best_factor(model: LanguageModel, first: float, parts: Sequence[Tensor]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -56,8 +57,9 @@ def adapt(
     from hushlm.adaptation.adapt_model import Stage, adapted_data
     from hushlm.adaptation.adapt_model import adapt as run
     from hushlm.cli.reading import open_and_tell
-    from hushlm.cli.train import StepReporter
+    from hushlm.cli.train import StepReporter, emit, ended_early
     from hushlm.config import TrainingConfig
+    from hushlm.training import Divergence, Interrupted, Preempted
 
     if fit_tokens < 0 or steps < 0:
         raise ValueError(f"fit_tokens = {fit_tokens}, steps = {steps}: neither may be negative.")
@@ -80,24 +82,31 @@ def adapt(
     def tell(stage: Stage) -> None:
         if progress == "auto":
             print(f"{stage.name}: {stage.architecture}, perplexity {stage.perplexity:.3f}", file=sys.stderr, flush=True)
+        elif progress == "json":
+            emit({"event": "stage", "name": stage.name, "architecture": stage.architecture})
 
     reporter = StepReporter(architecture, max(1, steps), progress if steps else "none")
-    with reporter:
-        report = run(
-            checkpoint,
-            output,
-            architecture,
-            store,
-            data,
-            fit_tokens=fit_tokens,
-            training=training,
-            on_stage=tell,
-            on_step=reporter.step,
-            resume_from=resume,
-            checkpoint_every=checkpoint_every,
-        )
+    try:
+        with reporter:
+            report = run(
+                checkpoint,
+                output,
+                architecture,
+                store,
+                data,
+                fit_tokens=fit_tokens,
+                training=training,
+                on_stage=tell,
+                on_step=reporter.step,
+                resume_from=resume,
+                checkpoint_every=checkpoint_every,
+            )
+    except (Divergence, Preempted, Interrupted) as ended:
+        return ended_early(ended, steps, events=progress == "json", json=json, first=True)
     document = _with_prices(report)
-    if json:
+    if progress == "json":
+        emit({"event": "done", **document})
+    elif json:
         from hushlm.report.table import print_json
 
         print_json(document)
@@ -140,8 +149,8 @@ def _print(report: AdaptReport, document: dict[str, Any]) -> None:
     columns = (
         Column("name", "model"),
         Column("architecture", "architecture"),
-        Column("perplexity", "perplexity", ".3f", "right"),
-        Column("ratio", "ratio", ".4f", "right"),
+        Column("perplexity", "perplexity", _rounded(3), "right"),
+        Column("ratio", "ratio", _rounded(4), "right"),
         Column("bytes", "MB", lambda size: f"{size / 1e6:,.0f}", "right"),
         Column("cpu_seconds", "CPU seconds", ",.0f", "right"),
         Column("seconds", "seconds over a WAN", ",.0f", "right"),
@@ -149,3 +158,8 @@ def _print(report: AdaptReport, document: dict[str, Any]) -> None:
     tokens = document["stages"][0]["price"]["tokens"]
     title = f"On {report.measured_tokens:,} tokens kept apart; first private token of a prompt of {tokens}, predicted"
     print_table(Table(title, columns, rows, f"Next: hushlm export {report.folder} FOLDER"))
+
+
+def _rounded(digits: int) -> Callable[[float | None], str]:
+    """Of numbers that may be infinite, which a report holds as None."""
+    return lambda number: "-" if number is None else f"{number:.{digits}f}"

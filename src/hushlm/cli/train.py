@@ -16,9 +16,9 @@ from hushlm.config import DataConfig, EntropyConfig, ModelShape, RunConfig, Trai
 
 if TYPE_CHECKING:
     from hushlm.data import TokenStore
-    from hushlm.training import StepRecord, TrainingResult, World
+    from hushlm.training import Divergence, Interrupted, Preempted, StepRecord, TrainingResult, World
 
-__all__ = ["StepReporter", "run_file", "train"]
+__all__ = ["StepReporter", "emit", "ended_early", "run_file", "train"]
 
 EVENT_EVERY_SECONDS = 0.2
 
@@ -95,32 +95,44 @@ def _train(config: RunConfig, world: World, resume: str | None, checkpoint_every
     try:
         with reporter:
             result = run_training(config, store, on_step=reporter.step, resume_from=resume_from, checkpoint_every=checkpoint_every)
-    except Divergence as divergence:
-        event = {"event": "diverged", "step": divergence.step, "layers": list(divergence.layers), "reason": divergence.reason}
-        if progress == "json":
-            _emit(event)
-        elif json:
-            _print_json(event)
-        if world.rank == 0:
-            print(f"hushlm: {divergence.reason}", file=sys.stderr)
-        return 1
-    except (Preempted, Interrupted) as stopped:
-        event = {"event": "stopped", "step": stopped.step, "steps": config.training.steps, "checkpoint": str(stopped.folder)}
-        if progress == "json":
-            _emit(event)
-        elif json:
-            _print_json(event)
-        if world.rank == 0:
-            print(f"hushlm: {stopped}", file=sys.stderr)
-        return 130 if isinstance(stopped, Interrupted) else 0
+    except (Divergence, Preempted, Interrupted) as ended:
+        return ended_early(ended, config.training.steps, events=progress == "json", json=json, first=world.rank == 0)
     summary = {**_summary(result), "corpus": store.report.to_dict()}
     if progress == "json":
-        _emit({"event": "done", **summary})
+        emit({"event": "done", **summary})
     elif json:
         _print_json(summary)
     elif world.rank == 0:
         _print_summary(summary)
     return 0
+
+
+def ended_early(ended: Divergence | Preempted | Interrupted, steps: int, *, events: bool, json: bool, first: bool) -> int:
+    """Say why a training ended before its last step. Returns: the exit code.
+
+    Args:
+        ended: what `hushlm.training.train` raised.
+        steps: how many updates were wanted.
+        events: whether other programs read one event a line.
+        json: whether one JSON document is wanted.
+        first: whether this process is the one that speaks.
+    """
+    from hushlm.training import Divergence, Interrupted
+
+    event: dict[str, Any]
+    if isinstance(ended, Divergence):
+        event = {"event": "diverged", "step": ended.step, "layers": list(ended.layers), "reason": ended.reason}
+        said, code = ended.reason, 1
+    else:
+        event = {"event": "stopped", "step": ended.step, "steps": steps, "checkpoint": str(ended.folder)}
+        said, code = str(ended), 130 if isinstance(ended, Interrupted) else 0
+    if events:
+        emit(event)
+    elif json:
+        _print_json(event)
+    if first:
+        print(f"hushlm: {said}", file=sys.stderr)
+    return code
 
 
 def run_file(output: Path) -> Path:
@@ -160,7 +172,7 @@ class StepReporter:
             seen = f", validation perplexity {self._perplexity:.2f}" if self._perplexity is not None else ""
             self._bars.update(self._name, record.step, f"loss {record.loss:.3f}{seen}")
         else:
-            _emit({"event": "step", "step": record.step, "steps": record.steps, "loss": record.loss, "perplexity": self._perplexity})
+            emit({"event": "step", "step": record.step, "steps": record.steps, "loss": record.loss, "perplexity": self._perplexity})
 
 
 def _summary(result: TrainingResult) -> dict[str, Any]:
@@ -194,7 +206,8 @@ def _print_summary(summary: dict[str, Any]) -> None:
     print_table(Table(f"Trained, seed {summary['seed']}", columns, [summary], note))
 
 
-def _emit(event: dict[str, Any]) -> None:
+def emit(event: dict[str, Any]) -> None:
+    """One event a line, for other programs."""
     print(json_format.dumps(event), flush=True)
 
 

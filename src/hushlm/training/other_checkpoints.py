@@ -92,7 +92,7 @@ def load_start(config: RunConfig, store: TokenStore) -> Checkpoint | None:
     if start.config.shape != config.shape:
         raise ValueError(f"The start {folder} has other sizes than the run: give --shape as its config.json has it.")
     if start.tokenizer.to_str() != store.tokenizer.to_str():
-        raise ValueError(f"The start {folder} has another tokenizer: give --data.tokenizer {folder / 'tokenizer.json'}.")
+        raise ValueError(f"The start {folder} has another tokenizer: give --data.tokenizer {start.folder / 'tokenizer.json'}.")
     return start
 
 

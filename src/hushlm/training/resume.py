@@ -59,9 +59,10 @@ def _same_run(saved: RunConfig, wanted: RunConfig) -> None:
             values["data"].pop(name)
         values.pop("output")
     for section, value in left.items():
-        pairs = value.items() if isinstance(value, dict) else [("", value)]
-        for name, before in pairs:
-            now = right[section][name] if isinstance(value, dict) else right[section]
+        # Sizes at their default are left out of either.
+        names = {**value, **right[section]} if isinstance(value, dict) else [""]
+        for name in names:
+            before, now = (value.get(name), right[section].get(name)) if isinstance(value, dict) else (value, right[section])
             if before != now:
                 setting = f"{section}.{name}" if name else section
                 raise ValueError(
