@@ -139,7 +139,7 @@ def test_other_weights_are_refused_by_name(trained: Path, windows_NT: torch.Tens
 
 
 def adapted(trained: Path, output: Path, store: TokenStore, data: DataConfig, **options: Any) -> Any:
-    return adapt(trained, output, "SM2(th)+LN+R", store, data, fit_tokens=2048, **options)
+    return adapt(load_checkpoint(trained), output, "SM2(th)+LN+R", store, data, fit_tokens=2048, **options)
 
 
 def test_steps_come_nearer_and_conversations_stay(trained: Path, store: TokenStore, data: DataConfig, tmp_path: Path) -> None:

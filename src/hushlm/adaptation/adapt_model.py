@@ -14,7 +14,7 @@ from torch import Tensor
 from hushlm.adaptation.refit import RefittedLayer, refit
 from hushlm.adaptation.rewriting import mean_losses_nats, rewrite
 from hushlm.architectures import Architecture, parse
-from hushlm.config import DataConfig, RunConfig, TrainingConfig
+from hushlm.config import DataConfig, ModelShape, RunConfig, TrainingConfig
 from hushlm.data import Tokens, TokenStore
 from hushlm.data.chat_files import read_chat_files
 from hushlm.files import check_replaceable, check_writable, current_folder, one_writer
@@ -58,6 +58,7 @@ class AdaptReport:
     Attributes:
         folder: the new checkpoint.
         source: the old one.
+        shape: the sizes of both.
         stages: perplexities on the way, the first of the model as it was.
         measured_tokens: how many tokens of the text's test split they are of.
         fitted_tokens: how many tokens of its training split the closed-form fit read, a quarter of them to choose its ridge; 0 if a
@@ -69,6 +70,7 @@ class AdaptReport:
 
     folder: Path
     source: Path
+    shape: ModelShape
     stages: tuple[Stage, ...]
     measured_tokens: int
     fitted_tokens: int
@@ -85,16 +87,22 @@ class AdaptReport:
             for stage in self.stages
         ]
         layers = [{name: _finite(value) for name, value in asdict(layer).items()} for layer in self.layers]
-        return asdict(self) | {"folder": str(self.folder), "source": str(self.source), "stages": stages, "layers": layers}
+        return asdict(self) | {
+            "folder": str(self.folder),
+            "source": str(self.source),
+            "shape": self.shape.to_dict(),
+            "stages": stages,
+            "layers": layers,
+        }
 
 
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def adapted_data(source: Path, text: str, cache: Path = DataConfig.cache) -> DataConfig:
+def adapted_data(source: Checkpoint, text: str, cache: Path = DataConfig.cache) -> DataConfig:
     """The settings of a text in a checkpoint's own tokens."""
-    return DataConfig(corpus=text, tokenizer=str(load_checkpoint(source).folder.absolute() / "tokenizer.json"), cache=cache)
+    return DataConfig(corpus=text, tokenizer=str(source.folder.absolute() / "tokenizer.json"), cache=cache)
 
 
 def start_folder(output: Path) -> Path:
@@ -103,7 +111,7 @@ def start_folder(output: Path) -> Path:
 
 
 def adapt(
-    source: Path,
+    source: Checkpoint,
     output: Path,
     architecture: str,
     store: TokenStore,
@@ -121,7 +129,7 @@ def adapt(
     The same text, source and settings give the same bytes. A training that was interrupted is resumed by the same call with `resume_from`.
 
     Args:
-        source: folder of the checkpoint.
+        source: the checkpoint, just loaded.
         output: folder of the new one; an earlier checkpoint there is replaced.
         architecture: the new architecture's name; blocks, normalisation and weights must be those of the old one.
         store: the text, from `open_token_store(data)`.
@@ -144,10 +152,9 @@ def adapt(
     for folder in (output, start_folder(output)):
         check_replaceable(folder)
     check_writable(output)
-    loaded = load_checkpoint(source)
-    if {loaded.folder.resolve(), source.resolve()} & {output.resolve(), start_folder(output).resolve()}:
+    if {source.folder.resolve(), source.config.output.resolve()} & {output.resolve(), start_folder(output).resolve()}:
         raise ValueError(f"{output} is the checkpoint to adapt, which training still needs: choose another folder for the new one.")
-    original = loaded.model.requires_grad_(False)
+    original = source.model.requires_grad_(False)
     length = min(WINDOW, original.shape.context)
     test_NT = _windows(store.tokens["test"], length, MEASURED_WINDOWS)
     fit_NT = _windows(store.tokens["train"], length, max(CHECKED_SHARE, fit_tokens // length))
@@ -174,20 +181,21 @@ def adapt(
                 checked = torch.arange(len(fit_NT)) % CHECKED_SHARE == CHECKED_SHARE - 1
                 layers, fitted = refit(rewritten.model, original, fit_NT[~checked], fit_NT[checked]), fit_NT.numel()
                 measure("refitted", rewritten.model)
-            _save(first, loaded, rewritten.model, data, store)
+            _save(first, source, rewritten.model, data, store)
         if training is not None:
             config = RunConfig(
                 architecture=str(wanted),
                 shape=original.shape,
                 data=data,
-                training=replace(training, teacher=loaded.folder, start=first),
+                training=replace(training, teacher=source.folder, start=first),
                 output=output,
             )
             trained = train(config, store, on_step=on_step, resume_from=resume_from, checkpoint_every=checkpoint_every)
             measure("trained", trained.model.cpu().eval())
     return AdaptReport(
         folder=output,
-        source=source,
+        source=source.config.output,
+        shape=original.shape,
         stages=tuple(stages),
         measured_tokens=len(test_NT) * (length - 1),
         fitted_tokens=fitted,

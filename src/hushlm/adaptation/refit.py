@@ -110,22 +110,11 @@ def _through(block: nn.Module, x_NTD: Tensor) -> Tensor:
 
 def _refit_layer(layer: int, block: nn.Module, contraction: nn.Linear, x_NTD: Tensor, t_NTD: Tensor, fitted: int) -> RefittedLayer:
     biased = contraction.bias is not None
-    sums = [_Sums.empty(contraction.in_features + biased, contraction.out_features) for _ in range(2)]
-    for first in range(0, len(x_NTD), _BATCH):
-        for start, end, which in ((first, min(first + _BATCH, fitted), 0), (max(first, fitted), min(first + _BATCH, len(x_NTD)), 1)):
-            if start >= end:
-                continue
-            with _inputs_of(contraction) as inputs:
-                y_NTD = block(x_NTD[start:end])[0]
-            a_NF, t_ND = inputs[0].flatten(0, 1), t_NTD[start:end].flatten(0, 1)
-            if biased:
-                a_NF = torch.cat([a_NF, torch.ones_like(a_NF[:, :1])], 1)
-            sums[which].add(a_NF, t_ND - y_NTD.flatten(0, 1), 1 / t_ND.double().square().mean(1, keepdim=True).clamp_min(1e-12))
-    fit, check = sums
+    fit, check = (_sums(block, contraction, x_NTD[part], t_NTD[part]) for part in (slice(fitted), slice(fitted, None)))
+    scale_F = fit.gram.diagonal().clamp_min(fit.gram.diagonal().max() * 1e-9)
     before = least = check.error(None)
     best, chosen = None, None
     for ridge in _RIDGES:
-        scale_F = fit.gram.diagonal().clamp_min(fit.gram.diagonal().max() * 1e-9)
         change_FD = torch.linalg.solve(fit.gram + torch.diag(ridge * scale_F), fit.moment)
         if (error := check.error(change_FD)) < least:
             best, chosen, least = change_FD, ridge, error
@@ -136,6 +125,20 @@ def _refit_layer(layer: int, block: nn.Module, contraction: nn.Linear, x_NTD: Te
         if biased:
             contraction.bias = nn.Parameter(contraction.bias + best[inner].to(contraction.bias.dtype))
     return RefittedLayer(layer, before, least, chosen)
+
+
+def _sums(block: nn.Module, contraction: nn.Linear, x_NTD: Tensor, t_NTD: Tensor) -> _Sums:
+    """Of a layer on some windows: what its contraction is given, and what is missing to the wanted stream."""
+    biased = contraction.bias is not None
+    sums = _Sums.empty(contraction.in_features + biased, contraction.out_features)
+    for part_BTD, wanted_BTD in zip(x_NTD.split(_BATCH), t_NTD.split(_BATCH), strict=True):
+        with _inputs_of(contraction) as inputs:
+            y_BTD = block(part_BTD)[0]
+        a_NF, t_ND = inputs[0].flatten(0, 1), wanted_BTD.flatten(0, 1)
+        if biased:
+            a_NF = torch.cat([a_NF, torch.ones_like(a_NF[:, :1])], 1)
+        sums.add(a_NF, t_ND - y_BTD.flatten(0, 1), 1 / t_ND.double().square().mean(1, keepdim=True).clamp_min(1e-12))
+    return sums
 
 
 @contextmanager

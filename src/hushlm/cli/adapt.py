@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
 __all__ = ["adapt"]
 
-PRICED_TOKENS = 128
-
 
 def adapt(
     checkpoint: Path,
@@ -59,11 +57,12 @@ def adapt(
     from hushlm.cli.reading import open_and_tell
     from hushlm.cli.train import StepReporter, emit, ended_early
     from hushlm.config import TrainingConfig
-    from hushlm.training import Divergence, Interrupted, Preempted
+    from hushlm.training import Divergence, Interrupted, Preempted, load_checkpoint
 
     if fit_tokens < 0 or steps < 0:
         raise ValueError(f"fit_tokens = {fit_tokens}, steps = {steps}: neither may be negative.")
-    data = adapted_data(checkpoint, text, cache)
+    source = load_checkpoint(checkpoint)
+    data = adapted_data(source, text, cache)
     store = open_and_tell(data, quiet=progress != "auto")
     training = None
     if steps:
@@ -75,7 +74,6 @@ def adapt(
             warmup_steps=warmup,
             weight_decay=0.0,
             device=device,
-            teacher=checkpoint,
             teacher_weight=1.0,
         )
 
@@ -89,7 +87,7 @@ def adapt(
     try:
         with reporter:
             report = run(
-                checkpoint,
+                source,
                 output,
                 architecture,
                 store,
@@ -117,26 +115,19 @@ def adapt(
 
 def _with_prices(report: AdaptReport) -> dict[str, Any]:
     """The report, and with each stage what a first token costs privately."""
-    from hushlm.architectures import parse
-    from hushlm.cost import price
-    from hushlm.plan import prefill_plan
-    from hushlm.training import load_checkpoint
+    from hushlm.cli.first_token import first_token_price
 
-    shape = load_checkpoint(report.folder).model.shape
-    tokens, document = min(PRICED_TOKENS, shape.context), report.to_dict()
+    document = report.to_dict()
     for stage in document["stages"]:
-        total = price(prefill_plan(parse(stage["architecture"]), shape, tokens)).total
-        stage["price"] = {"tokens": tokens, **total.to_dict()}
+        stage["price"] = first_token_price(stage["architecture"], report.shape)
     return document
 
 
 def _print(report: AdaptReport, document: dict[str, Any]) -> None:
+    from hushlm.cli.first_token import PRICE_COLUMNS
     from hushlm.report.table import Column, Table, print_table
 
-    rows = [
-        stage | {name: stage["price"][name] for name in ("bytes", "cpu_seconds", "seconds")} | {"ratio": stage["ratio"]}
-        for stage in document["stages"]
-    ]
+    rows = [stage | stage["price"] for stage in document["stages"]]
     if report.temperature is not None:
         print(f"Temperature of the attention scores: {report.temperature:g} times what it was, chosen by the loss.")
     if report.layers:
@@ -151,9 +142,7 @@ def _print(report: AdaptReport, document: dict[str, Any]) -> None:
         Column("architecture", "architecture"),
         Column("perplexity", "perplexity", _rounded(3), "right"),
         Column("ratio", "ratio", _rounded(4), "right"),
-        Column("bytes", "MB", lambda size: f"{size / 1e6:,.0f}", "right"),
-        Column("cpu_seconds", "CPU seconds", ",.0f", "right"),
-        Column("seconds", "seconds over a WAN", ",.0f", "right"),
+        *PRICE_COLUMNS,
     )
     tokens = document["stages"][0]["price"]["tokens"]
     title = f"On {report.measured_tokens:,} tokens kept apart; first private token of a prompt of {tokens}, predicted"

@@ -10,8 +10,6 @@ if TYPE_CHECKING:
 
 __all__ = ["import_model"]
 
-PRICED_TOKENS = 128
-
 
 def import_model(
     model: Path,
@@ -35,10 +33,16 @@ def import_model(
         context: longest text in tokens, prompt and answer together; the model's own by default.
         json: print one JSON document instead of tables.
     """
+    from dataclasses import replace
+
+    from hushlm.cli.first_token import first_token_price
     from hushlm.huggingface.importing.import_model import import_model as take_in
 
     report = take_in(str(model), output, recipe=recipe, text=text, context=context)
-    prices = [_price(report, name, prefix) for name, prefix in ((report.original, 0), (report.architecture, report.shape.prefix))]
+    prices = [
+        {"architecture": name, **first_token_price(name, replace(report.shape, prefix=prefix))}
+        for name, prefix in ((report.original, 0), (report.architecture, report.shape.prefix))
+    ]
     if json:
         from hushlm.report.table import print_json
 
@@ -47,22 +51,10 @@ def import_model(
     _print(report, prices)
 
 
-def _price(report: ImportReport, architecture: str, prefix: int) -> dict[str, Any]:
-    """What a first token costs privately."""
-    from dataclasses import replace
-
-    from hushlm.architectures import parse
-    from hushlm.cost import price
-    from hushlm.plan import prefill_plan
-
-    tokens = min(PRICED_TOKENS, report.shape.context)
-    amount = price(prefill_plan(parse(architecture), replace(report.shape, prefix=prefix), tokens)).total
-    return {"architecture": architecture, "tokens": tokens, **amount.to_dict()}
-
-
 def _print(report: ImportReport, prices: list[dict[str, Any]]) -> None:
     from dataclasses import asdict
 
+    from hushlm.cli.first_token import PRICE_COLUMNS
     from hushlm.report.table import Column, Table, print_table
 
     print(f"Imported {report.source} to {report.folder}: {report.architecture}, up to {report.shape.context:,} tokens.")
@@ -84,9 +76,7 @@ def _print(report: ImportReport, prices: list[dict[str, Any]]) -> None:
     print_table(Table(f"Perplexity; {report.perplexity_ratio:.4f} times what it was (geometric mean)", columns, rows))
     priced = (
         Column("architecture", "architecture"),
-        Column("bytes", "MB", lambda size: f"{size / 1e6:,.0f}", "right"),
-        Column("cpu_seconds", "CPU seconds", ",.0f", "right"),
-        Column("seconds", "seconds over a WAN", ",.0f", "right"),
+        *PRICE_COLUMNS,
     )
     print_table(Table(f"First token of a prompt of {prices[0]['tokens']} tokens, predicted: before and after", priced, prices))
     print(f"Next: hushlm export {report.folder} FOLDER")
