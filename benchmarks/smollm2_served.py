@@ -37,11 +37,11 @@ from hushlm.private.keys.certificates import create_keys
 from hushlm.private.program.description import load_description
 from hushlm.proxy.chat.chat_format import chat_format
 from hushlm.proxy.chat.template import Turn
+from load import READY
 from sections import write_section
 
 RESULTS, DOCUMENT = Path("results/smollm2-served.json"), Path("docs/smollm2.md")
 SYSTEM, QUESTION = "Answer briefly.", "What is the capital of France?"
-READY = re.compile(r" on (\S+:\d+)")
 FINISHED = re.compile(r"finished after ([\d.]+) s, ([\d.]+) MB")
 SILENT_SECONDS = "1800"
 """How long the other side may compute in silence: a prompt's products take minutes where nothing is prepared."""
@@ -57,7 +57,7 @@ class Row:
     prompt_tokens: int
     padded_tokens: int
     answer_tokens: int
-    bytes: float
+    bytes: int
     seconds: float
     first_token_seconds: float
     server_cpu_seconds: float
@@ -124,8 +124,8 @@ def running(log: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], str
         process.stdout.close()
 
 
-def prepare(export: Path, keys: Path, address: str, row: dict, padded: int, tokens: int, server: subprocess.Popen[str]) -> None:
-    """`hushlm prepare` for one answer; notes in `row` what it cost both sides."""
+def prepare(export: Path, keys: Path, address: str, padded: int, tokens: int, server: subprocess.Popen[str]) -> dict[str, float]:
+    """`hushlm prepare` for one answer. Returns: what it cost both sides, as a row has it."""
     command = [sys.executable, "-m", "hushlm", "prepare", str(export / "client"), "--keys", str(keys), "--server", address]
     lengths = ["--answers", "1", "--prompt-tokens", str(padded), "--tokens-each", str(tokens)]
     before = sum(os.times()[2:4])
@@ -134,10 +134,11 @@ def prepare(export: Path, keys: Path, address: str, row: dict, padded: int, toke
             [*command, *lengths, "--silent-seconds", SILENT_SECONDS, "--json"], check=True, stdout=subprocess.PIPE, text=True
         )
     found = json.loads(done.stdout)
-    row["prepare_bytes"] = found["bytes_client_to_server"] + found["bytes_server_to_client"]
-    row["prepare_seconds"] = found["seconds"]
-    row["prepare_cpu_seconds"] = round(watch.cpu_seconds + sum(os.times()[2:4]) - before, 1)
-    print(f"prepared: {row}", flush=True)
+    return {
+        "prepare_bytes": found["bytes_client_to_server"] + found["bytes_server_to_client"],
+        "prepare_seconds": found["seconds"],
+        "prepare_cpu_seconds": round(watch.cpu_seconds + sum(os.times()[2:4]) - before, 1),
+    }
 
 
 def chat(client: openai.OpenAI, turns: Sequence[Turn], tokens: int) -> tuple[str, float]:
@@ -162,10 +163,8 @@ def measure(way: str, export: Path, turns: Sequence[Turn], tokens: int, wanted: 
         times = ["--silent-seconds", SILENT_SECONDS, "--connect-seconds", "600"]
         stored = ["--prepare-folder", str(logs / "stored")]
         serve = ["serve", str(export / "server"), "--keys", str(keys), "--listen", "127.0.0.1:0", *stored, *times]
-        row: dict = {}
         with running(logs / "serve.log", *serve) as (server, address):
-            if way == "prepared":
-                prepare(export, keys, address, row, padded, tokens, server)
+            prepared = prepare(export, keys, address, padded, tokens, server) if way == "prepared" else {}
             ask = ["proxy", "--model", str(export / "client"), "--name", "smollm2", "--keys", str(keys), "--server", address]
             ask += ["--listen", "127.0.0.1:0", "--prepared", "only" if way == "prepared" else "never", *times]
             with running(logs / "proxy.log", *ask) as (proxy, at):
@@ -183,7 +182,7 @@ def measure(way: str, export: Path, turns: Sequence[Turn], tokens: int, wanted: 
         prompt_tokens=count,
         padded_tokens=padded,
         answer_tokens=tokens,
-        bytes=float(finished[2]) * 1e6,
+        bytes=round(float(finished[2]) * 1e6),
         seconds=round(seconds, 1),
         first_token_seconds=round(first, 1),
         server_cpu_seconds=round(of_server.cpu_seconds, 1),
@@ -193,7 +192,7 @@ def measure(way: str, export: Path, turns: Sequence[Turn], tokens: int, wanted: 
         equals_simulated=text == wanted,
         text=text,
         load_average_before=round(load, 2),
-        **row,
+        **prepared,
     )
 
 
