@@ -112,12 +112,14 @@ class EngineLinks:
         self.own_address, self.peer_address = format_address(LOOPBACK, engine_port), ""
         self._call: asyncio.Future[Stream] = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task[None]] = []
+        self._connections: list[Stream] = []
         self.joined: set[Role] = set()
 
     def join(self, caller: Role, far: Stream) -> None:
         """Carry a link over this connection, in a task of its own, for as long as both last."""
         assert caller not in self.joined
         self.joined.add(caller)
+        self._connections.append(far)
         self._tasks.append(asyncio.create_task(self._carry(caller, far)))
 
     def called(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -131,6 +133,9 @@ class EngineLinks:
         """Cut both links."""
         for task in self._tasks:
             task.cancel()
+        # Here as well as in the tasks: one that is cancelled before its first step closes nothing.
+        for far in self._connections:
+            far.writer.transport.abort()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._call.done() and not self._call.cancelled():
             self._call.result().writer.transport.abort()
@@ -170,9 +175,11 @@ async def engine_links(own: Role, connect_seconds: float, on_sent: OnSent | None
     reservation, port = reserve_port(LOOPBACK)
     with reservation:
         links = EngineLinks(own, port, connect_seconds, on_sent)
-        server = await asyncio.start_server(links.called, LOOPBACK, 0, limit=BUFFER_BYTES // 2)
+        # Started in a second step: cancelled while it starts, a listener that nobody holds yet would stay open.
+        server = await asyncio.start_server(links.called, LOOPBACK, 0, limit=BUFFER_BYTES // 2, start_serving=False)
         links.peer_address = listener_address(server.sockets[0])
         try:
+            await server.start_serving()
             yield links
         finally:
             server.close()

@@ -12,9 +12,9 @@ import shutil
 import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -248,7 +248,7 @@ async def start_worker() -> AsyncIterator[tuple[WorkerProcess, Path]]:
     scratch = Path(tempfile.mkdtemp(prefix="hushlm-session-"))
     try:
         with (scratch / "worker.log").open("wb") as log:
-            process = await asyncio.create_subprocess_exec(
+            start = asyncio.create_subprocess_exec(
                 *COMMAND,
                 stdin=PIPE,
                 stdout=PIPE,
@@ -257,10 +257,25 @@ async def start_worker() -> AsyncIterator[tuple[WorkerProcess, Path]]:
                 limit=MAXIMUM_EVENT_BYTES,
                 start_new_session=True,  # Ctrl-C at a terminal is for the parent
             )
-        worker = WorkerProcess(process)
+            starting, cancelled = await _outlast(start)
+        worker = WorkerProcess(starting.result())
         try:
+            if cancelled is not None:
+                raise cancelled
             yield worker, scratch
         finally:
             await worker.end()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+async def _outlast(start: Coroutine[Any, Any, Process]) -> tuple[asyncio.Task[Process], asyncio.CancelledError | None]:
+    """The start of a process once it is over, and what this task was cancelled with meanwhile: a process that nobody holds is not ended."""
+    starting = asyncio.create_task(start)
+    cancelled: asyncio.CancelledError | None = None
+    while not starting.done():
+        try:
+            await asyncio.wait({starting})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    return starting, cancelled
