@@ -5,6 +5,7 @@ It is imported when it is first needed, and nothing outside this folder imports 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from hushlm.extras import require_engine
@@ -12,6 +13,7 @@ from hushlm.extras import require_engine
 __all__ = ["engine_version", "load_engine"]
 
 
+@cache  # looking up what is installed takes milliseconds, and every program of an answer asks
 def load_engine() -> tuple[Any, Any]:
     """The engine's package and its native library.
 
