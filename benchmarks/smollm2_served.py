@@ -124,10 +124,12 @@ def running(log: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], str
         process.stdout.close()
 
 
-def prepare(export: Path, keys: Path, address: str, padded: int, tokens: int, server: subprocess.Popen[str]) -> dict[str, float]:
-    """`hushlm prepare` for one answer. Returns: what it cost both sides, as a row has it."""
+def prepare(
+    export: Path, keys: Path, address: str, padded: int, tokens: int, server: subprocess.Popen[str], answers: int = 1
+) -> dict[str, float]:
+    """`hushlm prepare` for some answers. Returns: what it cost both sides, as a row has it."""
     command = [sys.executable, "-m", "hushlm", "prepare", str(export / "client"), "--keys", str(keys), "--server", address]
-    lengths = ["--answers", "1", "--prompt-tokens", str(padded), "--tokens-each", str(tokens)]
+    lengths = ["--answers", str(answers), "--prompt-tokens", str(padded), "--tokens-each", str(tokens)]
     before = sum(os.times()[2:4])
     with Watch(server) as watch:
         done = subprocess.run(
