@@ -5,10 +5,12 @@
     python benchmarks/prepared.py --model Hush-M --write        # a recommended model at its size for GPT-2 small's scale
     python benchmarks/prepared.py --model SM2+R --write         # an architecture at GPT-2 small's shape
 
-Two processes, random weights scaled like trained ones. Material for one answer more than there are networks is made in one go, and its
-figures are divided by the number of answers. The first answer compiles its programs; after it each network, emulated by a relay on this
-machine, gets an answer. "today" is the pass as it is served now, after its own set-up. Wall seconds are those of a machine that may be
-busy; its load is recorded with them. Tokens are compared with the reference in float64. --write keeps the rows in results/prepared.json,
+Two processes, random weights scaled like trained ones; over each network the forms that suit it (`ask --network`). Material for one answer
+more than there are networks is made in one go, and its figures are divided by the number of answers. The first answer compiles its
+programs; after it each network, emulated by a relay on this machine, gets an answer. "today" is the pass as it is served now, after its own
+set-up. Wall seconds are those of a machine that may be busy; its load is recorded with them. Tokens are compared with the reference in
+float64.
+--write keeps the rows in results/prepared.json,
 in place of earlier ones of the same model, and draws the table of docs/cost.md again.
 """
 
@@ -46,6 +48,8 @@ from sections import write_section
 REVEAL = RevealPolicy()
 LOOPBACK = Link(round_trip_seconds=0.0, bits_per_second=1e12)
 NETWORKS = {"loopback": LOOPBACK} | {each.name: Link(each.round_trip_seconds, each.bits_per_second) for each in (LAN, WAN)}
+FORMS = {"loopback": None, LAN.name: LAN, WAN.name: WAN}
+"""By which network the forms of an answer are chosen; on loopback those with the fewest bytes."""
 RESULTS = Path("results/prepared.json")
 DOCUMENT = Path("docs/cost.md")
 
@@ -122,6 +126,7 @@ def _phases(
     yield watch.row("offline", sent, len(materials), kept_bytes=materials[0].size_bytes)
     for phase, network, material in zip(["compiling", *["online"] * len(networks)], [networks[0], *networks], materials, strict=True):
         link.switch(NETWORKS[network])
+        desk.network = FORMS[network]
         watch = Stopwatch()
         for index, answer in enumerate(generator.generate(material, mine, len(prompt), new_tokens, REVEAL)):
             yield watch.row(f"{phase}, token {index + 1}", answer.traffic, network=network, token=answer.token)

@@ -3,7 +3,8 @@
     python benchmarks/prepared_rounds.py [--tokens 128] [--rows 4]
     python benchmarks/prepared_rounds.py --relay            # two processes and a relay of 200 ms
 
-LayerNorm's inverse root is the engine's own program: 59 messages each way and 30.2 round trips of 1,600 numbers, as --relay times it.
+In pairs LayerNorm's inverse root is the engine's own program: 59 messages each way and 30.2 round trips of 1,600 numbers, as --relay
+times it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from hushlm.architectures import parse
 from hushlm.calibration.both_parties import run_both
 from hushlm.calibration.relay import Link
 from hushlm.cost import LAN, WAN
+from hushlm.cost.inverse_root import ENGINE_ROOT
 from hushlm.cost.network import Network
 from hushlm.cost.prepared.online_bytes import online_bytes
 from hushlm.plan import Plan, Reveal, decode_plan, prefill_plan, whole_buckets
@@ -26,7 +28,7 @@ from hushlm.private.prepared.desk import Desk
 from hushlm.recommended import RECOMMENDED
 from hushlm.shapes import GPT2_SMALL
 
-ROOT_MESSAGES, ROOT_ROUNDS, ROOT_BYTES = 118, 30.2, 2242
+ROOT_MESSAGES = 118
 ROUND_TRIP_SECONDS, NUMBERS = 0.2, 1600
 
 
@@ -62,8 +64,8 @@ def of_pass(plan: Plan, opened: dict[str, int], network: Network | None) -> str:
     steps = online_bytes(plan, opened, network=network).values()
     roots = [step.inverse_roots for step in steps if step.inverse_roots]
     messages = sum(step.client_messages + step.server_messages for step in steps) + ROOT_MESSAGES * len(roots)
-    rounds = sum(step.rounds for step in steps) + ROOT_ROUNDS * len(roots)
-    return f"{messages:8,d} {rounds:8,.0f} {(sum(step.total for step in steps) + ROOT_BYTES * sum(roots)) / 1e6:9.2f}"
+    rounds = sum(step.rounds for step in steps) + ENGINE_ROOT.rounds * len(roots)
+    return f"{messages:8,d} {rounds:8,.0f} {(sum(step.total for step in steps) + ENGINE_ROOT.bytes * sum(roots)) / 1e6:9.2f}"
 
 
 def main() -> None:

@@ -34,6 +34,7 @@ from hushlm.plan.operations import (
 from hushlm.plan.passes import LENGTH_BUCKET, Plan, bucket_length, decode_plan, exponential_squarings, prefill_plan, whole_buckets
 from hushlm.plan.protocol_settings import ProtocolSettings
 from hushlm.plan.rewrites import HUSH, PUBLISHED, Rewrites
+from hushlm.plan.root_limits import ROOT_LIMITS, ROOT_LOW_LIMITS
 from hushlm.plan.step_names import STREAMS, ModelPart, StepName, Tensor, Value, tensor_name
 from hushlm.plan.wiring import ServerTensor, Surroundings, Wiring, input_shapes, server_tensors, stored_shapes, wiring
 
@@ -41,6 +42,8 @@ __all__ = [
     "HUSH",
     "LENGTH_BUCKET",
     "PUBLISHED",
+    "ROOT_LIMITS",
+    "ROOT_LOW_LIMITS",
     "STREAMS",
     "Activate",
     "ActivatedGate",

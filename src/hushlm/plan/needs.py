@@ -190,7 +190,7 @@ def operation_needs(operation: Operation, where: Where) -> tuple[Need, ...]:
         case Embed(rows, vocabulary, width):
             return (ProjectNeed(where.weight, rows, vocabulary, width, SMALL_RING_BITS),)
         case Normalise(rows, width, affine) | RmsNormalise(rows, width, affine):
-            return () if affine else (CentreNeed(rows, width),)
+            return () if affine else (CentreNeed(rows, width), MultiplyNeed(rows), *(MultiplyNeed(2 * rows),) * 2)
         case Project(rows, inner, outer):
             return (ProjectNeed(where.weight, rows, inner, outer),)
         case ScaleRows(rows, width):

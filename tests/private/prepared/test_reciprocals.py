@@ -2,40 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
+from tests.private.prepared.one_party import BITS, OneParty
 
-from hushlm.private.engine.shares import Words, decode, encode
+from hushlm.private.engine.shares import decode, encode
 from hushlm.private.prepared.desk import Desk
 from hushlm.private.prepared.inverse import reciprocals
-
-BITS = 18
-
-
-class OneParty:
-    """A desk at which the client has everything and the server zeros."""
-
-    fraction_bits = BITS
-    truncations = 0
-
-    def constant(self, value: float, fraction_bits: int = BITS) -> Words:
-        return encode(np.asarray(value), fraction_bits)
-
-    def small(self, key: object, function: Callable[..., Any], inputs: Sequence[Words]) -> list[np.ndarray]:
-        return [function(*(words.astype(np.uint32).view(np.int32) for words in inputs))]
-
-    def where(self, bits: np.ndarray, words: Words) -> Words:
-        return np.where(bits, words, np.uint64(0))
-
-    def divide(self, words: Words, bits: int) -> Words:
-        self.truncations += 1
-        return (words.view(np.int64) >> bits).view(np.uint64)
-
-    def truncate(self, words: Words) -> Words:
-        return self.divide(words, BITS)
 
 
 @pytest.mark.parametrize("largest", [1, 2, 3, 32, 128, 1024])

@@ -10,7 +10,7 @@ from hushlm.cost.exchange import Exchange
 from hushlm.cost.network import Network
 from hushlm.cost.operation_prices import price_operation
 from hushlm.cost.prepared.calls import OnlineCalls
-from hushlm.cost.prepared.online_bytes import online_calls, opened_bytes
+from hushlm.cost.prepared.online_bytes import left_root, online_calls, opened_bytes, opened_needs
 from hushlm.plan import Divide, Normalise, Operation, Plan, Reveal, RmsNormalise, Step
 from hushlm.plan.engine_tiles import SHARE_BYTES
 from hushlm.plan.needs import AttendNeed, Need, ProjectNeed, is_prepared, pass_needs
@@ -47,9 +47,9 @@ def online_exchange(operation: Operation, needs: Sequence[Need], p: OnlineCalls,
     kinds = [call.kind for call in calls if call.kind not in ("open", "client sends")]
     runs = [(small, len(list(group))) for small, group in groupby(kind not in ("truncate", "select-64") for kind in kinds)]
     total += p.program().times(sum(1 if small else count for small, count in runs))
-    for need in needs:
+    for need in opened_needs(operation, needs, network):
         total += p.opened(*opened_bytes(need)) + _local_product(need, p)
-    if isinstance(operation, Normalise | RmsNormalise):
+    if isinstance(operation, Normalise | RmsNormalise) and left_root(operation, network):
         total += p.program() + p.large.truncate(operation.rows) + p.large.reciprocal_square_root(operation.rows)
     return total
 

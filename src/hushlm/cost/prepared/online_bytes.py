@@ -6,10 +6,12 @@ stocks (about 1.06 MB for each 1.0 to 1.3 million transfers) come on top. Bytes 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
 from hushlm.cost.calls import CALLS, Call, Sent, call_rounds, call_sent
+from hushlm.cost.inverse_root import root_calls, root_in_pieces
 from hushlm.cost.network import Network
 from hushlm.cost.tournament import kernel_tournament, reveal_tournament, tournament_calls
 from hushlm.plan import (
@@ -47,7 +49,7 @@ from hushlm.plan.needs import (
 )
 from hushlm.plan.protocol_settings import SMALL_RING_BITS
 
-__all__ = ["OnlineBytes", "engine_bytes", "online_bytes", "online_calls", "opened_bytes"]
+__all__ = ["OnlineBytes", "engine_bytes", "left_root", "online_bytes", "online_calls", "opened_bytes", "opened_needs"]
 
 SMALL_COMPARISON = CALLS["compare"].bytes
 SMALL_SELECTION = CALLS["select"].bytes
@@ -100,6 +102,16 @@ def opened_bytes(need: Need) -> tuple[int, int]:
     return WORD * words, WORD * words
 
 
+def left_root(operation: Operation, network: Network | None) -> bool:
+    """Whether an operation's form leaves inverse roots to the engine's own program."""
+    return isinstance(operation, Normalise | RmsNormalise) and not root_in_pieces(operation, network)
+
+
+def opened_needs(operation: Operation, needs: Sequence[Need], network: Network | None) -> Sequence[Need]:
+    """Those of an operation's needs with which something is opened: the others are passed over."""
+    return needs[:1] if left_root(operation, network) else needs
+
+
 def online_calls(operation: Operation, network: Network | None = None, fraction_bits: int = 18) -> list[Call]:
     """The calls of an operation's online form, in order, inverse roots left out."""
 
@@ -119,10 +131,10 @@ def online_calls(operation: Operation, network: Network | None = None, fraction_
     match operation:
         case Embed(rows, _, width):
             return [Call("client sends", 1), *widened(rows * width)]
-        case Normalise(rows, width):
-            return [Call("truncate", rows), *product(rows), *product(rows * width)]
-        case RmsNormalise(rows, width):
-            return [*product(rows), *product(rows * width)]
+        case Normalise(rows, width) | RmsNormalise(rows, width):
+            mean = [Call("truncate", rows)] if isinstance(operation, Normalise) else []
+            root = root_calls(rows) if root_in_pieces(operation, network) else [Call("truncate", rows)]
+            return [*mean, Call("open", 1), *root, *product(rows * width)]
         case Project(rows, _, outer):
             return projected(rows * outer)
         case ScaleRows(rows, width):
@@ -202,8 +214,8 @@ def online_bytes(
     """
     found: dict[tuple[int | None, str], OnlineBytes] = {}
     for step, needs in pass_needs(plan, opened):
-        sent = sum(sum(opened_bytes(need)) for need in needs)
-        roots = step.operation.rows if isinstance(step.operation, Normalise | RmsNormalise) else 0
+        sent = sum(sum(opened_bytes(need)) for need in opened_needs(step.operation, needs, network))
+        roots = step.operation.rows if left_root(step.operation, network) else 0
         calls = online_calls(step.operation, network, fraction_bits)
         by_engine = sum((call_sent(call, threads, fraction_bits) for call in calls), Sent())
         found[step.layer, str(step.name)] = OnlineBytes(

@@ -64,12 +64,13 @@ class StoredInfo(BaseModel):
 
     Attributes:
         party, peer: whose half it is, and with whom.
+        format: another one, or other needs of the same operations, is another number.
         inode: number of the file that it was written to. A copy has another one and is refused; two files cannot both be used.
         more: further attributes of the material.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     identity: Annotated[str, Field(pattern=f"^{IDENTITY_PATTERN}$")]
     party: Literal["client", "server"]
     peer: str

@@ -17,6 +17,7 @@ from typing import Any, assert_never
 import numpy as np
 
 from hushlm.architectures import POWER_FLOOR
+from hushlm.cost.inverse_root import root_in_pieces
 from hushlm.cost.tournament import kernel_tournament, reveal_tournament
 from hushlm.plan import (
     Activate,
@@ -44,6 +45,7 @@ from hushlm.private.prepared.activations import activate, activate_gate
 from hushlm.private.prepared.cache import OpenedRows
 from hushlm.private.prepared.desk import Desk
 from hushlm.private.prepared.inverse import reciprocals
+from hushlm.private.prepared.inverse_root import inverse_roots
 from hushlm.private.prepared.kernel import power_of_scores, score_places
 from hushlm.private.prepared.material import Material
 from hushlm.private.prepared.products import centred_rows, multiply, project, scale_by_server, scale_rows, square, whole_product
@@ -177,15 +179,24 @@ class OnlineForms:
         return x_TD - self._desk.truncate(x_TD.sum(-1, dtype=np.uint64) * part)[:, None]
 
     def _normalise(self, operation: Normalise | RmsNormalise, x_TD: Words, epsilon: float) -> Words:
-        desk, width = self._desk, operation.width
+        desk, material, width = self._desk, self._taking(), operation.width
+        whole, *products = self._needs(operation)
+        left = iter(products)
 
-        def inverse_root(lengths_T: Words) -> Words:
+        def by_engine(lengths_T: Words) -> Words:
             import jax
 
+            for need in left:
+                with material.take(need):
+                    pass  # of no use here, and material is used in order
             key = ("inverse root", width, epsilon)
-            return desk.program(key, lambda sums: jax.lax.rsqrt(sums * (1 / width) + epsilon), [lengths_T])[0]
+            return desk.program(key, lambda sums: jax.lax.rsqrt(sums * (1 / width) + epsilon), [desk.truncate(lengths_T)])[0]
 
-        return centred_rows(desk, self._taking(), self._needs(operation)[0], x_TD, inverse_root)
+        def in_pieces(lengths_T: Words) -> Words:
+            return inverse_roots(desk, lengths_T, width, epsilon, lambda x, y: whole_product(desk, material, next(left), x, y))
+
+        form = in_pieces if root_in_pieces(operation, desk.network) else by_engine
+        return centred_rows(desk, material, whole, x_TD, form)
 
     def _prepend(self, k_GTE: Words, v_GTE: Words, prefix_k: ServerValue, prefix_v: ServerValue) -> tuple[Words, Words]:
         bits = self._desk.fraction_bits

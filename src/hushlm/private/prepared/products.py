@@ -97,12 +97,16 @@ def scale_rows(desk: Desk, material: Material, need: ScaleRowsNeed, x_RN: Words,
 
 
 def centred_rows(desk: Desk, material: Material, need: CentreNeed, x_RN: Words, factors: Callable[[Words], Words]) -> Words:
-    """Each row times a factor that `factors` makes of the rows' squared lengths (R,): the rows are opened once for both products."""
+    """Each row times a factor: the rows are opened once for both products.
+
+    Args:
+        factors: makes the factors (R,) of the rows' squared lengths (R,), which have twice the fraction bits.
+    """
     with material.take(need) as item:
         a, b = item["rows"], item["factors"]
         (e,) = desk.link.open(x_RN - a)
         both = _second(desk, a + a, e)
-        lengths = desk.truncate(item["lengths"] + (e * both).sum(-1, dtype=np.uint64))
+        lengths = item["lengths"] + (e * both).sum(-1, dtype=np.uint64)
         (f,) = desk.link.open(factors(lengths) - b)
         product = item["product"] + e * _second(desk, b, f)[:, None] + a * f[:, None]
     return desk.truncate(product)
