@@ -314,8 +314,8 @@ def prepared() -> str:
         "every design of the registry at two shapes, in two processes, and asks for bytes to 0.2%, messages exactly, and what is kept to "
         "the byte, whole refills of oblivious transfers told apart. Round trips are those of `hushlm.cost.calls`, "
         "with the largest found in pairs, as without a named network; seconds of online calls were fitted by "
-        f"`python benchmarks/calibrate.py --prepared` ({calibrated.machine}, {calibrated.measured}), on a machine that others used; a "
-        "first answer compiles its programs besides, about "
+        f"`python benchmarks/calibrate.py --prepared` ({calibrated.machine}, {calibrated.measured}), on a machine with nothing "
+        "else to do; a first answer compiles its programs besides, about "
         f"{calibrated.values.compile_seconds:.2f} CPU seconds each and more where they are long, which is not in the table."
     )
     parts.append(section("Prepared answers", text, Table("", columns, rows)))

@@ -114,6 +114,7 @@ def _phases(
     new_tokens: int,
     networks: list[str],
     today: bool,
+    cold: bool,
     link: SwitchableLink,
 ) -> Iterator[Row]:
     """Rows of this party: set-up, material, an answer that compiles, an answer a network, and today's pass."""
@@ -122,9 +123,12 @@ def _phases(
     weights = None if desk.is_client else weights_of_trained_size(description)
     generator, watch = PreparedGenerator(desk, description, weights), Stopwatch()
     yield watch.row("set-up", generator.set_up())
-    materials, sent = generator.prepare(len(prompt), new_tokens, len(networks) + 1)
+    answers = (
+        [("online", network) for network in networks] if cold else [("compiling", networks[0]), *(("online", each) for each in networks)]
+    )
+    materials, sent = generator.prepare(len(prompt), new_tokens, len(answers))
     yield watch.row("offline", sent, len(materials), kept_bytes=materials[0].size_bytes)
-    for phase, network, material in zip(["compiling", *["online"] * len(networks)], [networks[0], *networks], materials, strict=True):
+    for (phase, network), material in zip(answers, materials, strict=True):
         link.switch(NETWORKS[network])
         desk.network = FORMS[network]
         watch = Stopwatch()
@@ -148,6 +152,7 @@ def asked() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--networks", default="loopback", help="any of loopback, lan, wan, separated by commas")
     parser.add_argument("--without_today", action="store_true", help="leave out the pass as it is served now")
+    parser.add_argument("--cold", action="store_true", help="no answer that only compiles: what programs the first ones compile is theirs")
     parser.add_argument("--write", action="store_true", help=f"keep the rows in {RESULTS} and draw the table of {DOCUMENT} again")
     return parser.parse_args()
 
@@ -172,7 +177,7 @@ def main() -> None:
     print(f"{'phase':24s} {'network':9s} {'MB':>10s} {'CPU s':>9s} {'messages':>9s} {'wall s':>8s} {'peak GB':>8s} {'load':>6s}  token")
     rows: list[dict[str, Any]] = []
     link = SwitchableLink(LOOPBACK)
-    work = (description, prompt, a.new_tokens, networks, not a.without_today, link)
+    work = (description, prompt, a.new_tokens, networks, not a.without_today, a.cold, link)
     for client, server in stream_both(_phases, work, description.engine, link):
         both = asdict(client) | {each: getattr(client, each) + getattr(server, each) for each in ("bytes", "cpu_seconds", "messages")}
         both |= {each: max(getattr(client, each), getattr(server, each)) for each in ("wall_seconds", "kept_bytes", "peak_bytes")}
@@ -189,22 +194,24 @@ def main() -> None:
                 f"{row['phase']} through {row['network']} is {row['token']}, but the reference says {wanted}: nothing written."
             )
     if a.write:
-        settings = {"architecture": str(architecture), "shape": description.shape.to_dict(), "answers": len(networks) + 1}
+        settings = {
+            "architecture": str(architecture),
+            "shape": description.shape.to_dict(),
+            "answers": len(networks) + (not a.cold),
+            "cold": a.cold,
+        }
         keep(name, tokens, settings, rows)
 
 
 def keep(model: str, tokens: int, settings: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """Put one model's rows into the results, in place of earlier ones, and draw the table again."""
-    kept: dict[tuple[str, ...], dict[str, Any]] = {}
+    kept = []
     for row in rows:
-        network, wall_seconds = row.pop("network"), row.pop("wall_seconds")
-        load, token = row.pop("load"), row.pop("token")
-        whole = kept.setdefault((row["phase"],), {"model": model, "tokens": tokens} | row | {"load": {}} | settings)
-        whole |= {f"wall_seconds_{network}": wall_seconds} | ({} if token is None else {"token": token})
-        whole["load"] |= {network: load}
+        network, seconds = row.pop("network"), row.pop("wall_seconds")
+        kept.append({"model": model, "tokens": tokens, "network": network} | row | {f"wall_seconds_{network}": seconds} | settings)
     document = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"rows": []}
     others = [row for row in document["rows"] if (row["model"], row["tokens"]) != (model, tokens)]
-    rows = [*others, *kept.values()]
+    rows = [*others, *kept]
     command = "python benchmarks/prepared.py --model MODEL --networks loopback,lan,wan --write"
     write_atomic(RESULTS, json.dumps({"command": command, "rows": rows}, indent=1) + "\n")
     write_section(DOCUMENT, "prepared", table(rows))
@@ -213,17 +220,15 @@ def keep(model: str, tokens: int, settings: dict[str, Any], rows: list[dict[str,
 def table(rows: list[dict[str, Any]]) -> str:
     """What answers cost, whole runs only: offline and online beside each other, as a Markdown table."""
     lines = [
-        "| Model | Phase | MB | CPU seconds | Messages | Wall seconds: loopback, LAN, WAN | Peak GB of a party |",
-        "|---|---|--:|--:|--:|---|--:|",
+        "| Model | Phase | MB | CPU seconds | Messages | Network | Wall seconds | Peak GB of a party |",
+        "|---|---|--:|--:|--:|---|--:|--:|",
     ]
     for row in rows:
         if "compiling" in row["phase"] or "set-up" in row["phase"]:
             continue
-        seconds = [row.get(f"wall_seconds_{network}") for network in NETWORKS]
-        walls = ", ".join("-" if each is None else f"{each:,.1f}" for each in seconds)
         lines.append(
-            f"| {row['model']} | {row['phase']} | {row['bytes'] / 1e6:,.1f} | {row['cpu_seconds']:,.1f} | {row['messages']:,.0f} | {walls} "
-            f"| {row['peak_bytes'] / 1e9:.1f} |"
+            f"| {row['model']} | {row['phase']} | {row['bytes'] / 1e6:,.1f} | {row['cpu_seconds']:,.1f} | {row['messages']:,.0f} "
+            f"| {row['network']} | {row['wall_seconds_' + row['network']]:,.1f} | {row['peak_bytes'] / 1e9:.1f} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -8,12 +8,17 @@ from typing import Any
 from hushlm.architectures import parse
 from hushlm.config import ModelShape
 from hushlm.cost.network import LAN, WAN
-from hushlm.cost.prepared.price import PreparedCost, price_prepared
+from hushlm.cost.prepared.price import PreparedCost, price_prepared, price_prepared_passes
 from hushlm.cost.pricing import Amount, GenerationCost
 from hushlm.report.cost_tables import gigabytes, megabytes
 from hushlm.report.table import Column, Table
 
 __all__ = ["checked_rows", "checked_table", "phase_rows", "phases_table", "records_table"]
+
+ONLINE = "online, token "
+"""Before the number of a token, what a row of `benchmarks/prepared.py` is called."""
+
+_FORMS = {"loopback": None, LAN.name: LAN, WAN.name: WAN}
 
 
 def phase_rows(today: GenerationCost, prepared: PreparedCost) -> list[dict[str, Any]]:
@@ -62,35 +67,45 @@ def phases_table(rows: Sequence[Mapping[str, Any]], prepared: PreparedCost) -> T
 def checked_rows(counted: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Phases of whole runs, as `benchmarks/prepared.py` keeps them, beside what the cost room says of them.
 
-    Seconds are those of CPUs of both parties. What compiled programs for the first time is left out.
+    Seconds are those of CPUs of both parties; of an answer that compiled its programs ("cold") they are not predicted with it.
     """
     found = []
     for model in dict.fromkeys((row["model"], row["tokens"]) for row in counted):
-        rows = {row["phase"]: row for row in counted if (row["model"], row["tokens"]) == model}
-        passes = [phase for phase in rows if phase.startswith("online, token")]
-        if "offline" not in rows or not passes:
+        rows = [row for row in counted if (row["model"], row["tokens"]) == model]
+        online = [row for row in rows if row["phase"].startswith(ONLINE)]
+        offline = next((row for row in rows if row["phase"] == "offline"), None)
+        if offline is None or not online:
             continue
-        offline, shape = rows["offline"], ModelShape(**rows["offline"]["shape"])
-        prompt = offline["tokens"] - len(passes) + 1
-        price = price_prepared(parse(offline["architecture"]), shape, prompt, len(passes), network=LAN, answers=offline["answers"])
-        amounts = {"offline": price.offline} | dict(zip(sorted(passes), (report.total for report in price.passes), strict=True))
-        for phase, amount in amounts.items():
-            found.append(
-                {
-                    "model": model[0],
-                    "phase": phase,
-                    "counted_bytes": rows[phase]["bytes"],
-                    "bytes": amount.bytes,
-                    "error": amount.bytes / rows[phase]["bytes"] - 1,
-                    "counted_messages": rows[phase]["messages"],
-                    "messages": amount.messages,
-                    "counted_cpu_seconds": rows[phase]["cpu_seconds"],
-                    "cpu_seconds": amount.cpu_seconds,
-                    "cpu_error": amount.cpu_seconds / rows[phase]["cpu_seconds"] - 1,
-                    "load": max(rows[phase]["load"].values()),
-                }
-            )
+        architecture, shape = parse(offline["architecture"]), ModelShape(**offline["shape"])
+        new_tokens = max(_token(row) for row in online)
+        prompt = offline["tokens"] - new_tokens + 1
+        made = price_prepared(architecture, shape, prompt, new_tokens, network=LAN, answers=offline["answers"]).offline
+        found.append(_checked(offline, made))
+        for name in dict.fromkeys(row["network"] for row in online):
+            passes = price_prepared_passes(architecture, shape, prompt, new_tokens, network=LAN, forms=_FORMS[name])
+            found += [_checked(row, passes[_token(row) - 1].total) for row in online if row["network"] == name]
     return found
+
+
+def _token(row: Mapping[str, Any]) -> int:
+    return int(row["phase"].removeprefix(ONLINE))
+
+
+def _checked(row: Mapping[str, Any], amount: Amount) -> dict[str, Any]:
+    return {
+        "model": row["model"],
+        "phase": row["phase"],
+        "network": row["network"],
+        "counted_bytes": row["bytes"],
+        "bytes": amount.bytes,
+        "error": amount.bytes / row["bytes"] - 1,
+        "counted_messages": row["messages"],
+        "messages": amount.messages,
+        "counted_cpu_seconds": row["cpu_seconds"],
+        "cpu_seconds": amount.cpu_seconds,
+        "cpu_error": amount.cpu_seconds / row["cpu_seconds"] - 1,
+        "load": row["load"],
+    }
 
 
 def checked_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -98,6 +113,7 @@ def checked_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     columns = (
         Column("model", "model"),
         Column("phase", "phase"),
+        Column("network", "forms for"),
         Column("counted_bytes", "counted MB", megabytes, "right"),
         Column("bytes", "predicted", megabytes, "right"),
         Column("error", "difference", "+.2%", "right"),

@@ -15,6 +15,7 @@ from tests.private.models import SMALL
 from tests.private.prepared.answers import Exported, exported
 
 from hushlm.calibration.both_parties import stream_both
+from hushlm.cost.network import WAN
 from hushlm.private.bundles import BundleStore
 from hushlm.private.engine import Engine, EngineSettings
 from hushlm.private.engine.shares import WordLink, decode
@@ -56,7 +57,7 @@ class Heard:
 
 
 def _listen(engine: Engine, exports: list[Exported]) -> Iterator[Any]:
-    desk = Desk(engine)
+    desk = Desk(engine, WAN)  # with the forms that open most
     desk.link = link = RecordingLink(engine)
     policy = RevealPolicy(kind="logits")
 
