@@ -1,17 +1,16 @@
 """Prepared answers beside today's pass, whole, in one run: bytes, CPU seconds of both parties, messages and wall seconds.
 
     python benchmarks/prepared.py [--architecture SM2+R] [--layers 2 --heads 4 --width 64 --vocabulary 256] [--tokens 32] [--new_tokens 2]
-        [--networks loopback,lan,wan] [--answers 4] [--without_today] [--write]
+        [--networks loopback,lan,wan] [--cold] [--without_today] [--write]
     python benchmarks/prepared.py --model Hush-M --write        # a recommended model at its size for GPT-2 small's scale
     python benchmarks/prepared.py --model SM2+R --write         # an architecture at GPT-2 small's shape
 
 Two processes, random weights scaled like trained ones; over each network the forms that suit it (`ask --network`). Material for one answer
 more than there are networks is made in one go, and its figures are divided by the number of answers. The first answer compiles its
-programs; after it each network, emulated by a relay on this machine, gets an answer. "today" is the pass as it is served now, after its own
-set-up. Wall seconds are those of a machine that may be busy; its load is recorded with them. Tokens are compared with the reference in
-float64.
---write keeps the rows in results/prepared.json,
-in place of earlier ones of the same model, and draws the table of docs/cost.md again.
+programs; after it each network, emulated by a relay on this machine, gets an answer. With --cold there is no such first answer, and each
+network's compiles what it is the first to need. "today" is the pass as it is served now, after its own set-up. Wall seconds are those of a
+machine that may be busy; its load is recorded with them. Tokens are compared with the reference in float64. --write keeps the rows in
+results/prepared.json, in place of earlier ones of the same model, and draws the table of docs/cost.md again.
 """
 
 from __future__ import annotations
@@ -42,14 +41,13 @@ from hushlm.private.program.backend import ReferenceBackend
 from hushlm.private.program.description import ProgramDescription, RevealPolicy, describe
 from hushlm.private.program.generate import PrivateGenerator
 from hushlm.recommended import RECOMMENDED
+from hushlm.report.prepared_report import FORMS
 from hushlm.shapes import GPT2_SMALL
 from sections import write_section
 
 REVEAL = RevealPolicy()
 LOOPBACK = Link(round_trip_seconds=0.0, bits_per_second=1e12)
 NETWORKS = {"loopback": LOOPBACK} | {each.name: Link(each.round_trip_seconds, each.bits_per_second) for each in (LAN, WAN)}
-FORMS = {"loopback": None, LAN.name: LAN, WAN.name: WAN}
-"""By which network the forms of an answer are chosen; on loopback those with the fewest bytes."""
 RESULTS = Path("results/prepared.json")
 DOCUMENT = Path("docs/cost.md")
 

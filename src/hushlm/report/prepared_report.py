@@ -13,12 +13,13 @@ from hushlm.cost.pricing import Amount, GenerationCost
 from hushlm.report.cost_tables import gigabytes, megabytes
 from hushlm.report.table import Column, Table
 
-__all__ = ["checked_rows", "checked_table", "phase_rows", "phases_table", "records_table"]
+__all__ = ["FORMS", "checked_rows", "checked_table", "phase_rows", "phases_table", "records_table"]
 
 ONLINE = "online, token "
 """Before the number of a token, what a row of `benchmarks/prepared.py` is called."""
 
-_FORMS = {"loopback": None, LAN.name: LAN, WAN.name: WAN}
+FORMS = {"loopback": None, LAN.name: LAN, WAN.name: WAN}
+"""By which network the forms of an answer are chosen, by the name that such a row has; on loopback those with the fewest bytes."""
 
 
 def phase_rows(today: GenerationCost, prepared: PreparedCost) -> list[dict[str, Any]]:
@@ -82,7 +83,7 @@ def checked_rows(counted: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         made = price_prepared(architecture, shape, prompt, new_tokens, network=LAN, answers=offline["answers"]).offline
         found.append(_checked(offline, made))
         for name in dict.fromkeys(row["network"] for row in online):
-            passes = price_prepared_passes(architecture, shape, prompt, new_tokens, network=LAN, forms=_FORMS[name])
+            passes = price_prepared_passes(architecture, shape, prompt, new_tokens, network=LAN, forms=FORMS[name])
             found += [_checked(row, passes[_token(row) - 1].total) for row in online if row["network"] == name]
     return found
 
