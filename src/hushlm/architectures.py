@@ -31,6 +31,7 @@ from enum import Enum
 __all__ = [
     "GATE_BOUND",
     "GATE_QUADRATIC",
+    "LARGEST_MEAN_WEIGHT",
     "POWER_FLOOR",
     "REGISTRY",
     "Architecture",
@@ -50,6 +51,9 @@ KERNEL_ORDERS = (1, 2, 3)
 
 POWER_FLOOR = 2.0**-10
 """Added to every weight of a power kernel PSn, so that its row sums are bounded from below: no weight is 0, and no sum is small."""
+
+LARGEST_MEAN_WEIGHT = 2.0**15
+"""The mean weight of a power kernel's row up to which a private program can divide by the row's sum."""
 
 
 class Temperature(Enum):

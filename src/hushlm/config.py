@@ -176,6 +176,8 @@ class TrainingConfig:
         init_std: standard deviation of the weights at width 64 and above scales as sqrt(768 / D) * init_std.
         residual_init: factor on the standard deviation of what writes to the stream (attention.output, contract, fused); 0 starts every
             block as the identity.
+        score_penalty: of a power kernel, the weight in the loss of what queries and keys have beyond the scores that a private program
+            can hold (`hushlm.model.score_bound`); 0 for none.
         seed: decides the weights and the order of the data.
         evaluate_every: updates from one validation to the next.
         evaluation_batches: how many batches a validation reads.
@@ -211,6 +213,7 @@ class TrainingConfig:
     clip_norm: float | None = Field(default=1.0, gt=0)
     init_std: float = Field(default=0.02, gt=0)
     residual_init: float = Field(default=1.0, ge=0)
+    score_penalty: float = Field(default=0.0, ge=0)
     seed: int = Field(default=0, ge=0)
     evaluate_every: int = Field(default=200, ge=1)
     evaluation_batches: int = Field(default=32, ge=1)

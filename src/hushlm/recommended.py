@@ -12,7 +12,7 @@ from typing import Any
 from hushlm.config import ModelShape
 from hushlm.shapes import GPT2_SMALL, proportional
 
-__all__ = ["RECOMMENDED", "TRAINING", "Recommendation"]
+__all__ = ["RECOMMENDED", "SCORE_PENALTY", "TRAINING", "Recommendation"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,10 @@ TRAINING = (
     ("entropy.initial_temperature", 0.8),
 )
 """The training of every recommended model, beside its learning rate."""
+
+SCORE_PENALTY = 0.1
+"""Of every model with a power kernel, `training.score_penalty`: at micro it takes the largest mean weight of a row from 2^15.9 to 2^8.7
+(PS3(th,qk)+LN+Q, seed 0; docs/kernels.md)."""
 
 
 def _point(name: str, purpose: str, architecture: str, layers: int, heads: int, width: int) -> Recommendation:

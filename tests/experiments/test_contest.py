@@ -78,7 +78,7 @@ def trial(number: int, architecture: str, loss: float, amount: int, base: RunCon
     config = with_changes(
         replace(base, architecture=architecture), tuple((name.replace("__", "."), value) for name, value in changes.items())
     )
-    return Trial(number, config, loss, amount, {})
+    return Trial(number, config, loss, (float(amount),), {})
 
 
 @pytest.mark.parametrize("name", ["micro", "small"])
@@ -187,8 +187,8 @@ def test_a_search_that_was_cut_off_ends_as_one_that_was_not(scale: ContestScale,
     assert len(again.trials()) == 1
     list(again.run(3, HERE))
 
-    def found(search: Search) -> list[tuple[str, float, int]]:
-        return sorted((each.config.architecture, each.loss_nats, each.bytes) for each in search.trials())
+    def found(search: Search) -> list[tuple[str, float, float]]:
+        return sorted((each.config.architecture, each.loss_nats, each.costs[0]) for each in search.trials())
 
     assert found(again) == found(whole)
     assert list(again.run(3, HERE)) == []  # nothing is left to do

@@ -10,7 +10,7 @@ __all__ = ["contest"]
 
 def contest(
     *,
-    preset: Literal["micro", "small", "paper"] = "micro",
+    preset: Literal["micro", "small", "paper", "micro-online", "small-online"] = "micro",
     stage: Literal["search", "finals", "why", "points"] = "why",
     trials: int | None = None,
     seeds: int | None = None,
@@ -34,7 +34,8 @@ def contest(
 
     Args:
         preset: micro (a minute a run on a core), small (three million parameters; seconds a run on a GPU, over an hour on a core), or paper
-            (GPT-2 small, for GPUs; stage points only).
+            (GPT-2 small, for GPUs; stage points only). With -online the seconds of prepared answers, over a LAN and a WAN, are to be few
+            instead of bytes.
         stage: how far to go: search, finals after it, and then why; or points, which runs only the recommended models and the baseline.
         trials: how many trials the search has in all; by default the preset's number.
         seeds: how many seeds each reported figure is the mean of; by default the preset's number.

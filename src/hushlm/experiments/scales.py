@@ -25,6 +25,7 @@ class Scale:
         seeds: how many runs a reported figure is the mean of.
         evaluation_batches: how many batches of the test split are read at most for a reported figure.
         checkpoint_every: how many updates lie between a run's checkpoints; None, where a run takes minutes, for none before the last.
+        one_rate_too: whether tables that the paper made at one learning rate for all rows are shown so as well.
         stress: the divergence setting of the paper's tables, whose rows keep their architecture and corpus; None where there is none.
     """
 
@@ -35,6 +36,7 @@ class Scale:
     seeds: int
     evaluation_batches: int
     checkpoint_every: int | None = None
+    one_rate_too: bool = False
     stress: RunConfig | None = None
 
 
@@ -43,6 +45,8 @@ class ContestScale(Scale):
     """A scale of the contest. Its base is the baseline's run; every contestant has the base's corpus, number of tokens and context.
 
     Attributes:
+        objective: what is held against perplexity: the bytes of a private token as it is served without preparation, or the seconds of
+            an answer that was prepared (`contest.objective`).
         search_steps: how many updates a trial of the search gets; reported figures come from runs of `base.training.steps`.
         trials: how many trials the search makes.
         layers, heads, widths, ffn_multiples: what the search may choose from.
@@ -51,6 +55,7 @@ class ContestScale(Scale):
         stability_steps: how many updates each run of the stability map gets.
     """
 
+    objective: Literal["bytes", "online"] = "bytes"
     search_steps: int
     trials: int
     layers: tuple[int, ...]
@@ -71,10 +76,17 @@ _MICRO = RunConfig(training=TrainingConfig(threads=1, evaluate_every=400))
 _MICRO_STRESS = TrainingConfig(steps=400, learning_rate=1e-2, clip_norm=None, watch_every=2, evaluate_every=400, threads=1)
 
 _SMALL = RunConfig(
-    shape=ModelShape(layers=8, heads=8, width=256, context=128),
-    data=DataConfig(corpus="wheels", tokenizer="bpe:8192"),
+    shape=ModelShape(layers=12, heads=4, width=128, context=128),
+    data=DataConfig(corpus="wheels", tokenizer="bpe:4096"),
     training=TrainingConfig(
-        steps=3000, batch=64, learning_rate=1e-3, warmup_steps=150, evaluate_every=500, evaluation_batches=64, watch_every=25, threads=2
+        steps=1000,
+        batch=64,
+        warmup_steps=50,
+        evaluate_every=500,
+        evaluation_batches=64,
+        watch_every=25,
+        threads=1,
+        precision="tf32",
     ),
 )
 
@@ -102,20 +114,21 @@ PAPER_SCALES: dict[str, Scale] = {
             stress=replace(_MICRO, shape=ModelShape(layers=12), training=_MICRO_STRESS),
             evaluation_batches=10_000,
         ),
-        # About a night on 16 cores: 8 million parameters, a tokenizer of its own, 25 million tokens.
+        # GPT-2 small's depth: 12 layers of 128, three million parameters, a tokenizer of its own, eight million tokens.
         Scale(
             name="small",
-            takes="a table takes about a night on 16 cores",
+            takes="a run takes about 20 minutes of a core",
             base=_SMALL,
-            learning_rates=(1e-3, 2e-3),
+            learning_rates=(2.5e-3, 5e-3, 1e-2),
             seeds=3,
             stress=replace(
                 _SMALL,
-                shape=replace(_SMALL.shape, layers=16),
-                training=replace(_SMALL.training, steps=400, learning_rate=4e-3, clip_norm=None),
+                shape=replace(_SMALL.shape, layers=18),
+                training=replace(_SMALL.training, steps=400, learning_rate=1e-2, clip_norm=None),
             ),
-            evaluation_batches=2_000,
-            checkpoint_every=500,
+            evaluation_batches=256,
+            checkpoint_every=250,
+            one_rate_too=True,
         ),
         # GPT-2 small on 2.1 billion tokens: for GPUs.
         Scale(
@@ -207,3 +220,11 @@ CONTEST_SCALES: dict[str, ContestScale] = {
     )
 }
 """The scales of the contest (`hushlm frontier run`), by name."""
+
+for _scale, _layers, _widths, _trials in (
+    (CONTEST_SCALES["micro"], (2, 3, 4, 6), (64, 80, 96, 128), 60),
+    (CONTEST_SCALES["small"], (2, 3, 4, 6), (192, 240, 288, 336, 384), 40),
+):
+    # In seconds depth costs round trips, and width is nearly free.
+    _name = f"{_scale.name}-online"
+    CONTEST_SCALES[_name] = replace(_scale, name=_name, objective="online", layers=_layers, widths=_widths, trials=_trials)

@@ -7,6 +7,7 @@ figure) takes over that row's learning rate.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -100,7 +101,7 @@ class Study:
     def __init__(
         self, experiments: Sequence[Experiment], scale: Scale, folder: Path, seeds: int | None = None, changes: Changes = ()
     ) -> None:
-        self.experiments = tuple(experiments)
+        self.experiments = tuple(each.with_one_rate() if scale.one_rate_too else each for each in experiments)
         self.folder = folder
         stress = with_changes(scale.stress, changes) if scale.stress is not None else None
         self.scale = replace(scale, base=with_changes(scale.base, changes), stress=stress)
@@ -174,7 +175,7 @@ class Study:
         return Job.of(config, self.folder, self.scale.evaluation_batches, self.scale.checkpoint_every)
 
     def _sweep(self, experiment: Experiment, row: Row) -> list[Job]:
-        if row.stress or row.rate is not None:
+        if row.stress or row.rate is not None or row.one_rate:
             return []
         plain = row if row.retuned else replace(row, changes=(), label="")
         return [self._job(experiment, plain, rate, 0) for rate in self.scale.learning_rates]
@@ -185,6 +186,8 @@ class Study:
             return self._stress.training.learning_rate
         if row.rate is not None:
             return row.rate
+        if row.one_rate:
+            return self._best_for_all(experiment)
         found = []
         for job in self._sweep(experiment, row):
             record = read_record(job)
@@ -193,6 +196,17 @@ class Study:
             if record.validation_perplexity is not None:
                 found.append((record.validation_perplexity, record.learning_rate))
         return min(found)[1] if found else min(self.scale.learning_rates)
+
+    def _best_for_all(self, experiment: Experiment) -> float | None:
+        """The learning rate with the lowest mean validation loss over all tuned rows of an experiment; None while not all was tried."""
+        loss_nats = dict.fromkeys(self.scale.learning_rates, 0.0)
+        for row in experiment.rows:
+            for job in self._sweep(experiment, row):
+                record = read_record(job)
+                if record is None:
+                    return None
+                loss_nats[record.learning_rate] += math.log(record.validation_perplexity or math.inf)
+        return min(loss_nats, key=lambda rate: (loss_nats[rate], rate))
 
 
 def conduct(study: Study, make: Callable[[list[Job]], None]) -> None:

@@ -30,10 +30,13 @@ class ModelOutput(NamedTuple):
     Attributes:
         logits_BTV: the logits of the next token, at every position.
         entropy_nats_LBHT: entropy of every attention row, differentiable; None unless asked for.
+        score_excess: of a power kernel in training, the sum over layers of what its scores can have beyond the limit
+            (`hushlm.model.score_bound`), differentiable; else None.
     """
 
     logits_BTV: Tensor
     entropy_nats_LBHT: Tensor | None
+    score_excess: Tensor | None = None
 
 
 class LanguageModel(nn.Module):
@@ -135,7 +138,16 @@ class LanguageModel(nn.Module):
             if with_entropy:
                 entropies.append(entropy_nats_BHT)
         logits_BTV = functional.linear(self.final_norm(x_BTD), self.embedding.weight if self.head is None else self.head.weight)
-        return ModelOutput(logits_BTV, torch.stack(entropies) if with_entropy else None)
+        return ModelOutput(logits_BTV, torch.stack(entropies) if with_entropy else None, self._score_excess())
+
+    def _score_excess(self) -> Tensor | None:
+        """The sum over layers, taken from them: a model that is copied must not hold a part of a graph."""
+        found = []
+        for module in self.modules():
+            if isinstance(module, Attention) and module.score_excess is not None:
+                found.append(module.score_excess)
+                module.score_excess = None
+        return torch.stack(found).sum() if found else None
 
     @torch.no_grad()
     def greedy(self, tokens: list[int], new_tokens: int) -> list[int]:

@@ -15,6 +15,7 @@ from hushlm.architectures import Architecture, Temperature
 from hushlm.config import ModelShape
 from hushlm.entropy.attention import entropy_attention
 from hushlm.model.rotary import rotary_tables, rotate
+from hushlm.model.score_bound import score_excess
 
 __all__ = ["MINIMUM_TEMPERATURE", "Attention", "KeyValueCache", "unit_gain"]
 
@@ -72,6 +73,8 @@ class Attention(nn.Module):
     `prefix_key` and `prefix_value` (G, P, E), present where `shape.prefix` is P > 0, are keys (turned already) and values of P positions
     before every text: what a first token leaves behind that is the same for every text. At 0, where they start, they only take weight.
 
+    `score_excess` is what the last training pass of a power kernel had beyond the scores allowed (`hushlm.model.score_bound`), else None.
+
     With query-key normalisation the rows of W_q and W_k that belong to one head, and their biases, are multiplied by `unit_gain`.
     """
 
@@ -79,6 +82,7 @@ class Attention(nn.Module):
         super().__init__()
         self.order, self.power, self.normalised = architecture.kernel_order, architecture.power, architecture.query_key_norm
         self.observer: Callable[[Tensor, Tensor, Tensor | None], None] | None = None
+        self.score_excess: Tensor | None = None
         self.head_width = shape.head_width
         self.groups = shape.heads // shape.cache_heads
         self.rotary_width = shape.rotary_width if architecture.is_rotary else 0
@@ -138,5 +142,7 @@ class Attention(nn.Module):
             temperature = temperature[:, past : past + x_BTD.shape[1]]
         if self.observer is not None:
             self.observer(q_BHTE, k_BHSE, temperature)
+        if self.power and self.training and self.order is not None:
+            self.score_excess = score_excess(self.order, q_BHTE, k_BHSE, temperature)
         y_BHTE, entropy_nats_BHT = entropy_attention(q_BHTE, k_BHSE, v_BHSE, temperature=temperature, order=self.order, power=self.power)
         return self.output(y_BHTE.transpose(1, 2).flatten(2)), entropy_nats_BHT

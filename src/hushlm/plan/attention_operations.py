@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, is_dataclass
 
-from hushlm.architectures import POWER_FLOOR
+from hushlm.architectures import LARGEST_MEAN_WEIGHT, POWER_FLOOR
 
 __all__ = [
     "LARGEST_POWER_SUM",
@@ -113,9 +113,9 @@ POWER_SUM = 2.0**-3
 times its mean weight. Mean weights of a trained PS3 lie between 2^-6.3 and 2^10.3 for 98% of the rows, with a median of 6: with this factor
 the sums and their reciprocals are about equally far from 0, as fixed-point numbers want it."""
 
-SMALLEST_POWER_SUM, LARGEST_POWER_SUM = POWER_SUM * POWER_FLOOR, 2**12
+SMALLEST_POWER_SUM, LARGEST_POWER_SUM = POWER_SUM * POWER_FLOOR, POWER_SUM * LARGEST_MEAN_WEIGHT
 """Between these the sums must lie. The first is the floor of all weights; the second is the largest number that is compared in the ring of
-32 bits with 18 fraction bits, and stands for a mean weight of 2^15. Export looks at the sums of a sample prompt."""
+32 bits with 18 fraction bits, 2^12. Export looks at the sums of a sample prompt."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ class BatchLoss:
         loss: cross-entropy, nats a token.
         teacher_loss: KL(teacher || student), nats a token; None without a teacher.
         penalty: the regulariser's penalty, without its weight; None if it was not computed.
-        total: what is minimised: loss, or its mixture with teacher_loss, + weight x penalty.
+        total: what is minimised: loss, or its mixture with teacher_loss, + weight x penalty + score_penalty x the scores' excess.
         entropy_nats_LH: batch means; None if nobody asked.
         nonfinite_entropies_L: rows of each layer whose entropy is not finite; None if nobody asked.
     """
@@ -76,6 +76,7 @@ def _in_one_pass(team: Team, window_BT: Tensor, weight: float, settings: Trainin
         if team.regulariser is not None and output.entropy_nats_LBHT is not None:
             penalty = team.regulariser(output.entropy_nats_LBHT)
         total = loss + weight * penalty if penalty is not None and weight > 0 else loss
+        total = total + _excess(output, settings)
         total.backward()
     entropy_nats_LBHT = output.entropy_nats_LBHT
     told = [cross_entropy, total.detach()] + ([] if divergence is None else [divergence])
@@ -103,7 +104,7 @@ def _in_parts(team: Team, parts: tuple[Tensor, ...], batch: int, weight: float, 
     if measured is not None:
         penalty, slope_LH = _penalty_of_means(team, measured[0] / rows, weight)
 
-    loss_sum, penalty_sum, divergence_sum = (torch.zeros((), dtype=torch.float64) for _ in range(3))
+    loss_sum, penalty_sum, divergence_sum, excess_sum = (torch.zeros((), dtype=torch.float64) for _ in range(4))
     entropy_sum: list[tuple[Tensor, Tensor]] = []
     for index, window_BT in enumerate(parts):
         with team.adding_up(last=index == len(parts) - 1):
@@ -125,10 +126,12 @@ def _in_parts(team: Team, parts: tuple[Tensor, ...], batch: int, weight: float, 
                     part_penalty = regulariser(entropy_LBHT)
                     penalty_sum += part_penalty.detach().double().cpu()
                     total = loss + weight * part_penalty if weight > 0 else loss
-            (total * team.scale).backward()
+            excess = _excess(output, settings) * (window_BT[:, 1:].numel() / rows)
+            excess_sum += excess.detach().double().cpu() if isinstance(excess, Tensor) else excess
+            ((total + excess) * team.scale).backward()
     team.add_up_the_rest()
 
-    told = world.sum(torch.stack([loss_sum, penalty_sum, divergence_sum]).to(world.device)).tolist()
+    told = world.sum(torch.stack([loss_sum, penalty_sum, divergence_sum, excess_sum]).to(world.device)).tolist()
     entropy_nats_LH = nonfinite = None
     if entropy_sum:
         entropy_nats_LH = world.sum(torch.stack([s for s, _ in entropy_sum]).sum(dim=0).to(world.device)).cpu() / rows
@@ -144,6 +147,7 @@ def _in_parts(team: Team, parts: tuple[Tensor, ...], batch: int, weight: float, 
         whole_loss = (1 - w) * told[0] + w * settings.teacher_temperature**2 * teacher_loss
     if value is not None and weight > 0:
         whole_loss += weight * value
+    whole_loss += told[3]
     return BatchLoss(told[0], teacher_loss, value, whole_loss, entropy_nats_LH, nonfinite if with_entropy else None)
 
 
@@ -197,6 +201,13 @@ def _token_loss(
         teacher_NV = _forward(team.teacher, window_BT, settings, False).logits_BTV.flatten(0, 1).float()
     weight, temperature = settings.teacher_weight, settings.teacher_temperature
     return distilling_cross_entropy(logits_NV, teacher_NV, targets_N, rows, weight=weight, temperature=temperature)
+
+
+def _excess(output: ModelOutput, settings: TrainingConfig) -> Tensor | float:
+    """What the scores of a power kernel add to the loss of the tokens of one forward pass."""
+    if output.score_excess is None or settings.score_penalty == 0:
+        return 0.0
+    return settings.score_penalty * output.score_excess
 
 
 def _forward(forward: object, window_BT: Tensor, settings: TrainingConfig, with_entropy: bool) -> ModelOutput:

@@ -11,6 +11,7 @@ Everything is chosen on the validation split; what is reported is measured on th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -29,11 +30,13 @@ from hushlm.experiments.contest.contest_rows import (
     grown_rows,
     model_of,
     recommended_rows,
+    regularised_too,
     regulariser_rows,
     stability_rows,
     without_twins,
 )
 from hushlm.experiments.contest.models import MODELS, Origin, models_from
+from hushlm.experiments.contest.objective import OBJECTIVES, Cost
 from hushlm.experiments.contest.roles import explained, roles, validation_perplexity
 from hushlm.experiments.contest.search import Search, Trial
 from hushlm.experiments.contest.seconds import in_seconds
@@ -124,7 +127,9 @@ class Contest:
         left = trials - len(self.search.trials())
         progress = CountProgress("trials", left, left)
         for _, trial in self.search.run(trials, workers):
-            progress.advance(f"trial {trial.number}, {trial.config.architecture}: {trial.loss_nats:.3f} nats, {trial.bytes / 1e9:.2f} GB")
+            costs = zip(OBJECTIVES[self.scale.objective].costs, trial.costs, strict=True)
+            shown = ", ".join(f"{cost.shown(value)} {cost.heading}" for cost, value in costs)
+            progress.advance(f"trial {trial.number}, {trial.config.architecture}: {trial.loss_nats:.3f} nats, {shown}")
 
     def finals(self) -> list[RowOutcome]:
         """The baselines and the finalists, tuned and measured; the best baseline first."""
@@ -178,7 +183,7 @@ class Contest:
             "ablation": [replace(row, seeds=self.scale.ablation_seeds) for row in ablation],
             "grown": grown_rows(self.scale),
             "stability": stability_rows(point.row, self.scale),
-            "regulariser": regulariser_rows(self.scale),
+            "regulariser": regulariser_rows(self.scale) if self.scale.objective == "bytes" else regularised_too(point.row, rate),
             "distillation": distillation_rows(_taught(finals, found), str(teacher)) if teaches else [],
         }
         for name, some in rows.items():
@@ -192,7 +197,7 @@ class Contest:
         why: Mapping[str, Outcome],
         trials: Sequence[Trial],
     ) -> dict[str, Any]:
-        """What results/frontier-PRESET.json holds: `points` by bytes, the search's front, and every table behind the page.
+        """What results/frontier-PRESET.json holds: `points`, cheapest first, the search's front, and every table behind the page.
 
         Args:
             stage: how far the contest went.
@@ -205,12 +210,12 @@ class Contest:
         points = [
             {"role": " and ".join(role for role, chosen in found.items() if chosen is row), **self._values(row, baseline)} for row in finals
         ]
-        front = pareto_front(trials, lambda trial: trial.bytes, lambda trial: -trial.loss_nats)
+        costs = OBJECTIVES[self.scale.objective].costs
         records = [run for row in finals for run in row.runs]
         length = f" --trials {len(trials)}" if trials else ""
         devices = sorted({run.settings["training"]["device"] for run in records})
         where = "" if devices == ["cpu"] else f" --device {devices[-1]}"
-        document = {
+        document: dict[str, Any] = {
             "preset": self.scale.name,
             "command": f"hushlm frontier run --preset {self.scale.name} --stage {stage} --seeds {self.seeds}{length}{where}",
             "seeds": self.seeds,
@@ -221,13 +226,14 @@ class Contest:
             "search": {
                 "trials": len(trials),
                 "steps": self.scale.search_steps,
-                "front": [{**_trial(trial), "parameters": trial.parameters} for trial in front],
-                "all": [_trial(trial) for trial in trials],
+                "front": [{**_trial(trial, costs), "parameters": trial.parameters} for trial in _front(trials, len(costs))],
+                "all": [_trial(trial, costs) for trial in trials],
             },
-            "points": sorted(points, key=lambda point: point["bytes_gpt2_small"]),
+            "points": points,
             **{name: [self._values(row, baseline) for row in outcome.rows] for name, outcome in why.items()},
         }
-        return in_seconds(document)
+        document = in_seconds(document)
+        return {**document, "points": sorted(document["points"], key=lambda point: point[costs[0].key])}
 
     def _values(self, outcome: RowOutcome, baseline: RowOutcome) -> dict[str, Any]:
         base = self.scale.base
@@ -261,10 +267,23 @@ def _taught(finals: Sequence[RowOutcome], found: Mapping[str, RowOutcome]) -> di
     return {**taught, **{row.row.label: row for row in finals if row.row.label in marked}}
 
 
-def _trial(trial: Trial) -> dict[str, Any]:
+def _front(trials: Sequence[Trial], costs: int) -> list[Trial]:
+    """The candidates to which no other is preferable by loss and one of the costs."""
+    candidates = [trial for trial in trials if all(map(math.isfinite, trial.costs))]
+    found: dict[int, Trial] = {}
+    for at in range(costs):
+
+        def cost(trial: Trial, at: int = at) -> float:
+            return trial.costs[at]
+
+        found |= {trial.number: trial for trial in pareto_front(candidates, cost, lambda trial: -trial.loss_nats)}
+    return list(found.values())
+
+
+def _trial(trial: Trial, costs: Sequence[Cost]) -> dict[str, Any]:
     return {
         "number": trial.number,
         "architecture": trial.config.architecture,
         "loss_nats": trial.loss_nats,
-        "bytes_gpt2_small": trial.bytes,
+        **{cost.key: value if math.isfinite(value) else None for cost, value in zip(costs, trial.costs, strict=True)},
     }

@@ -10,11 +10,12 @@ from typing import Any
 
 from hushlm.experiments.contest.contest_figures import ContestPoint, StabilityMap, contest_figure, seconds_figure, stability_figure
 from hushlm.experiments.contest.contest_rows import DISTILLED
-from hushlm.experiments.contest.roles import ROLES
+from hushlm.experiments.contest.objective import OBJECTIVES
+from hushlm.experiments.contest.roles import ONLINE_ROLES, ROLES
 from hushlm.experiments.contest.seconds import PRICED, seconds_table, sizes_cell
 from hushlm.experiments.documents import document_stem, read_document
 from hushlm.experiments.published_figures import published_relative
-from hushlm.experiments.scales import BASELINE
+from hushlm.experiments.scales import BASELINE, CONTEST_SCALES
 from hushlm.files import write_atomic
 from hushlm.report.figures import save_figure
 from hushlm.report.table import Column, Table
@@ -58,6 +59,7 @@ def points_table(document: Mapping[str, Any]) -> Table:
     over = f"mean over {seeds} seeds ± half the spread" if seeds > 1 else "one seed"
     tuned = any(len(point["learning_rate_sweep"]) > 1 for point in document["points"])
     chosen = "learning rate and names chosen on the validation split" if tuned else "the same learning rate for every row"
+    roles = ONLINE_ROLES if CONTEST_SCALES[document["preset"]].objective == "online" else ROLES
     own_precision = any("training.precision" in point["changes"] for point in document["points"])
     unless = ", or as a row says, which then was trained at one learning rate" if own_precision else ""
     note = (
@@ -65,7 +67,7 @@ def points_table(document: Mapping[str, Any]) -> Table:
         f"{over}, test split; {chosen}. Trained on {' and '.join(document.get('devices', ['cpu']))}, "
         f"{base['training']['precision']}{unless}. "
         "Bytes are the cost model's, at the shape that stands to GPT-2 small as the trained one to the baseline's. "
-        f"Here: {'; '.join(f'{role} {meaning}' for role, meaning in ROLES.items())}."
+        f"Here: {'; '.join(f'{role} {meaning}' for role, meaning in roles.items())}."
     )
     return Table(f"The contest ({document['preset']})", POINT_COLUMNS, [_cells(point) for point in document["points"]], note)
 
@@ -142,13 +144,16 @@ def write_contest_page(document: Mapping[str, Any], folder: Path) -> Path:
 
 
 def _search(search: Mapping[str, Any]) -> list[str]:
+    [costs] = [each.costs for each in OBJECTIVES.values() if each.costs[0].key in search["front"][0]]
+    headings = [cost.heading for cost in costs]
     return [
-        f"{search['trials']} trials of {search['steps']} updates. The front, validation loss in nats against GB:",
+        f"{search['trials']} trials of {search['steps']} updates. The front, validation loss in nats against {' and '.join(headings)}:",
         "",
-        "| trial | GB | nats | architecture | chosen |",
-        "|---:|---:|---:|---|---|",
+        f"| trial | {' | '.join(headings)} | nats | architecture | chosen |",
+        f"|---:|{'---:|' * len(costs)}---:|---|---|",
         *(
-            f"| {trial['number']} | {trial['bytes_gpt2_small'] / 1e9:.2f} | {trial['loss_nats']:.3f} | {trial['architecture']} | "
+            f"| {trial['number']} | {' | '.join(cost.shown(trial[cost.key]) for cost in costs)} | {trial['loss_nats']:.3f} | "
+            f"{trial['architecture']} | "
             + ", ".join(
                 f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
                 for name, value in trial["parameters"].items()
@@ -227,7 +232,7 @@ def _regulariser_table(rows: Sequence[Mapping[str, Any]]) -> Table:
                 "verdict": "helps on every seed" if all(better) else "hurts on every seed" if not any(better) else "no clear effect",
             }
         )
-    return Table("", columns, cells, "At the baseline's shape and one learning rate; thresholds as shares of log T.")
+    return Table("", columns, cells, "At one shape and one learning rate; thresholds as shares of log T.")
 
 
 def _distillation_table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -12,6 +12,7 @@ from typing import Any
 from hushlm.architectures import FeedForward, Norm, Temperature, parse
 from hushlm.config import RunConfig
 from hushlm.experiments.contest.models import BF16_LEARNING_RATES, Origin, models_from
+from hushlm.experiments.contest.objective import OBJECTIVES, below
 from hushlm.experiments.contest.search import Trial
 from hushlm.experiments.experiment import Changes, Row
 from hushlm.experiments.scales import BASELINE, ContestScale
@@ -29,14 +30,11 @@ __all__ = [
     "grown_rows",
     "model_of",
     "recommended_rows",
+    "regularised_too",
     "regulariser_rows",
     "stability_rows",
     "without_twins",
 ]
-
-CAPS_BYTES = (800_000_000, 1_000_000_000, 1_200_000_000, 1_600_000_000, 6_430_000_000)
-"""Bytes at GPT-2 small's scale below each of which a finalist is sought. The first two are a bold and a plain target for models within 1.10
-times the baseline's perplexity, the next two for models within 1.00 times, and the last is what the paper's best system takes."""
 
 _TRAINING = ("optimiser", "weight_decay", "init_std", "residual_init")
 _CHOSEN_ELSEWHERE = {"training.steps", "training.evaluate_every", "training.learning_rate", "training.seed"}
@@ -56,10 +54,11 @@ def changes_of(config: RunConfig, base: RunConfig) -> Changes:
 
 
 def finalist_rows(trials: Sequence[Trial], scale: ContestScale) -> list[Row]:
-    """The trial with the lowest validation loss below each of `CAPS_BYTES`."""
+    """The trial with the lowest validation loss below each of the objective's caps."""
     rows = []
-    for cap in CAPS_BYTES:
-        allowed = [trial for trial in trials if trial.bytes <= cap and trial.config.architecture != BASELINE]
+    for cap in OBJECTIVES[scale.objective].caps:
+        models = [trial for trial in trials if trial.config.architecture != BASELINE]
+        allowed = [trial for trial in models if below(cap, trial.costs, trial.config.parsed_architecture)]
         if allowed:
             best = min(allowed, key=lambda trial: trial.loss_nats)
             changes, label = changes_of(best.config, scale.base), f"trial {best.number}"
@@ -90,6 +89,8 @@ def baseline_rows(finalists: Sequence[Row], trials: Sequence[Trial]) -> list[Row
 
 def added_rows(scale: ContestScale) -> list[Row]:
     """What is tuned and measured beside the finalists: models picked by hand, or at another scale than micro the recommended ones."""
+    if scale.objective == "online":
+        return recommended_rows(scale, (*RECOMMENDED.values(), *models_from(Origin.WITHOUT_COMPARISON)))
     if scale.name == "micro":
         return recommended_rows(scale, models_from(Origin.BY_HAND))
     recommended = recommended_rows(scale, RECOMMENDED.values())
@@ -103,7 +104,7 @@ def _in_bf16(row: Row) -> Row:
 
 def grown_rows(scale: ContestScale) -> list[Row]:
     """What the search at the small scale brought up, at another scale."""
-    return [] if scale.name == "small" else recommended_rows(scale, models_from(Origin.SMALL_SCALE))
+    return [] if scale.name != "micro" else recommended_rows(scale, models_from(Origin.SMALL_SCALE))
 
 
 def recommended_rows(scale: ContestScale, points: Iterable[Recommendation]) -> list[Row]:
@@ -164,6 +165,12 @@ def regulariser_rows(scale: ContestScale) -> list[Row]:
     rate = scale.base.training.learning_rate
     names = [f"{kernel}+{ffn}" for ffn, kernels in _REGULARISED_FEED_FORWARDS.items() for kernel in kernels]
     return [Row(shown, rate=rate) for name in names for shown in (name, f"EReg({name})")]
+
+
+def regularised_too(row: Row, rate: float) -> list[Row]:
+    """A row with and without the regulariser, at one learning rate."""
+    plain = str(parse(row.architecture).without_regulariser())
+    return [Row(name, row.changes, rate=rate) for name in (plain, f"EReg({plain})")]
 
 
 def stability_rows(row: Row, scale: ContestScale) -> list[Row]:

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from hushlm.architectures import parse
-from hushlm.recommended import RECOMMENDED, TRAINING, Recommendation
+from hushlm.recommended import RECOMMENDED, SCORE_PENALTY, TRAINING, Recommendation
 from hushlm.shapes import GPT2_SMALL
 
 __all__ = ["BF16_LEARNING_RATES", "MODELS", "ContestModel", "Origin", "models_from"]
@@ -22,6 +22,7 @@ class Origin(Enum):
     BY_HAND = "by hand"
     FORMERLY_RECOMMENDED = "formerly recommended"
     SMALL_SCALE = "small scale"
+    WITHOUT_COMPARISON = "without comparison"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,8 @@ class _Entry(BaseModel):
 
     def model(self) -> ContestModel:
         shape = replace(GPT2_SMALL, layers=self.layers, heads=self.heads, width=self.width, ffn_multiple=self.ffn_multiple)
-        return ContestModel(self.name, "", self.architecture, shape, TRAINING, origin=self.origin, distilled=self.distilled)
+        training = (*TRAINING, ("training.score_penalty", SCORE_PENALTY)) if parse(self.architecture).power else TRAINING
+        return ContestModel(self.name, "", self.architecture, shape, training, origin=self.origin, distilled=self.distilled)
 
 
 class _File(BaseModel):

@@ -5,15 +5,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from hushlm.architectures import parse
 from hushlm.config import RunConfig
-from hushlm.experiments.equivalent import equivalent
+from hushlm.experiments.contest.objective import OBJECTIVES, PAPERS_BEST_BYTES, compares_nothing, costs_of
 from hushlm.experiments.scales import BASELINE, ContestScale
 from hushlm.experiments.study import RowOutcome
 
-__all__ = ["PAPERS_BEST_BYTES", "ROLES", "explained", "roles", "validation_perplexity"]
-
-PAPERS_BEST_BYTES = 6_430_000_000
-"""What the paper's EReg(SM(t)+ScFuFFN) takes for one token of GPT-2 small with a context of 128 (arXiv 2501.03489, Table 3)."""
+__all__ = ["ONLINE_ROLES", "PAPERS_BEST_BYTES", "ROLES", "explained", "roles", "validation_perplexity"]
 
 SMALL_RATIO, MEDIUM_RATIO = 1.10, 1.00
 
@@ -22,14 +20,19 @@ ROLES = {
     "M": f"the cheapest within {MEDIUM_RATIO:.2f} times",
     "L": "the best perplexity below the paper's bytes",
 }
+ONLINE_ROLES = {**ROLES, "L": f"the best perplexity below {OBJECTIVES['online'].best_below:.0f} s over a LAN"}
 """The questions that each scale's own contest answers. The recommended models (recommended.py) were chosen in view of all scales."""
 
 
 def explained(finals: Sequence[RowOutcome], scale: ContestScale) -> RowOutcome:
     """The row that the contest takes apart: M, or L where there is none, among what its own search found if it searched at all.
 
-    Rows added by hand come and go; the tables that say why stay with the search.
+    Rows added by hand come and go; the tables that say why stay with the search. In the contest in seconds it is the best model that
+    compares nothing, whoever found it.
     """
+    if scale.objective == "online":
+        free = [row for row in finals[1:] if compares_nothing(parse(row.row.architecture))]
+        return min(free or finals[1:], key=validation_perplexity)
     searched = [row for row in finals[1:] if row.row.trial is not None]
     found = roles([finals[0], *(searched or finals[1:])], scale)
     return found.get("M") or found["L"]
@@ -47,8 +50,8 @@ def roles(finals: Sequence[RowOutcome], scale: ContestScale) -> dict[str, RowOut
     for name, ratio in (("S", SMALL_RATIO), ("M", MEDIUM_RATIO)):
         allowed = [row for row in models if validation_perplexity(row) <= ratio * limit]
         if allowed:
-            found[name] = min(allowed, key=lambda row: _bytes(row, scale))
-    allowed = [row for row in models if _bytes(row, scale) <= PAPERS_BEST_BYTES]
+            found[name] = min(allowed, key=lambda row: _cost(row, scale))
+    allowed = [row for row in models if _cost(row, scale) <= OBJECTIVES[scale.objective].best_below]
     if allowed:
         found["L"] = min(allowed, key=validation_perplexity)
     return found
@@ -60,5 +63,5 @@ def validation_perplexity(outcome: RowOutcome) -> float:
     return statistics.mean(value for value in found if value is not None) if found and all(found) else float("inf")
 
 
-def _bytes(outcome: RowOutcome, scale: ContestScale) -> int:
-    return equivalent(RunConfig.from_dict(outcome.runs[0].settings), scale).bytes
+def _cost(outcome: RowOutcome, scale: ContestScale) -> float:
+    return costs_of(RunConfig.from_dict(outcome.runs[0].settings), scale)[0]

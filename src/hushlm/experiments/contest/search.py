@@ -1,7 +1,7 @@
 """The search, with Optuna. Every trial is a run known by its settings, so that a repeated one costs nothing.
 
-Two objectives are to be small: the validation loss in nats after an equal number of tokens, and the predicted bytes of a private token at
-GPT-2 small's scale. The study is a journal file in the folder of runs; an interrupted search goes on from it.
+Several objectives are to be small: the validation loss in nats after an equal number of tokens, and the predicted costs of a private token
+at GPT-2 small's scale (`contest.objective`). The study is a journal file in the folder of runs; an interrupted search goes on from it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hushlm.config import RunConfig
+from hushlm.experiments.contest.objective import OBJECTIVES, costs_of
 from hushlm.experiments.contest.space import start, starts, suggest
-from hushlm.experiments.equivalent import equivalent
 from hushlm.experiments.launch import Workers
 from hushlm.experiments.runs import Job, RunRecord, read_record
 from hushlm.experiments.scales import ContestScale
@@ -36,14 +36,14 @@ class Trial:
         number: trials are counted from 0 in the order they were begun.
         config: the settings of its run.
         loss_nats: the loss on the validation split; that of a uniform guess, the logarithm of the vocabulary, where training was stopped.
-        bytes: how many bytes a private token is predicted to move at GPT-2 small's scale.
+        costs: of a private token at GPT-2 small's scale, as the scale's objective has them.
         parameters: what the trial chose, by name.
     """
 
     number: int
     config: RunConfig
     loss_nats: float
-    bytes: int
+    costs: tuple[float, ...]
     parameters: dict[str, Any]
 
 
@@ -73,7 +73,7 @@ class Search:
         self._study = optuna.create_study(
             study_name=f"frontier-{scale.name}",
             storage=JournalStorage(JournalFileBackend(str(folder / "frontier.journal"))),
-            directions=["minimize", "minimize"],
+            directions=["minimize"] * (1 + len(OBJECTIVES[scale.objective].costs)),
             # A "constant liar" counts trials under way as bad ones, so that several at once are not alike.
             sampler=optuna.samplers.TPESampler(seed=scale.base.training.seed, n_startup_trials=STARTUP_TRIALS, constant_liar=True),
             load_if_exists=True,
@@ -83,8 +83,8 @@ class Search:
         """The finished trials, in the order they were begun."""
         found = []
         for trial in self._study.get_trials(deepcopy=False, states=(self._states.COMPLETE,)):
-            loss, amount = trial.values
-            found.append(Trial(trial.number, self._replayed(trial), loss, int(amount), dict(trial.params)))
+            loss, *costs = trial.values
+            found.append(Trial(trial.number, self._replayed(trial), loss, tuple(costs), dict(trial.params)))
         return found
 
     def run(self, trials: int, workers: Workers) -> Iterator[tuple[int, Trial]]:
@@ -135,9 +135,9 @@ class Search:
     def _tell(self, number: int, job: Job, record: RunRecord) -> Trial:
         perplexity = record.validation_perplexity
         loss = math.log(perplexity) if perplexity is not None else math.log(record.settings["shape"]["vocabulary"])
-        amount = equivalent(job.config, self.scale).bytes
-        told = self._study.tell(number, [loss, float(amount)])
-        return Trial(number, job.config, loss, amount, dict(told.params))
+        costs = costs_of(job.config, self.scale)
+        told = self._study.tell(number, [loss, *costs])
+        return Trial(number, job.config, loss, costs, dict(told.params))
 
     def _replayed(self, trial: optuna.trial.FrozenTrial) -> RunConfig:
         import optuna

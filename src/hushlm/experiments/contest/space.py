@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 from hushlm.architectures import Architecture, FeedForward, Norm, Temperature
 from hushlm.config import RunConfig
 from hushlm.experiments.scales import ContestScale
+from hushlm.recommended import SCORE_PENALTY
 
 if TYPE_CHECKING:
     import optuna
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["start", "starts", "suggest"]
 
 KERNELS = ("SM", "SM1", "SM2", "SM3")
+ONLINE_KERNELS = ("SM", "SM2", "PS2", "PS3")
+"""Of the search in seconds. Power kernels have normalised queries and keys, and a penalty on scores."""
 _NOT_SEARCHED = (FeedForward.IDENTITY, FeedForward.SCALED, FeedForward.SWIGLU, FeedForward.SWIGLU_QUADRATIC)
 """A search that goes on must have the choices with which it began: SwiGLU came later, for pretrained models."""
 FEED_FORWARDS = tuple(kind.name for kind in FeedForward if kind not in _NOT_SEARCHED)
@@ -40,7 +43,7 @@ class _Start(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kernel: Literal["SM", "SM1", "SM2", "SM3"]
+    kernel: Literal["SM", "SM1", "SM2", "SM3", "PS2", "PS3"]
     feed_forward: str = Field(pattern=f"^({'|'.join(FEED_FORWARDS)})$")
     norm: Literal["none", "LN", "SNorm(FFN)"] | None = None
     temperature: str | None = Field(default=None, pattern=f"^({'|'.join(TEMPERATURES)})$")
@@ -102,7 +105,8 @@ def start(values: dict[str, Any], scale: ContestScale) -> dict[str, Any]:
 
 def suggest(trial: optuna.Trial, scale: ContestScale) -> RunConfig:
     """The run of a trial, with as many updates as the search gives each."""
-    kernel = trial.suggest_categorical("kernel", KERNELS)
+    kernel = trial.suggest_categorical("kernel", KERNELS if scale.objective == "bytes" else ONLINE_KERNELS)
+    power = kernel.startswith("PS")
     feed_forward = FeedForward[trial.suggest_categorical("feed_forward", FEED_FORWARDS)]
     # ScFuFFN stands in for LayerNorm.
     norm, norm_layers = NORMS["none" if feed_forward.is_scaled else trial.suggest_categorical("norm", tuple(NORMS))]
@@ -110,6 +114,8 @@ def suggest(trial: optuna.Trial, scale: ContestScale) -> RunConfig:
     regularised = trial.suggest_categorical("regularised", (False, True))
     architecture = Architecture(
         kernel_order=int(kernel[2:]) if kernel != "SM" else None,
+        power=power,
+        query_key_norm=power,
         temperature=temperature,
         norm=norm,
         norm_layers=norm_layers,
@@ -136,6 +142,7 @@ def suggest(trial: optuna.Trial, scale: ContestScale) -> RunConfig:
         init_std=trial.suggest_categorical("init_std", (0.014, 0.02, 0.028)),
         # A normalised matrix cannot start at zero.
         residual_init=base.training.residual_init if norm is Norm.SPECTRAL else trial.suggest_categorical("residual_init", (0.0, 0.5, 1.0)),
+        score_penalty=SCORE_PENALTY if power else 0.0,
     )
     entropy = base.entropy
     if regularised:

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from hushlm.entropy.diagnostics import HeadReport, summarise
+from hushlm.experiments.experiment import ONE_RATE
 from hushlm.experiments.paper.tables import CLIPPED, EREG, GAMMAS, STRESS, gamma_label
 from hushlm.experiments.published_figures import published_figures
 from hushlm.experiments.runs import RunRecord
@@ -81,11 +82,13 @@ def _ordering(outcome: Outcome) -> Claim:
     return Claim(text, _by_correlation(correlation), f"Rank correlation {correlation:.2f} over {len(pairs)} rows; measured: {order}.")
 
 
-def _lower(left: str, right: str, text: str, ours: bool = False) -> Callable[[Outcome], Claim]:
-    """The claim that `left` reaches a lower perplexity than `right`, seed by seed."""
+def _lower(left: str, right: str, text: str, ours: bool = False, label: str = "") -> Callable[[Outcome], Claim | None]:
+    """The claim that `left` reaches a lower perplexity than `right`, seed by seed; none where no row has the label."""
 
-    def claim(outcome: Outcome) -> Claim:
-        rows = _all_of(outcome.find(name) for name in (left, right))
+    def claim(outcome: Outcome) -> Claim | None:
+        if not any(row.row.label == label for row in outcome.rows):
+            return None
+        rows = _all_of(outcome.find(name, label) for name in (left, right))
         if not rows:
             return Claim(text, "not run", f"{left} and {right} were not both run.", ours)
         pairs = _pairs(*rows)
@@ -275,10 +278,13 @@ def _shown(perplexity: float) -> str:
     return f"{perplexity:.2f}" if np.isfinite(perplexity) else "diverged"
 
 
+_EREG_GAINS = {
+    "SM+ScFuFFN": "EReg lowers the perplexity of SM+ScFuFFN (7.8% in the paper)",
+    "SM(t)+ScFuFFN": "EReg lowers the perplexity of SM(t)+ScFuFFN: the regulariser's own share",
+}
 _EREG_CLAIMS = (
     _ordering,
-    _lower(EREG, "SM+ScFuFFN", "EReg lowers the perplexity of SM+ScFuFFN (7.8% in the paper)"),
-    _lower(EREG, "SM(t)+ScFuFFN", "EReg lowers the perplexity of SM(t)+ScFuFFN: the regulariser's own share"),
+    *(_lower(EREG, name, text) for name, text in _EREG_GAINS.items()),
     _fewer_overloaded,
 )
 _CLAIMS: dict[str, Sequence[Callable[[Outcome], Claim | None]]] = {
@@ -291,6 +297,7 @@ _CLAIMS: dict[str, Sequence[Callable[[Outcome], Claim | None]]] = {
     ),
     "table3": (
         *_EREG_CLAIMS,
+        *(_lower(EREG, name, f"{text}, at one learning rate for all", label=ONE_RATE) for name, text in _EREG_GAINS.items()),
         _lower("EReg(SM2+ScFuFFN)", "SM2+ScFuFFN", "EReg lowers the perplexity of SM2+ScFuFFN", ours=True),
         _lower("SM2+R", EREG, "SM2+R is below the paper's final system", ours=True),
     ),

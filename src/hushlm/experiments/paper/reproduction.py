@@ -82,7 +82,8 @@ def read_reproduction(path: Path) -> Mapping[str, Any]:
 
 def outcome_of(document: Mapping[str, Any]) -> Outcome:
     """The outcome that a document tells of. Claims and pictures are made again from its runs; none is taken over."""
-    experiment = EXPERIMENTS[document["name"]]
+    scale = PAPER_SCALES[document["preset"]]
+    experiment = EXPERIMENTS[document["name"]].with_one_rate() if scale.one_rate_too else EXPERIMENTS[document["name"]]
     by_name = {(row.name(document["base"]["shape"]["layers"]), row.label): row for row in experiment.rows}
     rows = []
     for values in document["rows"]:
@@ -96,4 +97,4 @@ def outcome_of(document: Mapping[str, Any]) -> Outcome:
                 values["wanted_seeds"],
             )
         )
-    return Outcome(experiment, PAPER_SCALES[document["preset"]], RunConfig.from_dict(document["base"]), tuple(rows))
+    return Outcome(experiment, scale, RunConfig.from_dict(document["base"]), tuple(rows))
