@@ -34,9 +34,10 @@ def score_excess(order: int, q_BHTE: Tensor, k_BHSE: Tensor, temperature: Tensor
         order: n of the kernel.
         temperature: in use, (H, T) or (H,); a temperature per position is taken as its smallest one. None for 1.
     """
-    c_H = score_limit(order) * math.sqrt(q_BHTE.shape[-1])
-    if temperature is not None:
-        t_H = temperature.amin(-1) if temperature.ndim == 2 else temperature
-        c_H = (c_H * t_H)[:, None]
-    beyond = [(x.float().square().sum(-1) / c_H - 1).relu().square().mean() for x in (q_BHTE, k_BHSE)]
-    return beyond[0] + beyond[1]
+    limit = score_limit(order) * math.sqrt(q_BHTE.shape[-1])
+    if temperature is None:
+        c_H1: Tensor | float = limit
+    else:
+        c_H1 = limit * (temperature.amin(-1) if temperature.ndim == 2 else temperature)[:, None]
+    over_queries, over_keys = ((x.float().square().sum(-1) / c_H1 - 1).relu().square().mean() for x in (q_BHTE, k_BHSE))
+    return over_queries + over_keys

@@ -113,7 +113,7 @@ POWER_SUM = 2.0**-3
 times its mean weight. Mean weights of a trained PS3 lie between 2^-6.3 and 2^10.3 for 98% of the rows, with a median of 6: with this factor
 the sums and their reciprocals are about equally far from 0, as fixed-point numbers want it."""
 
-SMALLEST_POWER_SUM, LARGEST_POWER_SUM = POWER_SUM * POWER_FLOOR, POWER_SUM * LARGEST_MEAN_WEIGHT
+SMALLEST_POWER_SUM, LARGEST_POWER_SUM = POWER_SUM * POWER_FLOOR, int(POWER_SUM * LARGEST_MEAN_WEIGHT)
 """Between these the sums must lie. The first is the floor of all weights; the second is the largest number that is compared in the ring of
 32 bits with 18 fraction bits, 2^12. Export looks at the sums of a sample prompt."""
 

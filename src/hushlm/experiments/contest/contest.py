@@ -180,10 +180,10 @@ class Contest:
         whole = Row(point.row.architecture, point.row.changes, "whole", rate=rate)
         ablation = [whole, *ablation_rows(point.row, rate, self.scale)]
         rows = {
+            "regulariser": regulariser_rows(self.scale) if self.scale.objective == "bytes" else regularised_too(point.row, rate),
             "ablation": [replace(row, seeds=self.scale.ablation_seeds) for row in ablation],
             "grown": grown_rows(self.scale),
             "stability": stability_rows(point.row, self.scale),
-            "regulariser": regulariser_rows(self.scale) if self.scale.objective == "bytes" else regularised_too(point.row, rate),
             "distillation": distillation_rows(_taught(finals, found), str(teacher)) if teaches else [],
         }
         for name, some in rows.items():

@@ -136,7 +136,7 @@ def ablation_rows(row: Row, rate: float, scale: ContestScale) -> list[Row]:
     if architecture.feed_forward is not baseline.feed_forward:
         variants["GELU"] = (str(replace(architecture, feed_forward=FeedForward.GELU)), row.changes)
     if architecture.norm is Norm.LAYER:
-        variants["no LayerNorm"] = (str(replace(architecture, norm=Norm.NONE)), row.changes)
+        variants["no LayerNorm"] = (str(replace(architecture, norm=Norm.NONE, query_key_norm=False)), row.changes)
     elif not architecture.feed_forward.is_scaled:
         variants["with LayerNorm"] = (
             str(replace(architecture, norm=Norm.LAYER, norm_layers="", final_norm=False)),

@@ -26,7 +26,7 @@ __all__ = ["start", "starts", "suggest"]
 
 KERNELS = ("SM", "SM1", "SM2", "SM3")
 ONLINE_KERNELS = ("SM", "SM2", "PS2", "PS3")
-"""Of the search in seconds. Power kernels have normalised queries and keys, and a penalty on scores."""
+"""Of the search in seconds. Power kernels have a penalty on scores and, behind a LayerNorm, normalised queries and keys."""
 _NOT_SEARCHED = (FeedForward.IDENTITY, FeedForward.SCALED, FeedForward.SWIGLU, FeedForward.SWIGLU_QUADRATIC)
 """A search that goes on must have the choices with which it began: SwiGLU came later, for pretrained models."""
 FEED_FORWARDS = tuple(kind.name for kind in FeedForward if kind not in _NOT_SEARCHED)
@@ -115,7 +115,7 @@ def suggest(trial: optuna.Trial, scale: ContestScale) -> RunConfig:
     architecture = Architecture(
         kernel_order=int(kernel[2:]) if kernel != "SM" else None,
         power=power,
-        query_key_norm=power,
+        query_key_norm=power and norm is Norm.LAYER,  # it takes rows of known size
         temperature=temperature,
         norm=norm,
         norm_layers=norm_layers,
