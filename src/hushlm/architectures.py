@@ -356,6 +356,7 @@ _OWN_NAMES = (
     "EReg(SM2(t)+ScFuFFN)",
     "PS2+R",
     "PS3(th,qk)+LN+Q",
+    "PS3(th,qk)+LN+B",
 )
 
 _NEOX_NAMES = (

@@ -1,4 +1,5 @@
-"""Which model should I use? The models that came out of the contest of perplexity against private bytes, at GPT-2 small's scale.
+"""Which model should I use? The models that came out of the contests of perplexity against private bytes and seconds, at GPT-2 small's
+scale.
 
 `hushlm frontier run` trained and measured every one of them at two smaller scales, where its sizes are in the same proportion to the
 baseline's. They were chosen on the validation split and measured on the test split.
@@ -9,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hushlm.architectures import parse
 from hushlm.config import ModelShape
 from hushlm.shapes import GPT2_SMALL, proportional
 
@@ -64,15 +66,16 @@ SCORE_PENALTY = 0.1
 
 
 def _point(name: str, purpose: str, architecture: str, layers: int, heads: int, width: int) -> Recommendation:
-    return Recommendation(name, purpose, architecture, replace(GPT2_SMALL, layers=layers, heads=heads, width=width), TRAINING)
+    training = (*TRAINING, ("training.score_penalty", SCORE_PENALTY)) if parse(architecture).power else TRAINING
+    return Recommendation(name, purpose, architecture, replace(GPT2_SMALL, layers=layers, heads=heads, width=width), training)
 
 
 RECOMMENDED: dict[str, Recommendation] = {
     point.name: point
     for point in (
-        _point("Hush-S", "within 1.10 times SM+LN+G's perplexity at both scales, below 1 GB", "SM(th)+LN+Q", 4, 6, 960),
-        _point("Hush-M", "below SM+LN+G's perplexity at both scales, below 1.6 GB", "SM2(th)+LN+R", 6, 6, 1152),
-        _point("Hush-L", "below SM+LN+G's perplexity at both scales", "SM2(th)+LN+Q", 12, 3, 960),
+        _point("Hush-S", "least work before there is a prompt, within 1.10 times SM+LN+G's perplexity", "SM(th)+LN+Q", 4, 6, 960),
+        _point("Hush-M", "no comparison inside its layers, below SM+LN+G's perplexity", "PS3(th,qk)+LN+B", 6, 6, 1152),
+        _point("Hush-L", "the same, wider and shallower: the lowest perplexity in the fewest seconds", "PS3(th,qk)+LN+B", 4, 12, 1536),
     )
 }
-"""By name, cheapest first."""
+"""By name, the one with the fewest parameters first."""

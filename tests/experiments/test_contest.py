@@ -25,16 +25,13 @@ from hushlm.experiments.contest.contest import Contest
 from hushlm.experiments.contest.contest_page import read_contest
 from hushlm.experiments.contest.contest_rows import (
     ablation_rows,
-    added_rows,
     baseline_rows,
     changes_of,
     finalist_rows,
-    model_of,
-    recommended_rows,
     stability_rows,
     without_twins,
 )
-from hushlm.experiments.contest.models import BF16_LEARNING_RATES, MODELS
+from hushlm.experiments.contest.models import MODELS
 from hushlm.experiments.contest.roles import explained, roles
 from hushlm.experiments.contest.search import Search, Trial
 from hushlm.experiments.contest.space import start, starts, suggest
@@ -315,17 +312,6 @@ def test_what_is_explained_is_the_search_s(scale: ContestScale) -> None:
     assert explained([baseline, added, worse, better], scale) is better
     assert explained([baseline, added, worse], scale) is worse  # above the limit, and the best there is
     assert explained([baseline, added, searched], scale) is added
-
-
-def test_a_row_made_in_bf16_says_so_and_is_the_same_model() -> None:
-    scale = CONTEST_SCALES["small"]
-    [plain] = recommended_rows(scale, [RECOMMENDED["Hush-M"]])
-    [row] = [row for row in added_rows(scale) if row.label == "Hush-M"]
-    assert set(row.changes) - set(plain.changes) == {("training.precision", "bf16")}
-    assert (plain.rate, row.rate) == (None, BF16_LEARNING_RATES["Hush-M"])
-    assert model_of(row) == model_of(plain)
-    assert len([other for other in without_twins(added_rows(scale)) if model_of(other) == model_of(row)]) == 1
-    assert all(dict(row.changes).get("training.precision") is None for row in added_rows(CONTEST_SCALES["micro"]))
 
 
 def test_the_same_model_twice_is_one_row() -> None:

@@ -149,10 +149,11 @@ class Contest:
         return self._study("points", self._point_rows()).pending()
 
     def _point_rows(self) -> list[Row]:
-        """The baseline with Muon, its better optimiser, then the recommended models and what the small scale brought up."""
+        """The baseline with Muon, its better optimiser, then the recommended models and others beside them."""
+        others = models_from(Origin.SMALL_SCALE if self.scale.objective == "bytes" else Origin.WITHOUT_COMPARISON)
         return [
             Row(BASELINE, (("training.optimiser", "muon"),), "with Muon", retuned=True),
-            *without_twins(recommended_rows(self.scale, (*RECOMMENDED.values(), *models_from(Origin.SMALL_SCALE)))),
+            *without_twins(recommended_rows(self.scale, (*RECOMMENDED.values(), *others))),
         ]
 
     def _best_baseline_first(self, rows: Sequence[Row]) -> list[RowOutcome]:

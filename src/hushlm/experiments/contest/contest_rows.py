@@ -11,7 +11,7 @@ from typing import Any
 
 from hushlm.architectures import FeedForward, Norm, Temperature, parse
 from hushlm.config import RunConfig
-from hushlm.experiments.contest.models import BF16_LEARNING_RATES, Origin, models_from
+from hushlm.experiments.contest.models import Origin, models_from
 from hushlm.experiments.contest.objective import OBJECTIVES, below
 from hushlm.experiments.contest.search import Trial
 from hushlm.experiments.experiment import Changes, Row
@@ -93,13 +93,7 @@ def added_rows(scale: ContestScale) -> list[Row]:
         return recommended_rows(scale, (*RECOMMENDED.values(), *models_from(Origin.WITHOUT_COMPARISON)))
     if scale.name == "micro":
         return recommended_rows(scale, models_from(Origin.BY_HAND))
-    recommended = recommended_rows(scale, RECOMMENDED.values())
-    others = models_from(Origin.FORMERLY_RECOMMENDED, Origin.SMALL_SCALE)
-    return [*(_in_bf16(row) if row.label in BF16_LEARNING_RATES else row for row in recommended), *recommended_rows(scale, others)]
-
-
-def _in_bf16(row: Row) -> Row:
-    return replace(row, changes=(*row.changes, ("training.precision", "bf16")), rate=BF16_LEARNING_RATES[row.label])
+    return recommended_rows(scale, (*RECOMMENDED.values(), *models_from(Origin.FORMERLY_RECOMMENDED, Origin.SMALL_SCALE)))
 
 
 def grown_rows(scale: ContestScale) -> list[Row]:

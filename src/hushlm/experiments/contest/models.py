@@ -10,10 +10,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from hushlm.architectures import parse
-from hushlm.recommended import RECOMMENDED, SCORE_PENALTY, TRAINING, Recommendation
+from hushlm.recommended import SCORE_PENALTY, TRAINING, Recommendation
 from hushlm.shapes import GPT2_SMALL
 
-__all__ = ["BF16_LEARNING_RATES", "MODELS", "ContestModel", "Origin", "models_from"]
+__all__ = ["MODELS", "ContestModel", "Origin", "models_from"]
 
 
 class Origin(Enum):
@@ -69,23 +69,12 @@ class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     models: tuple[_Entry, ...]
-    bf16_learning_rates: dict[str, float]
-
-    @field_validator("bf16_learning_rates")
-    @classmethod
-    def _are_recommended(cls, rates: dict[str, float]) -> dict[str, float]:
-        if unknown := rates.keys() - RECOMMENDED.keys():
-            raise ValueError(f"{', '.join(sorted(unknown))} is not a recommended model: name one of {', '.join(RECOMMENDED)}.")
-        return rates
 
 
 _FILE = _File.model_validate(yaml.safe_load((files(__package__) / "models.yaml").read_text(encoding="utf-8")))
 
 MODELS: tuple[ContestModel, ...] = tuple(entry.model() for entry in _FILE.models)
 """Every model of the file, in its order."""
-
-BF16_LEARNING_RATES = _FILE.bf16_learning_rates
-"""The learning rate of each recommended model whose runs at the small scale were made in bf16, by name."""
 
 
 def models_from(*origins: Origin) -> tuple[ContestModel, ...]:

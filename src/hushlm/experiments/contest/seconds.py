@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hushlm.architectures import parse
 from hushlm.config import ModelShape
 from hushlm.experiments.equivalent import prepared_at
+from hushlm.recommended import RECOMMENDED
 from hushlm.report.table import Column, Table
+from hushlm.shapes import GPT2_SMALL
 
 __all__ = ["PRICED", "in_seconds", "seconds_table", "sizes_cell"]
 
@@ -17,13 +20,23 @@ PRICED = ("points", "grown")
 
 
 def in_seconds(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The document with `PreparedPrice`'s values in each of its tuned rows, by today's cost model, whatever stood there before."""
+    """The document with `PreparedPrice`'s values in each of its tuned rows, by today's cost model, and the names of today's recommended
+    models, whatever stood there before."""
     return {**document, **{name: [_priced(row) for row in document[name]] for name in PRICED if document.get(name)}}
 
 
 def _priced(row: Mapping[str, Any]) -> dict[str, Any]:
     price = prepared_at(parse(row["architecture"]), ModelShape(**row["gpt2_small"])).to_dict()
-    return {name: value for name, value in row.items() if name not in price} | price
+    return {name: value for name, value in row.items() if name not in price} | {"name": _recommended(row)} | price
+
+
+def _recommended(row: Mapping[str, Any]) -> str:
+    """The name of the recommended model that a row is, by its sizes at GPT-2 small's scale and its training; "" if it is none."""
+    for point in RECOMMENDED.values():
+        same = point.architecture == row["architecture"] and point.shape == replace(GPT2_SMALL, **row["gpt2_small"])
+        if same and dict(point.training).items() <= row["changes"].items():
+            return point.name
+    return ""
 
 
 def seconds_table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
