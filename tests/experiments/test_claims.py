@@ -200,7 +200,7 @@ def test_pages_are_drawn_again_from_the_json_alone(tmp_path: Path, capsys: pytes
     for path in first.parent.iterdir():
         assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
     index = (tmp_path / "again" / "README.md").read_text()
-    assert "| [table2](table2-micro.md) | the order of the published perplexities | reproduced |" in index
+    assert "| [table2 (micro)](table2-micro.md) | the order of the published perplexities | reproduced |" in index
     assert not (tmp_path / "runs").exists()
     assert "reproduced: the order of the published perplexities" in capsys.readouterr().out
 

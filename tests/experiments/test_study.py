@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +15,10 @@ import pytest
 from hushlm.architectures import parse
 from hushlm.cli.main import main
 from hushlm.config import RunConfig
-from hushlm.experiments.experiment import Experiment, Row, with_changes
+from hushlm.experiments.experiment import ONE_RATE, Experiment, Row, with_changes
 from hushlm.experiments.launch import commands, launch
 from hushlm.experiments.paper.tables import EXPERIMENTS
-from hushlm.experiments.runs import Job, read_record, run, run_key
+from hushlm.experiments.runs import Job, RunRecord, read_record, run, run_key
 from hushlm.experiments.scales import PAPER_SCALES, Scale
 from hushlm.experiments.study import Study, conduct
 
@@ -181,3 +182,59 @@ def test_a_killed_command_leaves_no_run_behind(tmp_path: Path) -> None:
         command.wait()
     _, alive = psutil.wait_procs(runs, timeout=10)
     assert alive == []
+
+
+def fake_records(monkeypatch: pytest.MonkeyPatch, perplexity: Callable[[str, float], float | None]) -> None:
+    """Let every job be finished, with a validation perplexity of its architecture and learning rate."""
+
+    def read(job: Job) -> RunRecord | None:
+        rate = job.config.training.learning_rate
+        found = perplexity(job.config.architecture, rate)
+        return RunRecord(
+            architecture=job.config.architecture,
+            settings=job.config.to_dict(),
+            corpus={},
+            stopped_at_step=None if found else 3,
+            collapsed_layers=[],
+            reason="",
+            validation_perplexity=found,
+            test_perplexity=found,
+            head_entropy_nats=None,
+            course={},
+            thresholds=None,
+            cpu_seconds=None,
+            versions={},
+        )
+
+    monkeypatch.setattr("hushlm.experiments.study.read_record", read)
+
+
+def test_rows_at_one_rate_have_the_one_that_is_best_for_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the best of any: at the highest rate one row is best, and the other one diverges."""
+    scale = replace(PAPER_SCALES["small"], learning_rates=(1e-3, 2e-3, 4e-3), seeds=2)
+    table: dict[str, dict[float, float | None]] = {
+        "SM+R": {1e-3: 8.0, 2e-3: 7.0, 4e-3: 6.0},
+        "SM": {1e-3: 7.0, 2e-3: 7.5, 4e-3: None},
+        "SM+G": {1e-3: 1.0, 2e-3: 9.0, 4e-3: 9.0},
+    }
+    fake_records(monkeypatch, lambda architecture, rate: table[architecture][rate])
+    experiment = Experiment("table3", "", (Row("SM+R"), Row("SM"), Row("SM+G")), one_rate_too=("SM+R", "SM"))
+    [outcome] = Study([experiment], scale, tmp_path).outcomes()
+    rates = {(row.row.architecture, row.row.label): row.learning_rate for row in outcome.rows}
+    assert rates == {
+        ("SM+R", ""): 4e-3,
+        ("SM", ""): 1e-3,
+        ("SM+G", ""): 1e-3,
+        ("SM+R", ONE_RATE): 2e-3,  # 7 x 7.5 is less than 8 x 7
+        ("SM", ONE_RATE): 2e-3,
+    }
+    assert outcome.complete
+    [once] = Study([experiment], replace(scale, one_rate_too=False), tmp_path).outcomes()
+    assert not [row for row in once.rows if row.row.one_rate]
+
+
+def test_finished_leaves_out_what_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", "table5", "--finished"]) == 2
+    assert capsys.readouterr().err == "hushlm: No row of table5 is finished: run it without --finished first.\n"
+    assert not list(tmp_path.rglob("*.json"))

@@ -21,6 +21,7 @@ def reproduce(
     runs: Path = Path("runs/reproduce"),
     results: Path | None = None,
     pages: Path | None = None,
+    finished: bool = False,
     from_results: bool = False,
     commands: bool = False,
     json: bool = False,
@@ -42,6 +43,7 @@ def reproduce(
         runs: the folder of runs; the preset has a folder of its own in it.
         results: the folder for NAME-PRESET.json; by default it is beside the runs.
         pages: the folder for the Markdown, CSV and pictures; by default it is beside the runs.
+        finished: make no run, and write the results and the pages of the rows that are finished.
         from_results: draw the pages again from the JSON in --results, without any run.
         commands: only print a torchrun command for each run that can be made now; afterwards the same command without this option goes on
             from their checkpoints.
@@ -52,7 +54,7 @@ def reproduce(
     from hushlm.experiments.launch import Workers
     from hushlm.experiments.launch import commands as command_lines
     from hushlm.experiments.paper.paper_page import outcome_table, write_index, write_paper_page
-    from hushlm.experiments.paper.reproduction import document_of, experiments_named, outcome_of, read_reproduction
+    from hushlm.experiments.paper.reproduction import document_of, documents_with_pages, experiments_named, outcome_of, read_reproduction
     from hushlm.experiments.scales import PAPER_SCALES
     from hushlm.experiments.study import Study, conduct
     from hushlm.report.table import print_json, print_table
@@ -71,11 +73,12 @@ def reproduce(
         if commands:
             print(*command_lines(study.pending()), sep="\n")
             return 0
-        if launcher == "local" and study.pending():
+        if launcher == "local" and study.pending() and not finished:
             open_and_tell(study.scale.base.data, quiet=json)
         workers = Workers.of(launcher, parallel, ray_address, study.scale.base.training.threads)
-        conduct(study, lambda jobs: workers.make(study, jobs))
-        outcomes = study.outcomes()
+        if not finished:
+            conduct(study, lambda jobs: workers.make(study, jobs))
+        outcomes = [outcome.finished() if finished else outcome for outcome in study.outcomes()]
     documents = [document_of(outcome) for outcome in outcomes]
     for outcome, document in zip(outcomes, documents, strict=True):
         if not from_results:
@@ -86,7 +89,7 @@ def reproduce(
             for claim in document["claims"]:
                 print(f"{claim['verdict']}: {claim['text']}. {claim['evidence']}")
             print(f"{page}\n")
-    write_index(documents, pages)
+    write_index(documents_with_pages(results, pages), pages)
     if json:
         print_json(documents)
     return 0

@@ -32,7 +32,7 @@ class Row:
             learning rate of the same architecture without changes.
         rate: a given learning rate, in place of the best one tried.
         seeds: how many seeds it has, in place of the study's number.
-        one_rate: whether it has the learning rate that is best for all rows of its experiment together, in place of its own best one.
+        one_rate: whether it has the learning rate that is best for all such rows of its experiment together, in place of its own best one.
         trial: the number of the contest's trial that found it; None for a row that was not found by a search.
     """
 
@@ -62,7 +62,7 @@ class Experiment:
         figures: the kinds of pictures drawn.
         depth_factor, context_factor: how many times as deep, and as long, as at the scale's base.
         corpus: what is read in place of the base's corpus.
-        one_rate_too: whether a scale may show its rows a second time, all at one learning rate, as the paper trained them.
+        one_rate_too: architectures of rows that a scale may show a second time, all at one learning rate, as the paper trained them.
         published: which published rows stand beside ours: "table2", "normalisation", "shares", the `table` of some rows in pi_cost.csv, or
             "" for none.
     """
@@ -74,14 +74,13 @@ class Experiment:
     depth_factor: float = 1.0
     context_factor: int = 1
     corpus: str | None = None
-    one_rate_too: bool = False
+    one_rate_too: tuple[str, ...] = ()
     published: str = ""
 
     def with_one_rate(self) -> Experiment:
-        """The experiment with every row again at one learning rate for all, where that is foreseen."""
-        if not self.one_rate_too:
-            return self
-        return replace(self, rows=(*self.rows, *(replace(row, label=ONE_RATE, one_rate=True) for row in self.rows)))
+        """The experiment with the rows for which that is foreseen again, at one learning rate for all of them."""
+        again = tuple(replace(row, label=ONE_RATE, one_rate=True) for row in self.rows if row.architecture in self.one_rate_too)
+        return replace(self, rows=(*self.rows, *again))
 
     def sized(self, base: RunConfig) -> RunConfig:
         """A scale's base at this experiment's sizes. The batch shrinks as the context grows, so that a step has equally many tokens."""

@@ -81,6 +81,17 @@ class Outcome:
         """Whether every row is."""
         return all(row.complete for row in self.rows)
 
+    def finished(self) -> Outcome:
+        """The same with the rows alone that are complete.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        rows = tuple(row for row in self.rows if row.complete)
+        if not rows:
+            raise ValueError(f"No row of {self.experiment.name} is finished: run it without --finished first.")
+        return replace(self, rows=rows)
+
     def find(self, architecture: str, label: str = "") -> RowOutcome | None:
         """The finished row of this name, None if it is not there or not finished."""
         found = [row for row in self.rows if row.row.architecture == architecture and row.row.label == label]
@@ -198,10 +209,12 @@ class Study:
         return min(found)[1] if found else min(self.scale.learning_rates)
 
     def _best_for_all(self, experiment: Experiment) -> float | None:
-        """The learning rate with the lowest mean validation loss over all tuned rows of an experiment; None while not all was tried."""
+        """The learning rate with the lowest mean validation loss over the rows that share one; None while not all was tried."""
         loss_nats = dict.fromkeys(self.scale.learning_rates, 0.0)
         for row in experiment.rows:
-            for job in self._sweep(experiment, row):
+            if not row.one_rate:
+                continue
+            for job in self._sweep(experiment, replace(row, label="", one_rate=False)):
                 record = read_record(job)
                 if record is None:
                     return None

@@ -107,7 +107,7 @@ def write_index(documents: Sequence[Mapping[str, Any]], folder: Path) -> Path:
         stem = document_stem(document)
         for claim in document["claims"]:
             whose = " (our own claim)" if claim["ours"] else ""
-            lines.append(f"| [{document['name']}]({stem}.md) | {claim['text']}{whose} | {claim['verdict']} |")
+            lines.append(f"| [{document['name']} ({document['preset']})]({stem}.md) | {claim['text']}{whose} | {claim['verdict']} |")
     without = [f"[{document['name']}]({document_stem(document)}.md)" for document in documents if not document["claims"]]
     if without:
         lines += ["", f"Figures without a claim of their own: {', '.join(without)}."]

@@ -19,7 +19,7 @@ from hushlm.experiments.scales import PAPER_SCALES
 from hushlm.experiments.study import Outcome, RowOutcome
 from hushlm.shapes import GPT2_SMALL
 
-__all__ = ["document_of", "experiments_named", "outcome_of", "read_reproduction"]
+__all__ = ["document_of", "documents_with_pages", "experiments_named", "outcome_of", "read_reproduction"]
 
 _OF_A_ROW = (
     *("architecture", "label", "stress", "changes", "learning_rate", "learning_rate_sweep", "wanted_seeds"),
@@ -69,6 +69,16 @@ def document_of(outcome: Outcome) -> dict[str, Any]:
         "claims": [asdict(claim) for claim in judge(outcome)],
         "rows": rows,
     }
+
+
+def documents_with_pages(results: Path, pages: Path) -> list[Mapping[str, Any]]:
+    """Every document of a folder of results that has a page in a folder of pages, experiment by experiment."""
+    stems = [f"{name}-{preset}" for name in EXPERIMENTS for preset in PAPER_SCALES]
+    return [
+        read_reproduction(results / f"{stem}.json")
+        for stem in stems
+        if (results / f"{stem}.json").is_file() and (pages / f"{stem}.md").is_file()
+    ]
 
 
 def read_reproduction(path: Path) -> Mapping[str, Any]:

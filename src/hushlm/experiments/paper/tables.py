@@ -57,7 +57,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             # LNf: the authors' code kept a LayerNorm before the head.
             (*_FINAL, *_plain("SM+LNf+ScFuFFN"), *_OURS),
             ("perplexity", "shares"),
-            one_rate_too=True,
+            one_rate_too=tuple(row.architecture for row in _FINAL),
             published="3",
         ),
         Experiment("table4", "Entropy regularisation on books", _FINAL, ("perplexity",), context_factor=4, corpus="books", published="4"),
