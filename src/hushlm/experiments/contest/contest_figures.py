@@ -16,6 +16,10 @@ from hushlm.report.figures import COLOURS, INK, RANGE_COLOURS, RESOLUTION_DPI
 __all__ = ["ContestPoint", "StabilityMap", "contest_figure", "seconds_figure", "stability_figure"]
 
 
+LINES = 34
+"""So many lines of labels fit into the height of a figure."""
+
+
 @dataclass(frozen=True)
 class ContestPoint:
     """One model of the contest.
@@ -52,17 +56,12 @@ def contest_figure(
         mean = float(np.mean(point.relative))
         reach = [[mean - min(point.relative)], [max(point.relative) - mean]]
         axis.errorbar(point.gigabytes, mean, yerr=reach, fmt="o", color=RANGE_COLOURS[0], markersize=5, capsize=2.5, linewidth=1)
-    for point, above in (*((point, True) for point in ours), *((point, False) for point in published)):
-        if point.name:
-            axis.annotate(
-                point.name,
-                (point.gigabytes, float(np.mean(point.relative))),
-                xytext=(6, 6 if above else -11),
-                textcoords="offset points",
-                fontsize=7.5,
-            )
     values = [value for point in (*ours, *published) for value in point.relative]
-    axis.set_ylim(min(*values, 0.95) - 0.03, max(*values, 1.1) + 0.06)
+    bottom, top = axis.set_ylim(min(*values, 0.95) - 0.03, max(*values, 1.1) + 0.06)
+    for points, offset in ((ours, 6), (published, -11)):
+        named = sorted((float(np.mean(point.relative)), point.gigabytes, point.name) for point in points if point.name)
+        for (_, gigabytes, name), height in zip(named, _apart([mean for mean, _, _ in named], (top - bottom) / LINES), strict=True):
+            axis.annotate(name, (gigabytes, height), xytext=(6, offset), textcoords="offset points", fontsize=7.5)
     axis.set_xlim(0.5, 40)
     ticks = (0.5, 1, 2, 4, 8, 16, 32)
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -91,16 +90,26 @@ def seconds_figure(names: Sequence[str], relative: Sequence[float], seconds: Map
     for (way, values), marker, colour in zip(seconds.items(), ("D", "s", "o"), (INK, RANGE_COLOURS[1], RANGE_COLOURS[0]), strict=True):
         inside = colour if marker == "o" else "white"
         axis.plot(values, relative, marker, color=colour, markerfacecolor=inside, markersize=5, label=way)
-    for name, value, at in zip(names, relative, map(max, zip(*seconds.values(), strict=True)), strict=True):
-        if name:
-            axis.annotate(name, (at, value), xytext=(6, -3), textcoords="offset points", fontsize=7.5)
     low, high = (limit(value for values in seconds.values() for value in values) for limit in (min, max))
     axis.set_xlim(low / 1.5, high * 4)
-    axis.set_ylim(min(*relative, 0.95) - 0.03, max(*relative, 1.1) + 0.06)
+    bottom, top = axis.set_ylim(min(*relative, 0.95) - 0.03, max(*relative, 1.1) + 0.06)
+    slowest = map(max, zip(*seconds.values(), strict=True))
+    named = [(value, at, name) for name, value, at in zip(names, relative, slowest, strict=True) if name]
+    line = (top - bottom) / LINES
+    for (_, at, name), height in zip(sorted(named), _apart(sorted(value for value, _, _ in named), line), strict=True):
+        axis.annotate(name, (at, height), xytext=(6, -3), textcoords="offset points", fontsize=7.5)
     axis.xaxis.set_major_formatter("{x:g}")
     axis.set_xlabel("seconds of the first token, GPT-2 small's scale, 127 tokens of prompt, two cores, predicted", fontsize=9)
     axis.legend(fontsize=7.5, frameon=False, loc="center")
     return figure
+
+
+def _apart(heights: Sequence[float], least: float) -> list[float]:
+    """Rising heights of labels, moved up where one would lie on the one below it."""
+    found: list[float] = []
+    for height in heights:
+        found.append(max(height, found[-1] + least) if found else height)
+    return found
 
 
 def _beside_the_baseline(title: str) -> tuple[Figure, Axes]:
