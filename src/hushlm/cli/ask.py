@@ -34,6 +34,7 @@ def ask(
     prepared: Literal["auto", "only", "never"] = "auto",
     prepared_folder: Path | None = None,
     network: str | None = None,
+    draft: Path | None = None,
     client: str = "client",
     retries: int = 0,
     connect_seconds: float = 30.0,
@@ -73,6 +74,8 @@ def ask(
         prepared_folder: where prepared answers are stored; by default prepared/CLIENT in the folder of keys.
         network: what lies between here and the server: lan, wan, or round trip in ms and bandwidth in Mbps, for example 30ms,50Mbps. A
             prepared answer then takes the forms that are quickest over it; without it those that move the fewest bytes.
+        draft: checkpoint, here, that guesses tokens for an answer made by `hushlm prepare --draft K`; without it guesses are looked up in
+            prompt and answer. The better it guesses, the fewer passes; the answer is the same.
         client: name of the .pem and .key in the folder of keys.
         retries: how often to ask again where no server is found, or one without a place; a session that broke is never repeated.
         connect_seconds: how long the server may take to connect.
@@ -116,6 +119,8 @@ def ask(
         raise ValueError("ask needs --keys: the folder that `hushlm keys create` wrote.")
     if mode == "plain" and policy.kind != "token":
         raise ValueError("--mode plain gives tokens: leave --reveal out, or use --mode simulate.")
+    if draft is not None and (mode != "two-party" or prepared == "never"):
+        raise ValueError("--draft guesses tokens of prepared answers between two parties: leave it out.")
     between = None if network is None else parse_network(network)
     if mode != "plain":
         require_engine()
@@ -142,6 +147,7 @@ def ask(
             prepared=prepared,
             prepared_folder=prepared_folder,
             network=between,
+            draft_model=draft,
         )
         asker = Client(model, server or SERVER, keys, client, settings)
     tokens = NEW_TOKENS if new_tokens is None else new_tokens

@@ -190,6 +190,21 @@ def test_guesses_and_a_named_network_change_messages_and_no_answer(shelves: Shel
         assert shelves.at_client() == shelves.at_server() == set()
 
 
+def test_a_model_that_guesses_right_takes_fewer_passes(shelves: Shelves, served_checkpoint: Checkpoint) -> None:
+    """The best guesser there is: the model that is asked. What was not made for guesses says that nothing is guessed."""
+    with shelves.serving():
+        client = shelves.client(prepared="only", draft_model=served_checkpoint.config.output)
+        assert client.prepare(1, tokens_each=5, draft=3).made == 1
+        prompt = client.tokenizer.encode(PROMPTS[0]).ids
+        answers = list(client.stream(prompt, 5))
+        assert [answer.token for answer in answers] == served_checkpoint.model.greedy(prompt, 5)
+        assert [bool(answer.steps) for answer in answers] == [True, True, False, False, False], "four tokens of one pass"
+        assert client.prepare(1, tokens_each=2).made == 1
+        told: list[str] = []
+        client.ask(PROMPTS[0], 2, on_progress=lambda progress: told.append(progress.note or ""))
+        assert any("Nothing is guessed in this answer" in text for text in told)
+
+
 def test_a_server_knows_its_clients_apart_and_both_drop_what_one_lost(shelves: Shelves) -> None:
     with shelves.serving() as server:
         shelves.client().prepare(3, tokens_each=1)

@@ -10,6 +10,7 @@ import contextlib
 import random
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from hushlm.private.client.run_session import Question, SessionRunner
 from hushlm.private.engine import engine_version
 from hushlm.private.keys.certificates import CLIENT
 from hushlm.private.program.description import RevealPolicy, load_description
+from hushlm.private.program.draft_model import check_draft_model
 from hushlm.private.program.sampling import Sampling
 from hushlm.private.program.token_answer import TokenAnswer
 from hushlm.private.session.engine_links import OnSent
@@ -56,12 +58,16 @@ class Client:
         settings: how long to wait, and how often to ask again.
 
     Raises:
-        ValueError: one sentence: the folder is not an export, the keys are unusable, there is no engine, or the address is malformed.
+        ValueError: one sentence: the folder is not an export, the keys are unusable, there is no engine, the address is malformed, or the
+            model that guesses has another tokenizer.
     """
 
     def __init__(self, model: Path, server: str, keys: Path, name: str = CLIENT, settings: ClientSettings = ClientSettings()) -> None:
         self.description = load_description(model)
         self.tokenizer = load_tokenizer(model, self.description)
+        if settings.draft_model is not None:
+            # The worker runs somewhere else.
+            settings = replace(settings, draft_model=check_draft_model(settings.draft_model, self.tokenizer))
         self.settings = settings
         control = ControlChannel(server, keys, name, settings.connect_seconds, settings.alive_seconds)
         self.shelf = ClientShelf(settings.prepared_folder or prepared_folder(keys, name), server, self.description)
@@ -262,6 +268,8 @@ class Client:
                     if choice == "only":
                         raise UnavailableError(f"{missing}, or leave `--prepared only` out.")
                     notes.append(f"{missing}; without, everything is computed now.")
+                if self.settings.draft_model is not None and (bundle is None or not bundle.draft):
+                    notes.append("Nothing is guessed in this answer: `hushlm prepare --draft K` makes answers that check guesses.")
                 try:
                     async with contextlib.aclosing(
                         self._attempts(question, tracker, None if bundle is None else bundle.identity, on_sent)

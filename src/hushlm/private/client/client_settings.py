@@ -31,6 +31,9 @@ class ClientSettings:
         network: between client and server, as far as it is known: answers from prepared material then take the forms that are quickest over
             it. None takes those with the fewest bytes.
 
+        draft_model: checkpoint that guesses tokens, for prepared answers that check guesses (`Client.prepare(draft=...)`); None looks
+            them up in prompt and answer.
+
     Raises:
         ValueError: if a time is not above 0.
     """
@@ -44,6 +47,7 @@ class ClientSettings:
     prepared: PreparedChoice = "auto"
     prepared_folder: Path | None = None
     network: Network | None = None
+    draft_model: Path | None = None
 
     def __post_init__(self) -> None:
         if min(self.connect_seconds, self.queue_seconds, self.start_seconds, self.silent_seconds, self.alive_seconds) <= 0:

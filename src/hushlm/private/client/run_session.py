@@ -175,6 +175,7 @@ class SessionRunner:
                 draft=draft,
                 network=network,
                 store=shelf.folder if prepared else None,
+                draft_model=None if bundle is None else self.settings.draft_model,
                 peer=shelf.server,
             )
         )

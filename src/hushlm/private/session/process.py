@@ -61,6 +61,7 @@ class Order(_Line):
         kind, answers, bundle, draft, network: of the session, see `SessionRequest`.
         store: this side's folder of prepared answers; None where the session needs none.
         peer: the other side's name in that folder.
+        draft_model: the client's checkpoint that guesses tokens; None for a look-up.
     """
 
     role: Literal["client", "server"]
@@ -82,6 +83,7 @@ class Order(_Line):
     draft: int = 0
     network: NetworkBetween | None = None
     store: Path | None = None
+    draft_model: Path | None = None
     peer: str = ""
 
 

@@ -27,6 +27,7 @@ from hushlm.plan import Step
 from hushlm.private.engine import Channel, Engine, Party, load_engine
 from hushlm.private.engine.traffic import Traffic
 from hushlm.private.program.description import ProgramDescription, load_description, load_server_weights
+from hushlm.private.program.drafts import Guess
 from hushlm.private.program.generate import PrivateGenerator
 from hushlm.private.program.token_answer import TokenAnswer
 from hushlm.private.session.process import FailureKind, Order, PeerOrder, WorkerEvent, WorkerTraffic
@@ -139,6 +140,8 @@ class _Worker:
             raise _FailureError(
                 "unfit", "This model's numbers do not fit prepared answers: ask without them (--prepared never)."
             ) from error
+        # Before anything is burnt: a model that cannot be loaded uses nothing up.
+        guess = None if order.draft_model is None else _guesses(order.draft_model)
         self.emit("ready", traffic=WorkerTraffic.of(generator.set_up()))
         try:
             if order.kind == "prepare":
@@ -152,7 +155,7 @@ class _Worker:
         except StoreError as error:
             raise _FailureError("store", str(error)) from error
         self.emit("burnt", bundle=order.bundle)
-        self._generate(order, partial(generator.generate, material), prompt, guesses=material.draft > 0)
+        self._generate(order, partial(generator.generate, material, guess=guess), prompt, guesses=material.draft > 0)
 
     def _generate(
         self, order: Order, generate: Callable[..., Iterator[TokenAnswer]], prompt: list[int] | None, guesses: bool = False
@@ -187,6 +190,15 @@ class _Worker:
             yield
         finally:
             timer.cancel()
+
+
+def _guesses(folder: Path) -> Guess:
+    from hushlm.private.program.draft_model import model_guesses
+
+    try:
+        return model_guesses(folder)
+    except ValueError as error:
+        raise _FailureError("input", str(error)) from error
 
 
 def _load(order: Order) -> tuple[ProgramDescription, dict[str, np.ndarray] | None]:
