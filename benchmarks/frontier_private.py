@@ -5,7 +5,8 @@
 Takes seed 0's checkpoint of every recommended model in results/frontier-PRESET.json from the folder of runs, exports it and asks it over
 mutual TLS. The prompt is the first of those that seeds 0, 1, ... choose whose plaintext answer is not a near tie anywhere (two logits
 within `LEAST_MARGIN`): there the last bit of fixed point decides, one run of two. Writes results/frontier-private.json: tokens, whether
-they are the plaintext model's, bytes counted and predicted; with --only that row alone is made anew.
+they are the plaintext model's, bytes counted and predicted; with --only that row alone is made anew. With a preset of the contest in seconds
+the answer is prepared before it is asked for.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def prompt_seed(checkpoint: Path, store: TokenStore, settings: DemoSettings) -> 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--preset", default="micro", choices=("micro", "small"))
+    options.add_argument("--preset", default="micro", choices=("micro", "small", "micro-online", "small-online"))
     options.add_argument("--new-tokens", type=int, default=16)
     options.add_argument("--runs", type=Path, default=Path("runs/reproduce"))
     options.add_argument("--results", type=Path, default=Path("results"))
@@ -67,7 +68,7 @@ def main() -> None:
         )
         store = open_token_store(config.data)
         settings = replace(settings, seed=prompt_seed(job.config.output, store, settings))
-        answer = answer_privately(job.config.output, store, settings, print, prepare=False)
+        answer = answer_privately(job.config.output, store, settings, print, prepare=scale.objective == "online")
         kept = {name: value for name, value in answer.to_dict().items() if not name.endswith("_folder")}
         rows.append({"name": point["name"], "architecture": point["architecture"], "prompt_seed": settings.seed, **kept})
         counted = (kept["bytes_client_to_server"] + kept["bytes_server_to_client"]) / 1e6
