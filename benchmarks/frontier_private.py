@@ -5,8 +5,8 @@
 Takes seed 0's checkpoint of every recommended model in results/frontier-PRESET.json from the folder of runs, exports it and asks it over
 mutual TLS. The prompt is the first of those that seeds 0, 1, ... choose whose plaintext answer is not a near tie anywhere (two logits
 within `LEAST_MARGIN`): there the last bit of fixed point decides, one run of two. Writes results/frontier-private.json: tokens, whether
-they are the plaintext model's, bytes counted and predicted; with --only that row alone is made anew. With a preset of the contest in seconds
-the answer is prepared before it is asked for.
+they are the plaintext model's, bytes counted and predicted; with --only that row alone is made anew. With a preset of the contest in
+seconds the answer is prepared before it is asked for.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from hushlm.experiments.experiment import with_changes
 from hushlm.experiments.runs import Job
 from hushlm.experiments.scales import CONTEST_SCALES
 from hushlm.files import write_atomic
+from hushlm.recommended import RECOMMENDED
 from hushlm.training import load_checkpoint
 
 LEAST_MARGIN = 0.01
@@ -51,9 +52,9 @@ def main() -> None:
     scale = CONTEST_SCALES[chosen.preset]
     results = chosen.results / "frontier-private.json"
     before = {row["name"]: row for row in json.loads(results.read_text())["rows"]} if results.is_file() else {}
-    rows = []
     document = read_contest(chosen.results / f"frontier-{chosen.preset}.json")
     named = {point["name"]: point for point in (*document["points"], *document.get("grown", ())) if point["name"]}
+    rows = [row for name, row in before.items() if name in RECOMMENDED and name not in named]  # of another preset
     for point in sorted(named.values(), key=lambda point: point["bytes_gpt2_small"]):
         if chosen.only not in (None, point["name"]):
             rows += [before[point["name"]]] if point["name"] in before else []
@@ -70,7 +71,9 @@ def main() -> None:
         settings = replace(settings, seed=prompt_seed(job.config.output, store, settings))
         answer = answer_privately(job.config.output, store, settings, print, prepare=scale.objective == "online")
         kept = {name: value for name, value in answer.to_dict().items() if not name.endswith("_folder")}
-        rows.append({"name": point["name"], "architecture": point["architecture"], "prompt_seed": settings.seed, **kept})
+        rows.append(
+            {"name": point["name"], "preset": chosen.preset, "architecture": point["architecture"], "prompt_seed": settings.seed, **kept}
+        )
         counted = (kept["bytes_client_to_server"] + kept["bytes_server_to_client"]) / 1e6
         verdict = "equal" if answer.tokens_equal_plaintext else "DIFFER FROM"
         print(f"{point['name']}: tokens {verdict} plaintext's; counted {counted:.1f} MB, predicted {kept['predicted_bytes'] / 1e6:.1f}")
