@@ -22,6 +22,7 @@ from hushlm.config import RunConfig
 from hushlm.cost import price
 from hushlm.experiments import scales
 from hushlm.experiments.contest import contest as contest_module
+from hushlm.experiments.contest import seconds as seconds_module
 from hushlm.experiments.contest.contest import Contest
 from hushlm.experiments.contest.contest_page import read_contest
 from hushlm.experiments.contest.contest_rows import (
@@ -303,7 +304,8 @@ def test_from_the_search_to_the_page(
 
     # The named points, and the commands that would train them elsewhere.
     point = Recommendation("Hush-X", "a test", "SM2+R", replace(GPT2_SMALL, heads=6))
-    monkeypatch.setattr(contest_module, "RECOMMENDED", {"Hush-X": point})
+    for module in (contest_module, seconds_module):
+        monkeypatch.setattr(module, "RECOMMENDED", {"Hush-X": point})
     monkeypatch.setattr(contest_module, "models_from", lambda *origins: ())
     points = ["frontier", "run", "--stage", "points", "--seeds", "1", *options[:2], "--results", str(tmp_path / "points")]
     capsys.readouterr()

@@ -26,7 +26,6 @@ def result_row(
     base: RunConfig,
     gpt2_small: ModelShape,
     *,
-    recommended: str = "",
     published: PublishedFigures | None = None,
 ) -> dict[str, Any]:
     """Describe a row by the values that a result file holds of it, in the file's order.
@@ -40,7 +39,6 @@ def result_row(
         baseline: what the runs of the row that it is compared with gave.
         base: the run whose settings stand for the row's where it has no run yet.
         gpt2_small: the sizes that stand for the row's model at GPT-2 small's scale.
-        recommended: the name of the recommended model that the row is; "" for none.
         published: what is published of the row; None for nothing.
     """
     row, runs = outcome.row, outcome.runs
@@ -54,7 +52,7 @@ def result_row(
     printed = published.perplexity if published else None
     values = {
         # What was run.
-        "name": recommended,
+        "name": "",  # the contest fills it in
         "architecture": row.architecture,
         "label": row.label,
         "stress": row.stress,

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +27,6 @@ from hushlm.experiments.contest.contest_rows import (
     distillation_rows,
     finalist_rows,
     grown_rows,
-    model_of,
     recommended_rows,
     regularised_too,
     regulariser_rows,
@@ -239,15 +237,7 @@ class Contest:
     def _values(self, outcome: RowOutcome, baseline: RowOutcome) -> dict[str, Any]:
         base = self.scale.base
         there = equivalent(RunConfig.from_dict(outcome.runs[0].settings), self.scale).shape
-        return result_row(_OF_A_ROW, outcome, baseline, base, there, recommended=self._recommended(outcome))
-
-    def _recommended(self, outcome: RowOutcome) -> str:
-        """The name of the recommended model that a row is; "" if it is none."""
-        for point in RECOMMENDED.values():
-            with suppress(ValueError):  # a scale of another number of layers may have no such model
-                if model_of(outcome.row) in map(model_of, recommended_rows(self.scale, [point])):
-                    return point.name
-        return ""
+        return result_row(_OF_A_ROW, outcome, baseline, base, there)
 
     def _study(self, name: str, rows: Sequence[Row]) -> Study:
         return Study([Experiment(name, name, tuple(dict.fromkeys(rows)))], self.scale, self.folder, self.seeds)
