@@ -20,6 +20,7 @@ from hushlm.architectures import FeedForward, parse
 from hushlm.calibration.counting import count_steps
 from hushlm.config import ModelShape
 from hushlm.cost import price
+from hushlm.experiments.contest.models import Origin, models_from
 from hushlm.files import write_atomic
 from hushlm.plan import HUSH, PUBLISHED, Embed, Plan, Project, Rewrites, Step, decode_plan, needed_squarings, prefill_plan
 from hushlm.private.engine import EngineSettings, engine_version
@@ -155,10 +156,11 @@ def by_context(names: list[str], vocabulary: int) -> str:
 
 
 def recommended(counts: dict[str, dict]) -> str:
-    """The recommended models, counted at their own shapes, beside the prediction."""
+    """The recommended models, and those that were before seconds counted, at their own shapes, beside the prediction."""
+    points = RECOMMENDED | {point.name: point for point in models_from(Origin.FORMERLY_RECOMMENDED)}
     plans = {
         name: [plan_of(point.architecture, point.shape, point.shape.context, HUSH, decode) for decode in (False, True)]
-        for name, point in RECOMMENDED.items()
+        for name, point in points.items()
     }
     count_missing([plan for both in plans.values() for plan in both], counts)
     lines = [
@@ -166,7 +168,7 @@ def recommended(counts: dict[str, dict]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for name, (prefill, decode) in plans.items():
-        point = RECOMMENDED[name]
+        point = points[name]
         shape = point.shape
         lines.append(
             f"| {name} | {point.architecture} | {shape.layers}/{shape.heads}/{shape.width}/{shape.ffn_width} | "
