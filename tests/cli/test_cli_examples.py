@@ -28,7 +28,18 @@ def test_look_into_a_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_settings_train(path: Path, text_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    short = ["--training.steps", "1", "--training.evaluation_batches", "1", "--shape.context", "32", "--data.tokenizer", "bpe:300"]
+    short = [
+        "--training.steps",
+        "1",
+        "--training.evaluation_batches",
+        "1",
+        "--training.batch",
+        "4",
+        "--shape.context",
+        "32",
+        "--data.tokenizer",
+        "bpe:300",
+    ]
     places = ["--data.corpus", str(text_folder), "--data.cache", str(tmp_path), "--output", str(tmp_path / "run")]
     assert main(["train", "--config", str(path), *short, *places, "--progress", "none", "--json"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["architecture"] == yaml.safe_load(path.read_text())["architecture"]
