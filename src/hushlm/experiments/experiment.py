@@ -12,7 +12,7 @@ __all__ = ["ONE_RATE", "Changes", "Experiment", "FigureKind", "Row", "with_chang
 Changes = tuple[tuple[str, Any], ...]
 """Settings that differ from a base's, as (dotted name, value)."""
 
-ONE_RATE = "one learning rate for all"
+ONE_RATE = "one rate for all"
 """Label of the rows that share a learning rate."""
 
 FigureKind = Literal["perplexity", "shares", "heat maps", "courses", "thresholds", "shares by tolerance"]

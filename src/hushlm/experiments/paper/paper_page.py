@@ -177,7 +177,7 @@ def _pictures(outcome: Outcome) -> dict[str, Any]:
                     found["perplexity"] = seed_perplexity_figure(bars)
             case "shares":
                 if shares := [(row.name, _mean_shares(row, outcome)) for row in tuned if _healthy(row)]:
-                    found["shares"] = head_share_figure(shares)
+                    found["shares"] = head_share_figure([(name.replace(" (", "\n(", 1), share) for name, share in shares])
             case "heat maps":
                 if panels := [(row.name, _healthy(row)[0].head_entropy_nats or []) for row in tuned if _healthy(row)]:
                     found["heat-maps"] = head_entropy_figure(panels, maximum)
