@@ -14,7 +14,7 @@ from hushlm.architectures import parse
 from hushlm.config import ModelShape
 from hushlm.shapes import GPT2_SMALL, proportional
 
-__all__ = ["RECOMMENDED", "SCORE_PENALTY", "TRAINING", "Recommendation"]
+__all__ = ["RECOMMENDED", "SCORE_PENALTY", "TRAINING", "Recommendation", "training_of"]
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,14 @@ SCORE_PENALTY = 0.1
 (PS3(th,qk)+LN+Q, seed 0; docs/kernels.md)."""
 
 
+def training_of(architecture: str) -> tuple[tuple[str, Any], ...]:
+    """The training of a model of the contests: with a power kernel, its scores are kept in range."""
+    return (*TRAINING, ("training.score_penalty", SCORE_PENALTY)) if parse(architecture).power else TRAINING
+
+
 def _point(name: str, purpose: str, architecture: str, layers: int, heads: int, width: int) -> Recommendation:
-    training = (*TRAINING, ("training.score_penalty", SCORE_PENALTY)) if parse(architecture).power else TRAINING
-    return Recommendation(name, purpose, architecture, replace(GPT2_SMALL, layers=layers, heads=heads, width=width), training)
+    shape = replace(GPT2_SMALL, layers=layers, heads=heads, width=width)
+    return Recommendation(name, purpose, architecture, shape, training_of(architecture))
 
 
 RECOMMENDED: dict[str, Recommendation] = {

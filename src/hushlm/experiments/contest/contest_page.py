@@ -10,7 +10,7 @@ from typing import Any
 
 from hushlm.experiments.contest.contest_figures import ContestPoint, StabilityMap, contest_figure, seconds_figure, stability_figure
 from hushlm.experiments.contest.contest_rows import DISTILLED
-from hushlm.experiments.contest.objective import OBJECTIVES
+from hushlm.experiments.contest.objective import OBJECTIVES, Cost
 from hushlm.experiments.contest.roles import ONLINE_ROLES, ROLES
 from hushlm.experiments.contest.seconds import PRICED, seconds_table, sizes_cell
 from hushlm.experiments.documents import document_stem, read_document
@@ -118,7 +118,7 @@ def write_contest_page(document: Mapping[str, Any], folder: Path) -> Path:
         lines += [f"## {seconds.title}", "", seconds.to_markdown(), seconds.note, ""]
         lines += [f"![perplexity against seconds]({stem}-seconds.png)", ""]
     if document["search"]["trials"]:
-        lines += ["## The search", "", *_search(document["search"]), ""]
+        lines += ["## The search", "", *_search(document["search"], OBJECTIVES[CONTEST_SCALES[document["preset"]].objective].costs), ""]
     for key, title, table in (
         ("ablation", "Each ingredient put back", _rows_table),
         ("grown", "What the small scale brought up, and wider models", _grown_table),
@@ -143,8 +143,7 @@ def write_contest_page(document: Mapping[str, Any], folder: Path) -> Path:
     return path
 
 
-def _search(search: Mapping[str, Any]) -> list[str]:
-    [costs] = [each.costs for each in OBJECTIVES.values() if each.costs[0].key in search["front"][0]]
+def _search(search: Mapping[str, Any], costs: Sequence[Cost]) -> list[str]:
     headings = [cost.heading for cost in costs]
     return [
         f"{search['trials']} trials of {search['steps']} updates. The front, validation loss in nats against {' and '.join(headings)}:",

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from hushlm.architectures import parse
-from hushlm.recommended import SCORE_PENALTY, TRAINING, Recommendation
+from hushlm.recommended import Recommendation, training_of
 from hushlm.shapes import GPT2_SMALL
 
 __all__ = ["MODELS", "ContestModel", "Origin", "models_from"]
@@ -59,7 +59,7 @@ class _Entry(BaseModel):
 
     def model(self) -> ContestModel:
         shape = replace(GPT2_SMALL, layers=self.layers, heads=self.heads, width=self.width, ffn_multiple=self.ffn_multiple)
-        training = (*TRAINING, ("training.score_penalty", SCORE_PENALTY)) if parse(self.architecture).power else TRAINING
+        training = training_of(self.architecture)
         return ContestModel(self.name, "", self.architecture, shape, training, origin=self.origin, distilled=self.distilled)
 
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from hushlm.architectures import parse
 from hushlm.config import RunConfig
-from hushlm.experiments.contest.objective import OBJECTIVES, PAPERS_BEST_BYTES, compares_nothing, costs_of
+from hushlm.experiments.contest.objective import OBJECTIVES, compares_nothing, costs_of
 from hushlm.experiments.scales import BASELINE, ContestScale
 from hushlm.experiments.study import RowOutcome
 
-__all__ = ["ONLINE_ROLES", "PAPERS_BEST_BYTES", "ROLES", "explained", "roles", "validation_perplexity"]
+__all__ = ["ONLINE_ROLES", "ROLES", "explained", "roles", "validation_perplexity"]
 
 SMALL_RATIO, MEDIUM_RATIO = 1.10, 1.00
 
