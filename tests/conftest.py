@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,14 @@ def _interruptible() -> None:
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Private sessions keep their compiled programs in a folder of this run of the tests, and not in the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HUSHLM_PROGRAMS", str(tmp_path_factory.mktemp("programs")))
+        yield
 
 
 @pytest.fixture(autouse=True)

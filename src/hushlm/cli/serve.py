@@ -25,6 +25,7 @@ def serve(
     prepare_answers: int = 256,
     prepare_bytes: int = 32_000_000_000,
     prepare_sessions: int = 1,
+    engine_threads: int | None = None,
     once: bool = False,
     with_stdin: bool = False,
     connect_seconds: float = 30.0,
@@ -58,6 +59,8 @@ def serve(
         prepare_answers: most prepared answers for all clients.
         prepare_bytes: most bytes of them for all clients.
         prepare_sessions: preparations at a time; each takes a worker, and makes way for questions between two batches.
+        engine_threads: threads of each session's engine, here and at the client, 1 to 64. By default a preparation takes all processors of
+            this machine, at most 16, and a question two, because each makes stocks of oblivious transfers (3 MB) before it helps.
         once: stop after the first session.
         with_stdin: stop, as after SIGTERM, when standard input ends: for a program that starts a server on a pipe of its own, and may
             be killed.
@@ -95,6 +98,7 @@ def serve(
         prepare=PrepareSettings(
             prepare_folder, prepare_client_answers, prepare_client_bytes, prepare_answers, prepare_bytes, prepare_sessions
         ),
+        engine_threads=engine_threads,
     )
     if with_stdin:
         _stop_with_stdin()

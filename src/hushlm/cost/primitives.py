@@ -327,10 +327,17 @@ class Primitives:
 
     def set_up(self) -> Exchange:
         """What a session moves once: every worker's first oblivious transfers, and in 64 bits the keys of both kinds of products."""
-        c, workers, products = self.constants, self.settings.threads, self.ring_bits == 64
-        moved = workers * c.worker_set_up + (c.slot_keys + c.product_keys if products else 0.0)
-        messages = 10 * workers + (4 if products else 0)
+        return self.first_transfers() + (self.keys() if self.ring_bits == 64 else Exchange())
+
+    def first_transfers(self) -> Exchange:
+        """Every worker's first stocks of oblivious transfers."""
+        moved, messages = self.settings.threads * self.constants.worker_set_up, 10 * self.settings.threads
         return Exchange(forward_bytes=moved, back_bytes=moved, forward_messages=messages, back_messages=messages, rounds=10.0)
+
+    def keys(self, matrices: bool = True) -> Exchange:
+        """The keys of elementwise products, and of products of matrices."""
+        moved, messages = self.constants.slot_keys + (self.constants.product_keys if matrices else 0.0), 3 if matrices else 1
+        return Exchange(forward_bytes=moved, back_bytes=moved, forward_messages=messages, back_messages=messages)
 
     def refills(self, forward: float, back: float, batches: float) -> Exchange:
         """What refilling the stocks moves.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +23,7 @@ from hushlm.demo.private_answer import AnswerComparison, answer_privately
 from hushlm.entropy import attainable_maximum_nats
 from hushlm.extras import missing_packages, require_engine
 from hushlm.files import write_atomic
+from hushlm.processors import processors
 from hushlm.report.figures import LayerCourse, head_entropy_figure, head_share_figure, layer_entropy_figure, save_figure
 from hushlm.report.table import Table
 
@@ -63,7 +63,7 @@ def run_demo(settings: DemoSettings, say: Say, show: Callable[[Table], None]) ->
     say(f"  V={store.vocabulary}; {store.folder}")
     shape = replace(settings.shape, vocabulary=store.vocabulary)
 
-    parallel = max(1, min(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+    parallel = min(2, processors())
     stage(
         2, f"training {', '.join(ROWS)} and {COLLAPSE} until it collapses, {parallel} at a time, seed {settings.seed}; {_sizes(settings)}"
     )

@@ -22,6 +22,7 @@ import yaml
 from hushlm.experiments.runs import Job, RunRecord, run
 from hushlm.experiments.study import Study
 from hushlm.files import write_atomic
+from hushlm.processors import processors
 from hushlm.report.run_progress import CountProgress
 
 __all__ = ["Launcher", "Workers", "commands", "launch"]
@@ -51,8 +52,7 @@ class Workers:
             parallel: how many runs are made at once; None for as many as this machine's cores allow.
             threads: how many threads a run has; 0 leaves it to a library, so that one run takes the machine.
         """
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return Workers(launcher, parallel or (max(1, cores // threads) if threads else 1), address)
+        return Workers(launcher, parallel or (max(1, processors() // threads) if threads else 1), address)
 
     def launch(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, RunRecord]]:
         """`launch` here."""

@@ -44,12 +44,29 @@ class OnlineCalls:
         return self.large.settings.fraction_bits
 
     def set_up(self) -> Exchange:
-        """What a session that answers from prepared material moves once: both rings' stocks, keys, and `PreparedGenerator.set_up`."""
-        n = SET_UP_ROWS * self.large.settings.threads
-        warm = self.large.product_shared(n, 64, 64) + self.large.multiply(64 * n) + self.large.triple_batch()
-        kinds: tuple[Kind, ...] = ("compare", "select-64", "truncate", "truncate", "truncate")
-        warm += sum((self.price(Call(kind, 64 * n)) for kind in kinds), Exchange())
-        return replace(self.large.set_up() + self.small.set_up() + warm, triples=(), forward_transfers=(), back_transfers=())
+        """What a session that prepares and answers moves once, `PreparedGenerator.set_up`."""
+        return self.set_up_preparing() + self.set_up_answer(products=False)
+
+    def set_up_preparing(self) -> Exchange:
+        """Keys of products, and a first batch of triples: `PreparedGenerator.set_up_preparing`."""
+        n = self._set_up_rows
+        return _without_stocks(
+            self.large.keys() + self.large.product_shared(n, 64, 64) + self.large.multiply(64 * n) + self.large.triple_batch()
+        )
+
+    def set_up_answer(self, products: bool) -> Exchange:
+        """Both rings' stocks of oblivious transfers, and keys of elementwise products if the engine computes any:
+        `PreparedGenerator.set_up_answer`."""
+        n = self._set_up_rows
+        kinds: tuple[Kind, ...] = ("compare", "select-64", "truncate")
+        warm = sum((self.price(Call(kind, 64 * n)) for kind in kinds), Exchange())
+        if products:
+            warm += self.large.keys(matrices=False) + self.large.multiply(64 * n) + self.large.triple_batch()
+        return _without_stocks(self.large.first_transfers() + self.small.first_transfers() + warm)
+
+    @property
+    def _set_up_rows(self) -> int:
+        return SET_UP_ROWS * self.large.settings.threads
 
     def amortised(self, exchange: Exchange) -> Exchange:
         """The steady state of an exchange, with the seconds of its share of refills."""
@@ -117,6 +134,11 @@ class OnlineCalls:
         c = self.constants
         once = FULL_LIMB_PRODUCTS * rows * inner * outer * c.full_multiplication_seconds
         return Exchange(cpu_seconds=2 * count * (once + FULL_LIMB_PRODUCTS * (rows * inner + inner * outer) * c.limb_seconds))
+
+
+def _without_stocks(exchange: Exchange) -> Exchange:
+    """An exchange that fills the stocks which it draws on."""
+    return replace(exchange, triples=(), forward_transfers=(), back_transfers=())
 
 
 def _moved(exchange: Exchange) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 from hushlm.architectures import Architecture
@@ -16,10 +15,11 @@ from hushlm.cost.prepared.calls import OnlineCalls, calls_with
 from hushlm.cost.prepared.offline import kept_bytes, offline_calls
 from hushlm.cost.prepared.online import online_exchange
 from hushlm.cost.prepared.online_constants import load_online_constants
-from hushlm.cost.pricing import Amount, CostReport, amounts_by, amounts_together, pass_report
+from hushlm.cost.prepared.session import answer_plans, answer_threads, multiplies_by_engine
+from hushlm.cost.pricing import Amount, CostReport, amount_of, amounts_by, amounts_together, pass_report
 from hushlm.cost.primitives import Primitives
 from hushlm.cost.program_overhead import overhead_seconds
-from hushlm.plan import HUSH, Operation, Plan, ProtocolSettings, Reveal, Rewrites, bucket_length, decode_plan, prefill_plan
+from hushlm.plan import HUSH, Operation, ProtocolSettings, Reveal, Rewrites, bucket_length
 from hushlm.plan.needs import AttendNeed, Need, ProjectNeed, answer_needs, pass_needs
 
 __all__ = ["ANSWERS", "PreparedCost", "price_prepared", "price_prepared_passes"]
@@ -42,7 +42,8 @@ class PreparedCost:
         offline_by_kind: the same by what is multiplied, as `OfflineKind` has it.
         passes: the pass over the prompt, and then one for each further token, from material, compiled programs in hand.
         online: their sum.
-        set_up: what a session moves once; `hushlm.cost.price` says it for today's pass.
+        set_up: what a session that answers moves once; `hushlm.cost.price` says it for today's pass.
+        set_up_preparing: what a session that prepares moves once.
         kept_client_bytes, kept_server_bytes: what each party keeps of one answer's material until the answer.
         measured: which runs the seconds were fitted to.
     """
@@ -54,6 +55,7 @@ class PreparedCost:
     passes: tuple[CostReport, ...]
     online: Amount
     set_up: Amount
+    set_up_preparing: Amount
     kept_client_bytes: int
     kept_server_bytes: int
     measured: str
@@ -70,6 +72,7 @@ class PreparedCost:
             "first_token": self.passes[0].to_dict(),
             "last_further_token": self.passes[-1].to_dict() if len(self.passes) > 1 else None,
             "set_up": self.set_up.to_dict(),
+            "set_up_preparing": self.set_up_preparing.to_dict(),
             "kept_client_bytes": self.kept_client_bytes,
             "kept_server_bytes": self.kept_server_bytes,
             "measured": self.measured,
@@ -95,7 +98,7 @@ def price_prepared(
         new_tokens: how many tokens the answer has.
         reveal: what the client learns of each pass; the next token by default.
         rewrites: how the program is written.
-        settings: the engine's settings; the private program's own by default.
+        settings: the engine's settings; the private program's own by default. An answer takes as many of its threads as it is worth.
         network: the network that the seconds are for.
         answers: how many answers are prepared in one go; their rows share products.
 
@@ -118,6 +121,7 @@ def price_prepared(
         passes=passes,
         online=amounts_together(report.total for report in passes),
         set_up=passes[0].set_up,
+        set_up_preparing=amount_of(_calls(settings)[0].set_up_preparing(), network),
         kept_client_bytes=client,
         kept_server_bytes=server,
         measured=f"{load_online_constants().machine}, {load_online_constants().measured}",
@@ -142,19 +146,9 @@ def price_prepared_passes(
         draft: how many tokens each further pass guesses; all guesses are taken to be wrong.
         forms: the network for which the forms are chosen; None takes those with the fewest bytes.
     """
+    plans = answer_plans(architecture, shape, prompt, new_tokens, reveal, rewrites, draft)
     settings = settings or ProtocolSettings()
-    online = load_online_constants()
-    values, elapsed = (
-        calls_with(bytes_of, seconds, settings)
-        for bytes_of, seconds in ((load_constants().values, online.values), (load_constants().elapsed, online.elapsed))
-    )
-
-    @cache
-    def further(keys: int) -> Plan:
-        return decode_plan(architecture, shape, keys, reveal, rewrites, draft + 1)
-
-    lengths = [bucket_length(prompt + (index + draft if index else 0), shape.context) for index in range(new_tokens)]
-    plans = [prefill_plan(architecture, shape, lengths[0], reveal, rewrites), *map(further, lengths[1:])]
+    values, elapsed = _calls(replace(settings, threads=answer_threads(plans, settings.threads, forms)))
     prices = dict[tuple[Operation, tuple[Need, ...]], Exchange]()
 
     def priced(operation: Operation, needs: tuple[Need, ...]) -> Exchange:
@@ -164,12 +158,19 @@ def price_prepared_passes(
             prices[key] = _online(operation, needs, values, elapsed, forms)
         return prices[key]
 
-    set_up = replace(values.set_up(), compute_seconds=elapsed.set_up().cpu_seconds)
+    products = multiplies_by_engine(plans, forms)
+    set_up = replace(values.set_up_answer(products), compute_seconds=elapsed.set_up_answer(products).cpu_seconds)
     opened, reports = dict[str, int](), []
     for plan in plans:
         exchanges = [priced(step.operation, tuple(map(_unnamed, needs))) for step, needs in pass_needs(plan, opened)]
         reports.append(pass_report(plan, network, exchanges, sum(exchanges, Exchange()), set_up))
     return tuple(reports)
+
+
+def _calls(settings: ProtocolSettings) -> tuple[OnlineCalls, OnlineCalls]:
+    """Prices of calls with CPU seconds, and with those that pass."""
+    online, moved = load_online_constants(), load_constants()
+    return calls_with(moved.values, online.values, settings), calls_with(moved.elapsed, online.elapsed, settings)
 
 
 def _unnamed(need: Need) -> Need:

@@ -82,9 +82,8 @@ def estimate(
     shape, policy = description.shape, reveal.operation(description.shape.vocabulary)
     architecture, rewrites = description.parsed_architecture, description.rewrites
     if prepared:
-        settings = description.engine
         passes = price_prepared_passes(
-            architecture, shape, prompt_length, new_tokens, policy, rewrites, settings, network, draft=draft, forms=forms
+            architecture, shape, prompt_length, new_tokens, policy, rewrites, description.engine, network, draft=draft, forms=forms
         )
         return Estimate(passes, passes[0].set_up.bytes)
 

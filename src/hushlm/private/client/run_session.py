@@ -223,7 +223,7 @@ class SessionRunner:
         except SessionError as refusal:
             raise await _reason(server, refusal) from refusal
         prompt = list(wanted.prompt_tokens) if isinstance(wanted, Question) else None
-        worker.send(PeerOrder(certificate=event.engine_certificate, prompt=prompt))
+        worker.send(PeerOrder(certificate=event.engine_certificate, prompt=prompt, threads=event.threads))
 
     async def _link(self, links: EngineLinks, token: str) -> None:
         """Open both connections that carry the links, at once: each takes several round trips."""

@@ -7,6 +7,7 @@ from hushlm.private.engine.channel import Channel
 from hushlm.private.engine.compiler import Executable, compile_program
 from hushlm.private.engine.engine_settings import EngineSettings, Party, TlsFiles
 from hushlm.private.engine.mpc_library import engine_version, load_engine
+from hushlm.private.engine.program_store import ProgramStore
 from hushlm.private.engine.runtime import Engine
 from hushlm.private.engine.traffic import OperationTraffic, Traffic
 
@@ -17,6 +18,7 @@ __all__ = [
     "Executable",
     "OperationTraffic",
     "Party",
+    "ProgramStore",
     "TlsFiles",
     "Traffic",
     "compile_program",

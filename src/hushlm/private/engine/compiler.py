@@ -15,11 +15,18 @@ __all__ = ["Executable", "compile_program"]
 
 @dataclass(frozen=True)
 class Executable:
-    """A compiled program. `renamed` makes the same program run on other variables."""
+    """A compiled program. `renamed` makes the same program run on other variables.
+
+    Attributes:
+        native: the engine's own object.
+        inputs, outputs: names of its variables.
+        shapes: of its results, where they were asked for.
+    """
 
     native: Any
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...] = ()
 
     @property
     def lines(self) -> int:
@@ -31,7 +38,24 @@ class Executable:
         assert (len(inputs), len(outputs)) == (len(self.inputs), len(self.outputs))
         _, libspu = load_engine()
         native = libspu.Executable(name=self.native.name, input_names=list(inputs), output_names=list(outputs), code=self.native.code)
-        return Executable(native, tuple(inputs), tuple(outputs))
+        return Executable(native, tuple(inputs), tuple(outputs), self.shapes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        code = self.native.code.decode()
+        return {"name": self.native.name, "inputs": self.inputs, "outputs": self.outputs, "shapes": self.shapes, "code": code}
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> Executable:
+        """The inverse of `to_dict`.
+
+        Raises:
+            KeyError, TypeError: for something else.
+        """
+        _, libspu = load_engine()
+        inputs, outputs = values["inputs"], values["outputs"]
+        native = libspu.Executable(name=values["name"], input_names=inputs, output_names=outputs, code=values["code"].encode())
+        return Executable(native, tuple(inputs), tuple(outputs), tuple(tuple(shape) for shape in values["shapes"]))
 
 
 def compile_program(

@@ -10,6 +10,7 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from hushlm.private.engine.compiler import Executable
 from hushlm.private.engine.engine_settings import EngineSettings, Party
 from hushlm.private.engine.mpc_library import load_engine
 from hushlm.private.engine.nudge import NUDGE
+from hushlm.private.engine.program_store import ProgramStore
 from hushlm.private.engine.traffic import Traffic, read_traffic
 
 __all__ = ["Engine"]
@@ -33,11 +35,13 @@ class Engine:
         party: which party this process is. With `settings.simulate` there is no peer, and this only matters to `reveal`.
         settings: the engine's settings, which are the same at both parties.
         channel: the link to the peer, or None with `settings.simulate`.
+        programs: where compiled programs are kept from session to session; None compiles anew.
     """
 
-    def __init__(self, party: Party, settings: EngineSettings, channel: Channel | None) -> None:
+    def __init__(self, party: Party, settings: EngineSettings, channel: Channel | None, programs: ProgramStore | None = None) -> None:
         spu, libspu = load_engine()
         assert (channel is None) == settings.simulate
+        self._programs = programs
         self.party, self.settings, self.channel = party, settings, channel
         config = libspu.RuntimeConfig()
         if not config.ParseFromJsonString(settings.to_json()):
@@ -97,6 +101,16 @@ class Engine:
     def install(self, name: str, share: Any) -> None:
         """Make a variable of this party's share; the other party installs its own. Nothing is sent."""
         self._runtime.set_var(name, share)
+
+    def compiled(self, key: Hashable, compile_now: Callable[[], Executable]) -> Executable:
+        """The program of a key, kept from an earlier session or compiled now.
+
+        Args:
+            key: everything that the program depends on besides this engine's fixed-point numbers; see `ProgramStore.compiled`.
+        """
+        if self._programs is None:
+            return compile_now()
+        return self._programs.compiled((self.settings.fraction_bits, key), compile_now)
 
     def run(self, executable: Executable) -> Traffic:
         """Run a program on the variables of its input names. Its results become variables of its output names."""

@@ -71,7 +71,7 @@ class Desk:
         """Run an array program of the engine.
 
         Args:
-            key: of what it computes; with the shapes it identifies a compilation.
+            key: of what it computes; with the shapes it identifies a compilation, in this process and in others (`Engine.compiled`).
             function: of secret arrays, then public ones.
             inputs: words of the secret arguments.
             public: values of the public arguments.
@@ -105,7 +105,10 @@ class Desk:
         """
         whole_key = (key, *shapes)
         if whole_key not in self._programs:
-            self._programs[whole_key] = compile_program(function, shapes, results, "prepared", public, kind)
+            self._programs[whole_key] = self.engine.compiled(
+                ("prepared", whole_key, results, tuple(public), kind),
+                lambda: compile_program(function, shapes, results, "prepared", public, kind),
+            )
         outputs = [f"desk.out{i}" for i in range(results)]
         self._traffic += self.engine.run(self._programs[whole_key].renamed(inputs, outputs))
         found = [words_of(self.engine, name) for name in outputs]
@@ -147,7 +150,9 @@ class Desk:
         shapes = [words.shape for words in inputs]
         whole_key = ("small", key, *shapes)
         if whole_key not in self._programs:
-            self._programs[whole_key] = compile_program(function, shapes, results, "prepared_small", (), np.int32)
+            self._programs[whole_key] = self.engine.compiled(
+                ("prepared_small", whole_key, results), lambda: compile_program(function, shapes, results, "prepared_small", (), np.int32)
+            )
         found, traffic = self._small.run(self._programs[whole_key], inputs)
         self._traffic += traffic
         return found

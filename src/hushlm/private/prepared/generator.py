@@ -10,6 +10,7 @@ from hushlm.cost.network import Network
 from hushlm.plan import bucket_length
 from hushlm.plan.needs import ProjectNeed, answer_needs
 from hushlm.private.engine import Traffic
+from hushlm.private.engine.shares import Words
 from hushlm.private.prepared.desk import Desk
 from hushlm.private.prepared.material import Material, MaterialError
 from hushlm.private.prepared.offline import OnWork, Preparer
@@ -48,20 +49,42 @@ class PreparedGenerator:
         return self._desk.compilations
 
     def set_up(self) -> Traffic:
-        """One-time work of a session: keys, and stocks of oblivious transfers of both rings, so that an answer's bytes are its own.
+        """One-time work of a session that both prepares and answers.
+
+        Raises:
+            ValueError: as `set_up_answer`.
+        """
+        return self.set_up_preparing() + self.set_up_answer(products=False)
+
+    def set_up_preparing(self) -> Traffic:
+        """One-time work of a session that prepares: keys of products. It takes no oblivious transfers."""
+        words = self._warm_words()
+        self._desk.take_traffic()
+        self._desk.program("set-up", lambda a, b: (a @ b) * a, [words, np.zeros((64, 64), np.uint64)], whole=True)
+        return self._desk.take_traffic()
+
+    def set_up_answer(self, products: bool) -> Traffic:
+        """One-time work of a session that answers: stocks of oblivious transfers of both rings, so that an answer's bytes are its own.
+
+        Args:
+            products: whether the engine multiplies in the answer (`multiplies_by_engine`), and needs keys for it.
 
         Raises:
             ValueError: if the parties named different networks: they would run different forms.
         """
-        desk, rows = self._desk, 32 * self._description.engine.threads
+        desk, words = self._desk, self._warm_words()
         self._agree_on_network()
-        words = np.zeros((rows, 64), np.uint64)
         desk.take_traffic()
-        desk.program("set-up", lambda a, b: (a @ b) * a, [words, words[:64]])
+        if products:
+            desk.program("set-up products", lambda a, b: a * b, [words, words.copy()], whole=True)
         (bits,) = desk.small("set-up", lambda x: x < 0, [words])
         desk.where(bits, words)
         desk.truncate(words)
         return desk.take_traffic()
+
+    def _warm_words(self) -> Words:
+        """Enough numbers for every thread of the engine to fill its stock."""
+        return np.zeros((32 * self._desk.engine.settings.threads, 64), np.uint64)
 
     def _agree_on_network(self) -> None:
         network, link = self._desk.network, self._desk.link

@@ -7,6 +7,7 @@ Both keep named values and run the same array programs on them, so that a pass i
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -45,7 +46,8 @@ class Backend(Protocol):
         """Run a program on named values, keep its results, and return what this party sent and received.
 
         Args:
-            key: the same for equal programs, which are compiled only once.
+            key: the same for equal programs, which are compiled only once; other sessions on this machine may have done so
+                (`Engine.compiled`).
             build: makes the program for an array namespace.
             inputs: the names of the program's arguments.
             outputs: the names under which its results are kept.
@@ -94,20 +96,24 @@ class EngineBackend:
         self, key: Hashable, build: Callable[[ModuleType], Arithmetic], shapes: list[Shape], public: list[bool]
     ) -> tuple[Executable, list[Shape]]:
         if key not in self._compiled:
-            import jax
-            import jax.numpy as jnp
-
-            function = build(jnp)
-            arguments = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
-            # Public arguments are traced as well, so that masks are arguments of the program and not constants in it.
-            traced: Any = jax.eval_shape(function, *arguments)
-            results = [result.shape for result in (traced if isinstance(traced, tuple) else (traced,))]
-            executable = compile_program(function, shapes, len(results), "step", [i for i, known in enumerate(public) if known])
-            self._compiled[key] = (executable, results)
+            known = tuple(i for i, is_known in enumerate(public) if is_known)
+            executable = self._engine.compiled(("step", key, known), lambda: _compile(build, shapes, known))
+            self._compiled[key] = (executable, list(executable.shapes))
         return self._compiled[key]
 
     def reveal(self, name: str, to: Party) -> tuple[np.ndarray | None, Traffic]:
         return self._engine.reveal(name, to)
+
+
+def _compile(build: Callable[[ModuleType], Arithmetic], shapes: list[Shape], public: tuple[int, ...]) -> Executable:
+    import jax
+    import jax.numpy as jnp
+
+    function = build(jnp)
+    # Public arguments are traced as well, so that masks are arguments of the program and not constants in it.
+    traced: Any = jax.eval_shape(function, *(jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes))
+    results = tuple(result.shape for result in (traced if isinstance(traced, tuple) else (traced,)))
+    return replace(compile_program(function, shapes, len(results), "step", public), shapes=results)
 
 
 class ReferenceBackend:

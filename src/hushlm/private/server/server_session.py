@@ -30,12 +30,17 @@ from hushlm.private.session.messages import (
     Finished,
     Limits,
     Queued,
+    SessionKind,
     SessionRequest,
     shape_of,
 )
 from hushlm.private.session.process import Order, PeerOrder, WorkerDiedError, WorkerEvent, WorkerProcess, start_worker
+from hushlm.processors import processors
 
 __all__ = ["ServedModel", "ServerSession", "error_response"]
+
+PREPARING_THREADS = 16
+"""Most threads of a preparation, unless the server's owner says otherwise: a client of few processors has as many."""
 
 SHOWN_KINDS = ("link", "peer", "unfit")
 """Kinds of failures whose sentences name nothing of this machine: the client sees them."""
@@ -53,6 +58,7 @@ class ServedModel:
         connect_seconds: how long the engine's link to the client may take to open.
         silent_seconds: how long the client's engine may be silent.
         limits: what one session may use.
+        engine_threads: of each session's engine at both parties; None takes what suits the kind of session.
     """
 
     folder: Path
@@ -62,6 +68,14 @@ class ServedModel:
     connect_seconds: float
     silent_seconds: float
     limits: Limits
+    engine_threads: int | None = None
+
+    def threads(self, kind: SessionKind) -> int:
+        """Of a session's engine. What prepares only multiplies, which all processors do together; every thread of what answers makes
+        stocks of oblivious transfers first."""
+        if self.engine_threads is not None:
+            return self.engine_threads
+        return min(processors(), PREPARING_THREADS) if kind == "prepare" else self.description.engine.threads
 
 
 class _ClientGoneError(Exception):
@@ -241,7 +255,7 @@ class ServerSession(Response):
             peer=self._peer.name,
         )
         worker.send(order)
-        worker.send(PeerOrder(certificate=wanted.engine_certificate))
+        worker.send(PeerOrder(certificate=wanted.engine_certificate, threads=model.threads(wanted.kind)))
 
     async def _follow(self, worker: WorkerProcess, send: Send) -> None:
         """Pass a worker's life on to the client until it has finished.
@@ -305,6 +319,7 @@ class ServerSession(Response):
             held=held,
             draft=wanted.draft,
             network=wanted.network,
+            threads=model.threads(wanted.kind),
         )
 
     async def _end(self, send: Send, event: Finished | Failed) -> None:

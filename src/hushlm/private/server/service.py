@@ -34,7 +34,7 @@ from hushlm.private.server.prepared_shelf import PreparedShelf, PrepareSettings
 from hushlm.private.server.server_session import ServedModel, ServerSession, error_response
 from hushlm.private.session.addresses import listen, listener_address, parse_address
 from hushlm.private.session.handshake import check_request
-from hushlm.private.session.messages import MAXIMUM_BODY_BYTES, Limits, SessionError, SessionRequest, read_request
+from hushlm.private.session.messages import MAXIMUM_BODY_BYTES, MOST_THREADS, Limits, SessionError, SessionRequest, read_request
 
 __all__ = ["PrivateServer", "ServerSettings"]
 
@@ -62,6 +62,7 @@ class ServerSettings:
         drain_seconds: how long sessions may go on after SIGTERM.
         once: whether the server stops after its first session.
         prepare: whether and how many answers are prepared.
+        engine_threads: of each session's engine, at both parties; None takes what suits the kind of session.
     """
 
     workers: int = 1
@@ -76,6 +77,7 @@ class ServerSettings:
     drain_seconds: float = 60.0
     once: bool = False
     prepare: PrepareSettings = PrepareSettings()
+    engine_threads: int | None = None
 
     def __post_init__(self) -> None:
         if self.workers < 1:
@@ -86,6 +88,8 @@ class ServerSettings:
             raise ValueError(f"A session must be allowed at least one token, not {self.new_tokens}.")
         if min(self.start_seconds, self.connect_seconds, self.silent_seconds, self.session_seconds) <= 0 or self.drain_seconds < 0:
             raise ValueError("A server's times must be above 0 seconds.")
+        if self.engine_threads is not None and not 1 <= self.engine_threads <= MOST_THREADS:
+            raise ValueError(f"An engine has 1 to {MOST_THREADS} threads, not {self.engine_threads}.")
 
 
 class PrivateServer:
@@ -122,6 +126,7 @@ class PrivateServer:
                 session_seconds=settings.session_seconds,
                 reveal=settings.reveal,
             ),
+            settings.engine_threads,
         )
         self._admission = Admission(settings.workers, settings.queue, settings.client, preparations=settings.prepare.sessions)
         self._metrics = ServerMetrics(settings.workers, lambda: self._admission.running, lambda: self._admission.waiting)

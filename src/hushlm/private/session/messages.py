@@ -28,6 +28,7 @@ __all__ = [
     "ALIVE_SECONDS",
     "MAXIMUM_BODY_BYTES",
     "MOST_BUNDLES",
+    "MOST_THREADS",
     "Accepted",
     "Alive",
     "BundleProblem",
@@ -109,6 +110,8 @@ def shape_of(shape: ModelShape) -> dict[str, float]:
 
 SessionKind = Literal["ask", "prepare"]
 Guesses = Annotated[int, Field(ge=0, le=MOST_GUESSED)]
+MOST_THREADS = 64
+Threads = Annotated[int, Field(ge=1, le=MOST_THREADS)]
 
 
 class NetworkBetween(_Message):
@@ -208,6 +211,7 @@ class Accepted(_Message):
         link_token: by which the client's connections for the engines' links name this session, see `engine_links`.
         engine_certificate: a certificate in PEM, made for this session.
         kind, answers, bundle, draft, network: of the request, as the server is going to run it.
+        threads: of each party's engine, as the server wishes; an answer from prepared material takes one where little is compared.
         held: of the prepared answers that the request named, those that the server has too; the client drops the others.
     """
 
@@ -230,6 +234,7 @@ class Accepted(_Message):
     held: BundleNames | None
     draft: Guesses
     network: NetworkBetween | None
+    threads: Threads
 
 
 class Alive(_Message):

@@ -93,9 +93,11 @@ class PeerOrder(_Line):
     Attributes:
         certificate: PEM of the peer's certificate for this session.
         prompt: token ids of the prompt at the client; None at the server.
+        threads: of each party's engine, most of them; None takes those of the program's description.
     """
 
     certificate: str
+    threads: int | None = None
     prompt: list[int] | None = None
 
 

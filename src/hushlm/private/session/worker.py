@@ -17,14 +17,16 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
 import numpy as np
 
-from hushlm.plan import Step
-from hushlm.private.engine import Channel, Engine, Party, load_engine
+from hushlm.cost.network import Network
+from hushlm.plan import Plan, Step
+from hushlm.private.engine import Channel, Engine, EngineSettings, Party, ProgramStore, load_engine
 from hushlm.private.engine.traffic import Traffic
 from hushlm.private.program.description import ProgramDescription, load_description, load_server_weights
 from hushlm.private.program.drafts import Guess
@@ -97,7 +99,8 @@ class _Worker:
                 raise _FailureError("link", _link_sentence(error, own, order.connect_seconds)) from error
         self.emit("linked")
         try:
-            self._work(order, Engine(party, description.engine, channel), description, weights, peer.prompt)
+            engine = Engine(party, _engine_settings(order, peer, description), channel, ProgramStore.of_user())
+            self._work(order, engine, description, weights, peer.prompt)
             self._part(party, channel)
         except RuntimeError as error:
             raise _FailureError("peer", _peer_sentence(error, order.silent_seconds)) from error
@@ -129,12 +132,13 @@ class _Worker:
             self.emit("ready", traffic=WorkerTraffic.of(plain.set_up()))
             self._generate(order, plain.generate, prompt)
             return
+        from hushlm.cost.prepared.session import multiplies_by_engine
         from hushlm.private.prepared.desk import Desk
         from hushlm.private.prepared.generator import PreparedGenerator
         from hushlm.private.session.prepared_work import BundleGoneError, StoreError, burn_together, make_bundles
 
         try:
-            network = None if order.network is None else order.network.to_network()
+            network = _network(order)
             generator = PreparedGenerator(Desk(engine, network), description, weights)
         except ValueError as error:
             raise _FailureError(
@@ -142,11 +146,13 @@ class _Worker:
             ) from error
         # Before anything is burnt: a model that cannot be loaded uses nothing up.
         guess = None if order.draft_model is None else _guesses(order.draft_model)
-        self.emit("ready", traffic=WorkerTraffic.of(generator.set_up()))
         try:
             if order.kind == "prepare":
+                self.emit("ready", traffic=WorkerTraffic.of(generator.set_up_preparing()))
                 make_bundles(order, engine, generator, description, self._stop, self.emit)
                 return
+            products = multiplies_by_engine(_answer_plans(order, description), network)
+            self.emit("ready", traffic=WorkerTraffic.of(generator.set_up_answer(products)))
             material = burn_together(order, engine)
         except BundleGoneError as error:
             self.fail("bundle", str(error))
@@ -190,6 +196,29 @@ class _Worker:
             yield
         finally:
             timer.cancel()
+
+
+def _engine_settings(order: Order, peer: PeerOrder, description: ProgramDescription) -> EngineSettings:
+    """The program's settings, with the session's number of threads, which both parties find alike."""
+    threads = peer.threads or description.engine.threads
+    if order.bundle is not None:
+        from hushlm.cost.prepared.session import answer_threads
+
+        threads = answer_threads(_answer_plans(order, description), threads, _network(order))
+    return replace(description.engine, threads=threads)
+
+
+def _network(order: Order) -> Network | None:
+    return None if order.network is None else order.network.to_network()
+
+
+def _answer_plans(order: Order, description: ProgramDescription) -> list[Plan]:
+    """The passes of an answer without guesses; those of one with guesses differ in nothing that a session's set-up depends on."""
+    from hushlm.cost.prepared.session import answer_plans
+
+    architecture, shape = description.parsed_architecture, description.shape
+    reveal = order.reveal.operation(shape.vocabulary)
+    return answer_plans(architecture, shape, order.prompt_length, order.new_tokens, reveal, description.rewrites)
 
 
 def _guesses(folder: Path) -> Guess:
