@@ -135,10 +135,14 @@ def test_the_command_shows_every_phase(capsys: pytest.CaptureFixture[str]) -> No
     document = json.loads(capsys.readouterr().out)["prepared"]
     assert (document["prompt_bucket"], document["answers"], document["new_tokens"]) == (32, 4, 2)
     phases = {row["phase"]: row for row in document["phases"]}
+    online = {"online, first token", "online, last further token", "online, 2 tokens"}
     assert set(phases) == {
-        "today, first token", "today, last further token", "today, 2 tokens",
-        "offline, an answer", "online, first token", "online, last further token", "online, 2 tokens",
+        "today, first token", "today, last further token", "today, 2 tokens", "offline, an answer",
+        *online, *(f"{phase}, --network {name}" for phase in online for name in ("lan", "wan")),
     }  # fmt: skip
+    fewest, wan = (phases[f"online, first token{forms}"] for forms in ("", ", --network wan"))
+    assert wan["bytes"] > fewest["bytes"], "over a WAN more bytes for fewer round trips"
+    assert wan["seconds_wan"] < fewest["seconds_wan"]
     assert phases["online, 2 tokens"]["bytes"] == document["online"]["bytes"]
     assert phases["online, first token"]["seconds_lan"] < phases["online, first token"]["seconds_wan"]
     assert main(["cost", *words]) == 0

@@ -10,8 +10,8 @@ from hushlm.architectures import Architecture, parse
 from hushlm.cli.cost_model import PricedModel, priced_model
 from hushlm.config import ModelShape
 from hushlm.cost.counts import check_size, flops, nonlinear_operations
-from hushlm.cost.network import Network, parse_network
-from hushlm.cost.prepared import ANSWERS, PreparedCost, price_prepared
+from hushlm.cost.network import LAN, WAN, Network, parse_network
+from hushlm.cost.prepared import ANSWERS, PreparedCost, price_prepared, price_prepared_passes
 from hushlm.cost.pricing import CostReport, GenerationCost, price_generation
 from hushlm.plan import LENGTH_BUCKET, PUBLISHED, Reveal, parse_reveal
 from hushlm.report.cost_tables import against_table, amounts_table, residuals_table
@@ -101,11 +101,13 @@ def cost(
     policy = _reveal(reveal, shape.vocabulary)
     answer = price_generation(model.architecture, shape, prompt, new_tokens, policy, model.rewrites, model.settings, link)
     base = price_generation(parse(baseline), shape, prompt, new_tokens, policy, PUBLISHED, network=link)
-    document, prepared = _document(model, prompt, answer, baseline, base, link), None
+    document, prepared = _document(model, prompt, answer, baseline, base, link) | {"prepared": None}, None
     # An answer that fills the whole context leaves nothing that could be prepared.
     if new_tokens < shape.context:
-        prepared = price_prepared(model.architecture, shape, prompt, new_tokens, policy, model.rewrites, model.settings, link, answers)
-    document["prepared"] = None if prepared is None else prepared.to_dict() | {"phases": phase_rows(answer, prepared)}
+        asked = (model.architecture, shape, prompt, new_tokens, policy, model.rewrites, model.settings)
+        prepared = price_prepared(*asked, link, answers)
+        by_network = {network.name: price_prepared_passes(*asked, link, forms=network) for network in (LAN, WAN)}
+        document["prepared"] = prepared.to_dict() | {"phases": phase_rows(answer, prepared, by_network)}
     if json:
         print_json(document)
     else:

@@ -9,7 +9,7 @@ from hushlm.architectures import parse
 from hushlm.config import ModelShape
 from hushlm.cost.network import LAN, WAN
 from hushlm.cost.prepared.price import PreparedCost, price_prepared, price_prepared_passes
-from hushlm.cost.pricing import Amount, GenerationCost
+from hushlm.cost.pricing import Amount, CostReport, GenerationCost, amounts_together
 from hushlm.report.cost_tables import gigabytes, megabytes
 from hushlm.report.table import Column, Table
 
@@ -22,15 +22,29 @@ FORMS = {"loopback": None, LAN.name: LAN, WAN.name: WAN}
 """By which network the forms of an answer are chosen, by the name that such a row has; on loopback those with the fewest bytes."""
 
 
-def phase_rows(today: GenerationCost, prepared: PreparedCost) -> list[dict[str, Any]]:
-    """One row a phase, as plain JSON values; of an answer of several tokens the whole of it, and its first and last token."""
+def phase_rows(today: GenerationCost, prepared: PreparedCost, by_network: Mapping[str, Sequence[CostReport]]) -> list[dict[str, Any]]:
+    """One row a phase, as plain JSON values; of an answer of several tokens the whole of it, and its first and last token.
+
+    Args:
+        by_network: the passes of the prepared answer in the forms that a network's name stands for (`ask --network NAME`); those that
+            are the forms with the fewest bytes have no rows of their own.
+    """
     tokens = len(today.passes)
     phases: list[tuple[str, Amount]] = [("today, first token", today.passes[0].total)]
-    online = [("online, first token", prepared.passes[0].total)]
     if tokens > 1:
         phases += [("today, last further token", today.passes[-1].total), (f"today, {tokens} tokens", today.total)]
-        online += [("online, last further token", prepared.passes[-1].total), (f"online, {tokens} tokens", prepared.online)]
-    phases += [("offline, an answer", prepared.offline), *online]
+    phases.append(("offline, an answer", prepared.offline))
+    for name, passes in {"": prepared.passes, **by_network}.items():
+        totals = [report.total for report in passes]
+        if name and [total.bytes for total in totals] == [report.total.bytes for report in prepared.passes]:
+            continue
+        asked = f", --network {name}" if name else ""
+        phases.append((f"online, first token{asked}", totals[0]))
+        if tokens > 1:
+            phases += [
+                (f"online, last further token{asked}", totals[-1]),
+                (f"online, {tokens} tokens{asked}", amounts_together(totals)),
+            ]
     return [_row(phase, amount) for phase, amount in phases]
 
 
@@ -59,7 +73,8 @@ def phases_table(rows: Sequence[Mapping[str, Any]], prepared: PreparedCost) -> T
     note = (
         f"Offline: made before there is a prompt, for prompts of up to {prepared.prompt_bucket} tokens, {prepared.answers} answers "
         f"together. Until the answer the client keeps {megabytes(prepared.kept_client_bytes)} MB of it and the server "
-        f"{megabytes(prepared.kept_server_bytes)} MB. Set-up, once a session: {megabytes(prepared.set_up.bytes)} MB. "
+        f"{megabytes(prepared.kept_server_bytes)} MB. Set-up, once a session: {megabytes(prepared.set_up.bytes)} MB to answer, "
+        f"{megabytes(prepared.set_up_preparing.bytes)} MB to prepare. Without --network the forms are those with the fewest bytes. "
         f"Online seconds were fitted on {prepared.measured}."
     )
     return Table("Prepared answers beside today's pass", columns, rows, note)
