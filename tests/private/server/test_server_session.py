@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import pytest
 
+from hushlm.architectures import parse
 from hushlm.config import ModelShape
-from hushlm.private.program.description import ProgramDescription, RevealPolicy
+from hushlm.private.program.description import ProgramDescription, RevealPolicy, describe
 from hushlm.private.server import server_session
 from hushlm.private.server.admission import Admission, ClientLimits
 from hushlm.private.server.link_desk import LinkDesk
@@ -114,3 +116,13 @@ def test_who_hangs_up_at_the_moment_of_an_event_is_heard(session: server_session
         assert following.cancelled()
 
     asyncio.run(hang_up())
+
+
+def test_a_preparation_takes_the_processors_and_a_question_those_of_its_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_session, "processors", lambda: 40)
+    limits = Limits(new_tokens=1, session_seconds=30, reveal=RevealPolicy())
+    program = describe(parse("SM2+R"), ModelShape())
+    served = server_session.ServedModel(Path(), program, "x", 30.0, 30.0, 30.0, limits)
+    assert (served.threads("prepare"), served.threads("ask")) == (16, program.engine.threads)
+    named = replace(served, engine_threads=5)
+    assert (named.threads("prepare"), named.threads("ask")) == (5, 5)

@@ -262,6 +262,7 @@ def test_a_server_that_cannot_start_says_why(
     refused(capsys, ["serve", str(tmp_path), *keys], "manifest.json")
     refused(capsys, ["serve", str(export_folder / "server")], "--keys")
     refused(capsys, ["serve", str(export_folder / "server"), *keys, "--workers", "0"], "at least one worker")
+    refused(capsys, ["serve", str(export_folder / "server"), *keys, "--engine-threads", "65"], "1 to 64 threads, not 65")
     refused(capsys, ["serve", str(export_folder / "server"), "--keys", str(tmp_path)], "server.pem")
 
 
