@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +16,19 @@ from hushlm.plan import Reveal
 from hushlm.private.engine import Engine, Executable, Party, ProgramStore, compile_program, program_store
 from hushlm.private.engine.program_store import FOLDER_VARIABLE
 from hushlm.private.program.backend import EngineBackend
-from hushlm.private.program.description import describe
+from hushlm.private.program.description import RevealPolicy, describe
 from hushlm.private.program.export_model import choose_rewrites
 from hushlm.private.program.fold import fold_weights
 from hushlm.private.program.generate import PrivateGenerator
+from hushlm.private.session import worker
+from hushlm.private.session.process import Order
 
 pytest.importorskip("spu")
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> ProgramStore:
-    return ProgramStore(tmp_path / "programs")
+    return ProgramStore(tmp_path / "programs", "a session")
 
 
 def _sum() -> Executable:
@@ -39,7 +41,7 @@ def _never() -> Executable:
 
 def test_what_was_kept_is_found_by_the_next_session(store: ProgramStore, tmp_path: Path) -> None:
     first = store.compiled(("sum", (3,)), _sum)
-    found = ProgramStore(tmp_path / "programs").compiled(("sum", (3,)), _never)
+    found = ProgramStore(tmp_path / "programs", "a session").compiled(("sum", (3,)), _never)
     assert (found.native.code, found.inputs, found.outputs) == (first.native.code, first.inputs, first.outputs)
 
 
@@ -56,6 +58,27 @@ def test_another_key_finds_nothing(store: ProgramStore, other: tuple) -> None:
 
     store.compiled(other, now)
     assert compiled
+
+
+def test_another_session_finds_nothing(store: ProgramStore, tmp_path: Path) -> None:
+    store.compiled("sum", _sum)
+    with pytest.raises(AssertionError, match="although it was kept"):
+        ProgramStore(tmp_path / "programs", "another session").compiled("sum", _never)
+
+
+def test_sessions_of_models_that_differ_in_heads_alone_differ() -> None:
+    """Their projections have the same sizes, and so the same keys, and are split into heads differently."""
+
+    def session(heads: int) -> object:
+        description = describe(parse("SM2+R"), replace(SMALL, heads=heads, width=32))
+        order = Order(
+            role="client", folder=Path(), scratch=Path(), own_address="", peer_address="", fingerprint="", prompt_length=3, new_tokens=1,
+            reveal=RevealPolicy(), connect_seconds=1, silent_seconds=1,
+        )  # fmt: skip
+        return worker._session(order, description)
+
+    assert session(2) != session(4)
+    assert session(2) == session(2)
 
 
 def test_a_field_that_repr_leaves_out_tells_keys_apart(store: ProgramStore) -> None:
@@ -112,15 +135,15 @@ def test_what_was_used_longest_ago_is_dropped(store: ProgramStore, tmp_path: Pat
 
 def test_a_folder_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert ProgramStore(tmp_path / "file" / "programs").compiled("sum", _sum).inputs == ("in0", "in1")
+    assert ProgramStore(tmp_path / "file" / "programs", None).compiled("sum", _sum).inputs == ("in0", "in1")
 
 
 def test_the_environment_names_the_folder_or_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(FOLDER_VARIABLE, "")
-    assert ProgramStore.of_user() is None
+    assert ProgramStore.of_user(None) is None
     monkeypatch.delenv(FOLDER_VARIABLE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    found = ProgramStore.of_user()
+    found = ProgramStore.of_user(None)
     assert found is not None
     found.compiled("sum", _sum)
     assert list((tmp_path / "hushlm" / "programs").iterdir())

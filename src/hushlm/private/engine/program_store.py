@@ -1,8 +1,9 @@
 """Compiled programs kept on this machine's disk, so that a session compiles only what no session before it has run.
 
-What is kept is the text that the engine reads, with the key that it was compiled for. A key spells out everything that a program is made
-of, and the store's own part of it names the sources and libraries that made it: after any change of those nothing is found. Shapes
-are in keys, weights and prompts are not in programs. A program that cannot be kept, or is damaged, is compiled again.
+What is kept is the text that the engine reads, with the key that it was compiled for. A session's keys tell its own programs apart; the
+store adds what the session runs, without which two models' programs might have one key, and the sources and libraries that made the
+program: after any change of those nothing is found. Shapes are in keys, weights and prompts are not in programs. A program that
+cannot be kept, or is damaged, is compiled again.
 """
 
 from __future__ import annotations
@@ -40,31 +41,32 @@ class ProgramStore:
 
     Args:
         folder: made when the first program is kept.
+        session: everything public that a session's programs depend on: the model's architecture, sizes and rewrites, the engine's settings,
+            what is revealed, the network. Made of what keys are made of, see `compiled`.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, session: Hashable) -> None:
+        self._folder, self._session = folder, session
 
     @staticmethod
-    def of_user() -> ProgramStore | None:
+    def of_user(session: Hashable) -> ProgramStore | None:
         """The store of whoever runs this process, or None where it is turned off or there is no home folder."""
         named = os.environ.get(FOLDER_VARIABLE)
         if named is not None:
-            return ProgramStore(Path(named)) if named else None
+            return ProgramStore(Path(named), session) if named else None
         try:
             cache_folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         except RuntimeError:
             return None
-        return ProgramStore(Path(cache_folder) / "hushlm" / "programs")
+        return ProgramStore(Path(cache_folder) / "hushlm" / "programs", session)
 
     def compiled(self, key: Hashable, compile_now: Callable[[], Executable]) -> Executable:
         """The program of a key, from the folder or from `compile_now`, whose result is kept.
 
         Args:
-            key: everything that the program depends on besides sources and libraries, of plain values, tuples, enumerations, types and
-                dataclasses.
+            key: different for different programs of one session; of plain values, tuples, enumerations, types and dataclasses.
         """
-        spelled = json.dumps([_made_by(), _spelled(key)])
+        spelled = json.dumps([_made_by(), _spelled(self._session), _spelled(key)])
         path = self._folder / f"{hashlib.sha256(spelled.encode()).hexdigest()}.json"
         if (found := _read(path, spelled)) is not None:
             return found

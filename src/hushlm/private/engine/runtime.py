@@ -106,11 +106,11 @@ class Engine:
         """The program of a key, kept from an earlier session or compiled now.
 
         Args:
-            key: everything that the program depends on besides this engine's fixed-point numbers; see `ProgramStore.compiled`.
+            key: see `ProgramStore.compiled`.
         """
         if self._programs is None:
             return compile_now()
-        return self._programs.compiled((self.settings.fraction_bits, key), compile_now)
+        return self._programs.compiled(key, compile_now)
 
     def run(self, executable: Executable) -> Traffic:
         """Run a program on the variables of its input names. Its results become variables of its output names."""

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -99,7 +99,7 @@ class _Worker:
                 raise _FailureError("link", _link_sentence(error, own, order.connect_seconds)) from error
         self.emit("linked")
         try:
-            engine = Engine(party, _engine_settings(order, peer, description), channel, ProgramStore.of_user())
+            engine = Engine(party, _engine_settings(order, peer, description), channel, ProgramStore.of_user(_session(order, description)))
             self._work(order, engine, description, weights, peer.prompt)
             self._part(party, channel)
         except RuntimeError as error:
@@ -206,6 +206,13 @@ def _engine_settings(order: Order, peer: PeerOrder, description: ProgramDescript
 
         threads = answer_threads(_answer_plans(order, description), threads, _network(order))
     return replace(description.engine, threads=threads)
+
+
+def _session(order: Order, description: ProgramDescription) -> Hashable:
+    """What a session's compiled programs depend on, and its lengths do not add to: candidates and checkpoints are in no program."""
+    model = description.model_dump_json(include={"architecture", "shape", "rewrites", "engine"})
+    network = None if order.network is None else order.network.model_dump_json()
+    return order.kind, order.bundle is not None, model, order.reveal.operation(description.shape.vocabulary), network
 
 
 def _network(order: Order) -> Network | None:
