@@ -16,14 +16,14 @@ from hushlm.cost.exchange import Exchange
 from hushlm.cost.prepared.calls import calls_with
 from hushlm.cost.prepared.online_constants import load_online_constants
 from hushlm.cost.prepared.session import answer_plans, answer_threads, multiplies_by_engine
-from hushlm.plan import HUSH, ProtocolSettings, Reveal
+from hushlm.plan import HUSH, Plan, ProtocolSettings, Reveal
 from hushlm.private.engine import Engine, EngineSettings, Traffic
 from hushlm.shapes import GPT2_SMALL
 from tests.private.models import SMALL
 from tests.private.prepared.answers import exported
 
 
-def _plans(name: str, shape: ModelShape, prompt: int = 20, reveal: Reveal | None = None) -> list:
+def _plans(name: str, shape: ModelShape, prompt: int = 20, reveal: Reveal | None = None) -> tuple[Plan, ...]:
     return answer_plans(parse(name), shape, prompt, 3, reveal, HUSH)
 
 

@@ -71,29 +71,51 @@ def tournament_calls(lengths: Sequence[int], heads: int, form: Tournament, clip:
     clipped = False
     while max(rows) > 1:
         group, last = form.group(level), max(rows) <= form.group(level)
-        sizes: Counter[int] = Counter()
-        for length, count in rows.items():
-            for size, times in Counter(group_sizes(length, group)).items():
-                sizes[size] += times * count
-        pairs = sum(count * (size * (size - 1) // 2) for size, count in sizes.items())
-        members = sum(count * (size - 1) for size, count in sizes.items())
-        bits = [_all_of(heads * members, max(sizes) - 1)]
-        compared = heads * pairs
+        clipping = 0
         if clip and last and form.clips_at_once:
             clipped = True
-            compared += heads * sum(length * count for length, count in zip(lengths, _candidates(lengths, form, level), strict=True))
-            bits.append(_all_of(scores, max(sizes)))
-        calls.append(Call("compare", compared))
-        depth = max(len(each) for each in bits)
-        calls += [Call("and", sum(each[step] for each in bits if step < len(each))) for step in range(depth)]
-        calls.append(Call("select", heads * members * carried))
-        shorter: Counter[int] = Counter()
-        for length, count in rows.items():
-            shorter[-(-length // group)] += count
-        rows, level = shorter, level + 1
+            clipping = heads * sum(length * count for length, count in zip(lengths, _candidates(lengths, form, level), strict=True))
+        calls += _level_calls(rows, heads, group, carried, clipping, scores)
+        rows, level = _shorter(rows, group), level + 1
     if clip:
         calls += [Call("select", scores)] if clipped else [Call("compare", scores), Call("select", scores)]
     return calls
+
+
+def _level_calls(rows: Counter[int], heads: int, group: int, carried: int, clipping: int = 0, scores: int = 0) -> list[Call]:
+    """The calls of one level.
+
+    Args:
+        rows: how many rows there are of each length.
+        clipping: so many comparisons of scores with candidates are made in the same call, for so many `scores`.
+    """
+    sizes: Counter[int] = Counter()
+    for length, count in rows.items():
+        for size, times in _group_counts(length, group):
+            sizes[size] += times * count
+    pairs = sum(count * (size * (size - 1) // 2) for size, count in sizes.items())
+    members = sum(count * (size - 1) for size, count in sizes.items())
+    bits = [_all_of(heads * members, max(sizes) - 1)]
+    if clipping:
+        bits.append(_all_of(scores, max(sizes)))
+    depth = max(len(each) for each in bits)
+    both = [Call("and", sum(each[step] for each in bits if step < len(each))) for step in range(depth)]
+    return [Call("compare", heads * pairs + clipping), *both, Call("select", heads * members * carried)]
+
+
+def _group_counts(length: int, group: int) -> tuple[tuple[int, int], ...]:
+    """`group_sizes` as pairs of a size and how many groups have it."""
+    count = -(-length // group)
+    size, larger = divmod(length, count)
+    return ((size + 1, larger), (size, count - larger)) if larger else ((size, count),)
+
+
+def _shorter(rows: Counter[int], group: int) -> Counter[int]:
+    """The rows after a level."""
+    left: Counter[int] = Counter()
+    for length, count in rows.items():
+        left[-(-length // group)] += count
+    return left
 
 
 def _candidates(lengths: Sequence[int], form: Tournament, level: int) -> list[int]:
@@ -108,60 +130,41 @@ def _candidates(lengths: Sequence[int], form: Tournament, level: int) -> list[in
 def choose_tournament(lengths: tuple[int, ...], heads: int, network: Network, clip: bool, carried: int = 1) -> Tournament:
     """The quickest form over a network, of all whose levels have groups of `GROUPS`; the same at both parties, being a function of
     public sizes alone."""
-    longest = max(lengths)
+    rows = tuple(sorted(Counter(lengths).items()))
+    """How many rows there are of each length; after a level there are fewer lengths."""
 
     @cache
-    def best(divided: int) -> tuple[float, tuple[int, ...]]:
-        """Of the levels after which rows are `divided` times as short: seconds without the last level's clip, and groups."""
-        left = tuple(-(-length // divided) for length in lengths)
-        if max(left) == 1:
-            return 0.0, ()
-        found = []
-        for group in GROUPS:
-            first = call_seconds(_one_level(left, heads, group, carried), network)
-            seconds, rest = best(divided * group)
-            found.append((first + seconds, (group, *rest)))
-            if group >= max(left):
-                break
-        return min(found)
+    def seconds(rows: tuple[tuple[int, int], ...], group: int) -> float:
+        return call_seconds(_level_calls(Counter(dict(rows)), heads, group, carried), network)
 
-    def forms() -> list[Tournament]:
-        plain = best(1)[1]
-        if not clip or longest == 1:
-            return [Tournament(plain or (2,))]
+    @cache
+    def shorter(rows: tuple[tuple[int, int], ...], group: int) -> tuple[tuple[int, int], ...]:
+        return tuple(_shorter(Counter(dict(rows)), group).items())
+
+    def levels_to(most: int) -> tuple[int, ...]:
+        """Groups of the quickest levels after which no row has more than `most` numbers."""
+
+        @cache
+        def best(rows: tuple[tuple[int, int], ...]) -> tuple[float, tuple[int, ...]]:
+            longest = rows[-1][0]
+            if longest <= most:
+                return 0.0, ()
+            found = []
+            for group in GROUPS:
+                rest, groups = best(shorter(rows, group))
+                found.append((seconds(rows, group) + rest, (group, *groups)))
+                if group >= longest:
+                    break
+            return min(found)
+
+        return best(rows)[1]
+
+    plain = Tournament(levels_to(1) or (2,))
+    forms = [plain]
+    if clip and rows[-1][0] > 1:
         # With the clip in the last level its group is better small: every split into a last group and the best levels before it.
-        some = [Tournament(plain)]
-        for last in GROUPS:
-            before = _levels_to(longest, last, lengths, heads, network, carried)
-            some.append(Tournament((*before, last), clips_at_once=True))
-        return some
-
-    return min(forms(), key=lambda form: call_seconds(tournament_calls(lengths, heads, form, clip, carried), network))
-
-
-def _one_level(lengths: tuple[int, ...], heads: int, group: int, carried: int) -> list[Call]:
-    calls = tournament_calls(lengths, heads, Tournament((group,)), clip=False, carried=carried)
-    ends = [index for index, call in enumerate(calls) if call.kind == "select"]
-    return calls[: ends[0] + 1]
-
-
-def _levels_to(longest: int, last: int, lengths: tuple[int, ...], heads: int, network: Network, carried: int) -> tuple[int, ...]:
-    """Groups of the quickest levels after which no row has more than `last` numbers."""
-
-    @cache
-    def best(divided: int) -> tuple[float, tuple[int, ...]]:
-        if -(-longest // divided) <= last:
-            return 0.0, ()
-        left = tuple(-(-length // divided) for length in lengths)
-        found = []
-        for group in GROUPS:
-            seconds, rest = best(divided * group)
-            found.append((call_seconds(_one_level(left, heads, group, carried), network) + seconds, (group, *rest)))
-            if group >= max(left):
-                break
-        return min(found)
-
-    return best(1)[1]
+        forms += [Tournament((*levels_to(last), last), clips_at_once=True) for last in GROUPS]
+    return min(forms, key=lambda form: call_seconds(tournament_calls(lengths, heads, form, clip, carried), network))
 
 
 def kernel_tournament(operation: Kernel, network: Network | None) -> Tournament:

@@ -84,17 +84,17 @@ def _tile(rows: int, inner: int, outer: int, packed: bool) -> tuple[int, int, in
     best, chosen = (math.inf, 0, 0), (1, 1, 1)
     d1 = 1
     while d1 <= min(inner, SLOTS):
-        blocks1, most, d0 = ceil_div(inner, d1), min(rows, SLOTS // d1), 1
-        switches = ceil_div(rows * outer, SLOTS) * d1 if packed else 0
+        blocks1, most, d0 = -(-inner // d1), min(rows, SLOTS // d1), 1
+        switches = -(-rows * outer // SLOTS) * d1 if packed else 0
         while d0 <= most:
             d2 = min(outer, SLOTS // d0 // d1)
-            blocks0, blocks2 = ceil_div(rows, d0), ceil_div(outer, d2)
+            blocks0, blocks2 = -(-rows // d0), -(-outer // d2)
             following = (rows - 1) // (blocks0 - 1) + 1 if blocks0 > 1 else rows + 1
-            ciphertexts = min(blocks0, blocks2) * blocks1 + ceil_div(blocks0 * blocks2, d1)
+            ciphertexts = min(blocks0, blocks2) * blocks1 + -(-blocks0 * blocks2 // d1)
             price = 1000.0 * ciphertexts + switches + blocks0 * blocks1 * blocks2 / 10.0
             if price <= best[0]:
                 # The last d0 with the same numbers of blocks of rows and of columns.
-                last = max(d0, min(most, following - 1, SLOTS // d1 // ceil_div(outer, blocks2)))
+                last = max(d0, min(most, following - 1, SLOTS // d1 // -(-outer // blocks2)))
                 if (price, -last, -d1) < best:
                     best, chosen = (price, -last, -d1), (last, d1, min(outer, SLOTS // last // d1))
             d0 = following

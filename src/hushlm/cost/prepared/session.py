@@ -6,6 +6,7 @@ Both parties decide from public sizes alone, and so alike.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from hushlm.architectures import Architecture
 from hushlm.config import ModelShape
@@ -32,9 +33,10 @@ COMPARED_BY_ONE_THREAD = 1_000_000
 one more thread took 2.4 s of a processor of each party, and a comparison takes 4.5 microseconds of it."""
 
 
+@lru_cache(maxsize=16)  # an answer is priced for several networks
 def answer_plans(
     architecture: Architecture, shape: ModelShape, prompt: int, new_tokens: int, reveal: Reveal | None, rewrites: Rewrites, draft: int = 0
-) -> list[Plan]:
+) -> tuple[Plan, ...]:
     """The passes of an answer, each at the length at which a session runs it; equal passes are one object.
 
     Args:
@@ -42,7 +44,7 @@ def answer_plans(
     """
     lengths = [bucket_length(prompt + (index + draft if index else 0), shape.context) for index in range(new_tokens)]
     further = {keys: decode_plan(architecture, shape, keys, reveal, rewrites, draft + 1) for keys in dict.fromkeys(lengths[1:])}
-    return [prefill_plan(architecture, shape, lengths[0], reveal, rewrites), *(further[keys] for keys in lengths[1:])]
+    return (prefill_plan(architecture, shape, lengths[0], reveal, rewrites), *(further[keys] for keys in lengths[1:]))
 
 
 def answer_threads(plans: Iterable[Plan], threads: int, network: Network | None = None) -> int:

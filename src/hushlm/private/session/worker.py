@@ -219,7 +219,7 @@ def _network(order: Order) -> Network | None:
     return None if order.network is None else order.network.to_network()
 
 
-def _answer_plans(order: Order, description: ProgramDescription) -> list[Plan]:
+def _answer_plans(order: Order, description: ProgramDescription) -> tuple[Plan, ...]:
     """The passes of an answer without guesses; those of one with guesses differ in nothing that a session's set-up depends on."""
     from hushlm.cost.prepared.session import answer_plans
 
