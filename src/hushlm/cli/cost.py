@@ -10,7 +10,7 @@ from hushlm.architectures import Architecture, parse
 from hushlm.cli.cost_model import PricedModel, priced_model
 from hushlm.config import ModelShape
 from hushlm.cost.counts import check_size, flops, nonlinear_operations
-from hushlm.cost.network import LAN, WAN, Network, parse_network
+from hushlm.cost.network import Network, parse_network
 from hushlm.cost.prepared import ANSWERS, PreparedCost, price_prepared, price_prepared_passes
 from hushlm.cost.pricing import CostReport, GenerationCost, price_generation
 from hushlm.plan import LENGTH_BUCKET, PUBLISHED, Reveal, parse_reveal
@@ -106,7 +106,7 @@ def cost(
     if new_tokens < shape.context:
         asked = (model.architecture, shape, prompt, new_tokens, policy, model.rewrites, model.settings)
         prepared = price_prepared(*asked, link, answers)
-        by_network = {network.name: price_prepared_passes(*asked, link, forms=network) for network in (LAN, WAN)}
+        by_network = {network: price_prepared_passes(*asked, link, forms=link)}
         document["prepared"] = prepared.to_dict() | {"phases": phase_rows(answer, prepared, by_network)}
     if json:
         print_json(document)
