@@ -168,7 +168,7 @@ def test_the_largest_shape_is_priced_without_a_machine_for_it() -> None:
     assert report.server_peak_bytes > 32 * 4 * 4096 * 4096 * 8
 
 
-def test_an_answer_takes_a_second_and_no_heavy_library() -> None:
+def test_an_answer_takes_under_a_second_and_no_heavy_library() -> None:
     code = (
         "import sys; from hushlm.cli.main import main; assert main(['cost', 'SM2+R', '--json']) == 0; "
         "assert not {'torch', 'jax', 'spu', 'numpy', 'matplotlib'} & set(sys.modules), sorted(sys.modules)"
@@ -176,5 +176,5 @@ def test_an_answer_takes_a_second_and_no_heavy_library() -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # CPU, not wall time: the machine may be busy, which makes a second of a quiet one nearly two.
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3.0
+    # CPU, not wall time: the machine may be busy.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0

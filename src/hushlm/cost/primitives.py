@@ -326,8 +326,8 @@ class Primitives:
         return Exchange(back_bytes=c.answer_base + elements * c.answer_element, back_messages=3, rounds=0.5, calls=1)
 
     def set_up(self) -> Exchange:
-        """What a session moves once: every worker's first oblivious transfers, and in 64 bits the keys of both kinds of products."""
-        return self.first_transfers() + (self.keys() if self.ring_bits == 64 else Exchange())
+        """What a session moves once: every worker's first oblivious transfers, and the keys of both kinds of products."""
+        return self.first_transfers() + self.keys()
 
     def first_transfers(self) -> Exchange:
         """Every worker's first stocks of oblivious transfers."""

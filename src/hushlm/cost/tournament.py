@@ -130,8 +130,8 @@ def _candidates(lengths: Sequence[int], form: Tournament, level: int) -> list[in
 def choose_tournament(lengths: tuple[int, ...], heads: int, network: Network, clip: bool, carried: int = 1) -> Tournament:
     """The quickest form over a network, of all whose levels have groups of `GROUPS`; the same at both parties, being a function of
     public sizes alone."""
+    # How many rows there are of each length: after a level there are fewer lengths, and many ways lead to the same ones.
     rows = tuple(sorted(Counter(lengths).items()))
-    """How many rows there are of each length; after a level there are fewer lengths."""
 
     @cache
     def seconds(rows: tuple[tuple[int, int], ...], group: int) -> float:

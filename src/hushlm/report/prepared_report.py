@@ -74,7 +74,7 @@ def phases_table(rows: Sequence[Mapping[str, Any]], prepared: PreparedCost) -> T
         f"Offline: made before there is a prompt, for prompts of up to {prepared.prompt_bucket} tokens, {prepared.answers} answers "
         f"together. Until the answer the client keeps {megabytes(prepared.kept_client_bytes)} MB of it and the server "
         f"{megabytes(prepared.kept_server_bytes)} MB. Set-up, once a session: {megabytes(prepared.set_up.bytes)} MB to answer, "
-        f"{megabytes(prepared.set_up_preparing.bytes)} MB to prepare. Without --network the forms are those with the fewest bytes. "
+        f"{megabytes(prepared.set_up_preparing.bytes)} MB to prepare. Rows without a network are in the forms with the fewest bytes. "
         f"Online seconds were fitted on {prepared.measured}."
     )
     return Table("Prepared answers beside today's pass", columns, rows, note)

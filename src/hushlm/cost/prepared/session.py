@@ -5,6 +5,7 @@ Both parties decide from public sizes alone, and so alike.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -51,15 +52,15 @@ def answer_threads(plans: Iterable[Plan], threads: int, network: Network | None 
     """How many of the engine's threads an answer with these passes is worth: all of `threads`, or one where little is compared."""
     first = next(iter(plans))
     compared = 0
-    for step in first.steps:
-        if is_prepared(step.operation) and not isinstance(step.operation, Reveal):
-            compared += sum(call.elements for call in online_calls(step.operation, network) if call.kind == "compare")
+    for operation, times in Counter(step.operation for step in first.steps).items():
+        if is_prepared(operation) and not isinstance(operation, Reveal):
+            compared += times * sum(call.elements for call in online_calls(operation, network) if call.kind == "compare")
     return threads if compared > COMPARED_BY_ONE_THREAD else 1
 
 
 def multiplies_by_engine(plans: Iterable[Plan], network: Network | None = None) -> bool:
     """Whether the engine multiplies anything in these passes: inverse roots of its own, and what has no prepared form."""
-    return any(_multiplies(step.operation, network) for plan in plans for step in plan.steps)
+    return any(_multiplies(operation, network) for operation in {step.operation for plan in plans for step in plan.steps})
 
 
 def _multiplies(operation: Operation, network: Network | None) -> bool:

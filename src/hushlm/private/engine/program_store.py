@@ -47,6 +47,7 @@ class ProgramStore:
 
     def __init__(self, folder: Path, session: Hashable) -> None:
         self._folder, self._session = folder, session
+        self._bytes: int | None = None
 
     @staticmethod
     def of_user(session: Hashable) -> ProgramStore | None:
@@ -87,9 +88,13 @@ class ProgramStore:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-        self._prune()
+        if self._bytes is not None:
+            self._bytes += len(content)
+        if self._bytes is None or self._bytes > MOST_BYTES:
+            self._bytes = self._prune()
 
-    def _prune(self) -> None:
+    def _prune(self) -> int:
+        """Drop what is too much. Returns: the bytes that are left; a folder has thousands of files, so that they are counted rarely."""
         found = []
         for path in self._folder.iterdir():
             with contextlib.suppress(OSError):  # another session may have dropped it
@@ -98,9 +103,10 @@ class ProgramStore:
         total = sum(size for _, size, _ in found)
         for _, size, path in sorted(found):
             if total <= MOST_BYTES:
-                return
+                break
             path.unlink(missing_ok=True)
             total -= size
+        return total
 
 
 def _read(path: Path, spelled: str) -> Executable | None:

@@ -76,7 +76,7 @@ class PreparedGenerator:
         self._agree_on_network()
         desk.take_traffic()
         if products:
-            desk.program("set-up products", lambda a, b: a * b, [words, words.copy()], whole=True)
+            desk.program("set-up products", lambda a, b: a * b, [words, words], whole=True)
         (bits,) = desk.small("set-up", lambda x: x < 0, [words])
         desk.where(bits, words)
         desk.truncate(words)

@@ -66,7 +66,7 @@ class EngineBackend:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._shapes: dict[str, Shape] = {}
-        self._compiled: dict[Hashable, tuple[Executable, list[Shape]]] = {}
+        self._compiled: dict[Hashable, Executable] = {}
         self.knows_client = engine.settings.simulate or engine.party is Party.CLIENT
         self.knows_server = engine.settings.simulate or engine.party is Party.SERVER
 
@@ -87,18 +87,14 @@ class EngineBackend:
         self, key: Hashable, build: Callable[[ModuleType], Arithmetic], inputs: Sequence[str], outputs: Sequence[str], public: Sequence[str]
     ) -> Traffic:
         shapes = [self._shapes[name] for name in inputs]
-        executable, results = self._compile((key, *shapes), build, shapes, [name in public for name in inputs])
-        assert len(results) == len(outputs)
-        self._shapes |= dict(zip(outputs, results, strict=True))
+        executable = self._compile((key, *shapes), build, shapes, [name in public for name in inputs])
+        self._shapes |= dict(zip(outputs, executable.shapes, strict=True))
         return self._engine.run(executable.renamed(inputs, outputs))
 
-    def _compile(
-        self, key: Hashable, build: Callable[[ModuleType], Arithmetic], shapes: list[Shape], public: list[bool]
-    ) -> tuple[Executable, list[Shape]]:
+    def _compile(self, key: Hashable, build: Callable[[ModuleType], Arithmetic], shapes: list[Shape], public: list[bool]) -> Executable:
         if key not in self._compiled:
             known = tuple(i for i, is_known in enumerate(public) if is_known)
-            executable = self._engine.compiled(("step", key, known), lambda: _compile(build, shapes, known))
-            self._compiled[key] = (executable, list(executable.shapes))
+            self._compiled[key] = self._engine.compiled(("step", key, known), lambda: _compile(build, shapes, known))
         return self._compiled[key]
 
     def reveal(self, name: str, to: Party) -> tuple[np.ndarray | None, Traffic]:

@@ -25,6 +25,7 @@ from typing import IO, Any, NoReturn
 import numpy as np
 
 from hushlm.cost.network import Network
+from hushlm.cost.prepared.session import answer_plans, answer_threads, multiplies_by_engine
 from hushlm.plan import Plan, Step
 from hushlm.private.engine import Channel, Engine, EngineSettings, Party, ProgramStore, load_engine
 from hushlm.private.engine.traffic import Traffic
@@ -132,7 +133,6 @@ class _Worker:
             self.emit("ready", traffic=WorkerTraffic.of(plain.set_up()))
             self._generate(order, plain.generate, prompt)
             return
-        from hushlm.cost.prepared.session import multiplies_by_engine
         from hushlm.private.prepared.desk import Desk
         from hushlm.private.prepared.generator import PreparedGenerator
         from hushlm.private.session.prepared_work import BundleGoneError, StoreError, burn_together, make_bundles
@@ -202,8 +202,6 @@ def _engine_settings(order: Order, peer: PeerOrder, description: ProgramDescript
     """The program's settings, with the session's number of threads, which both parties find alike."""
     threads = peer.threads or description.engine.threads
     if order.bundle is not None:
-        from hushlm.cost.prepared.session import answer_threads
-
         threads = answer_threads(_answer_plans(order, description), threads, _network(order))
     return replace(description.engine, threads=threads)
 
@@ -221,8 +219,6 @@ def _network(order: Order) -> Network | None:
 
 def _answer_plans(order: Order, description: ProgramDescription) -> tuple[Plan, ...]:
     """The passes of an answer without guesses; those of one with guesses differ in nothing that a session's set-up depends on."""
-    from hushlm.cost.prepared.session import answer_plans
-
     architecture, shape = description.parsed_architecture, description.shape
     reveal = order.reveal.operation(shape.vocabulary)
     return answer_plans(architecture, shape, order.prompt_length, order.new_tokens, reveal, description.rewrites)
