@@ -30,7 +30,8 @@ def test_loss_and_gradients_are_torchs(monkeypatch: pytest.MonkeyPatch, factor: 
     monkeypatch.setattr(cross_entropy, "_SLICE_BYTES", slice_bytes)
     expected = found(lambda logits, targets: F.cross_entropy(logits, targets, reduction="sum") / 20, factor, scale)
     for x, y in zip(found(lambda logits, targets: overwriting_cross_entropy(logits, targets, 20), factor, scale), expected, strict=True):
-        torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-6)
+        # A gradient of small numbers may be the difference of large ones: its rounding is measured by the largest.
+        torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-6 * max(1.0, y.abs().max().item()))
 
 
 def test_no_second_tensor_of_the_logits_size() -> None:
