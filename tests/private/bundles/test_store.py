@@ -260,6 +260,22 @@ def test_every_changed_byte_is_found_before_anything_is_recorded(tmp_path: Path)
     assert content(kept.burn(identity_of("a"))) == expected
 
 
+def test_a_file_of_another_version_is_refused_by_name_and_dropped_like_others(tmp_path: Path) -> None:
+    kept = stored(tmp_path, "a")
+    path = file_of(kept, "a")
+    whole = path.read_bytes()
+    assert whole.count(b'"format":2') == 1
+    with path.open("r+b") as file:  # the same file: a copy is refused for being one
+        os.pwrite(file.fileno(), whole.replace(b'"format":2', b'"format":1'), 0)
+    refusal = f"{path} was written by another version of hushlm: drop it, and prepare again."
+    assert [info.problem for info in kept.list()] == [refusal]
+    with pytest.raises(BundleError) as caught:
+        kept.burn(identity_of("a"))
+    assert str(caught.value) == refusal
+    kept.drop(identity_of("a"))
+    assert kept.list() == []
+
+
 def test_unknown_kinds_and_fields_of_needs_are_refused() -> None:
     for change in ({"kind": "Other"}, {"more": 1}, {"elements": "5"}, {"elements": None}):
         with pytest.raises(ValueError, match="validation error"):

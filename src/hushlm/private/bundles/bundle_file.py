@@ -129,13 +129,17 @@ def read_info(path: Path) -> tuple[StoredInfo, int]:
     """Who may use a file and for what, and its size in bytes; the words are not looked at.
 
     Raises:
-        BundleError: if it is damaged, or not a private file of this user.
+        BundleError: if it is damaged, of another version, or not a private file of this user.
     """
     found = check_file(path)
     try:
         with safe_open(path, framework="np") as file:
             info = StoredInfo.model_validate_json(file.get_tensor("info").tobytes())
-    except (SafetensorError, ValidationError):
+    except ValidationError as error:
+        if any(part["loc"] == ("format",) and isinstance(part["input"], int) for part in error.errors()):
+            raise BundleError(f"{path} was written by another version of hushlm: drop it, and prepare again.") from None
+        raise _damaged(path) from None
+    except SafetensorError:
         raise _damaged(path) from None
     if info.inode != found.st_ino:
         raise BundleError(f"{path} is a copy, and its original may have been used: drop it, and prepare again.")
