@@ -10,9 +10,10 @@ from hushlm.architectures import Architecture, parse
 from hushlm.cli.cost_model import PricedModel, priced_model
 from hushlm.config import ModelShape
 from hushlm.cost.counts import check_size, flops, nonlinear_operations
+from hushlm.cost.generation import GenerationCost, price_generation
 from hushlm.cost.network import Network, parse_network
 from hushlm.cost.prepared import ANSWERS, PreparedCost, price_prepared, price_prepared_passes
-from hushlm.cost.pricing import CostReport, GenerationCost, price_generation
+from hushlm.cost.pricing import CostReport
 from hushlm.plan import LENGTH_BUCKET, PUBLISHED, Reveal, parse_reveal
 from hushlm.report.cost_tables import against_table, amounts_table, residuals_table
 from hushlm.report.prepared_report import phase_rows, phases_table, records_table

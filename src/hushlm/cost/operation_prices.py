@@ -6,7 +6,7 @@ Nothing here knows an architecture. A new operation without a price fails the ty
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from hushlm.cost.constants import CalibratedConstants, load_constants
@@ -83,8 +83,10 @@ def price_step(step: Step, settings: ProtocolSettings | None = None, calibrated:
 
 
 def price_set_up(settings: ProtocolSettings | None = None, calibrated: CalibratedConstants | None = None) -> Exchange:
-    """What a session moves once, before its first query."""
-    return _primitives(settings, calibrated).set_up()
+    """What a session moves once, before its first query, with its seconds: workers of oblivious transfers start at once."""
+    calibrated, settings = calibrated or load_constants(), settings or ProtocolSettings()
+    one = Primitives(calibrated.elapsed, replace(settings, threads=1))
+    return replace(Primitives(calibrated.values, settings).set_up(), compute_seconds=one.set_up().cpu_seconds)
 
 
 def price_opening(reveal: Reveal, settings: ProtocolSettings | None = None, calibrated: CalibratedConstants | None = None) -> Exchange:

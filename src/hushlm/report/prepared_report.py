@@ -7,9 +7,10 @@ from typing import Any
 
 from hushlm.architectures import parse
 from hushlm.config import ModelShape
+from hushlm.cost.generation import GenerationCost
 from hushlm.cost.network import LAN, WAN
 from hushlm.cost.prepared.price import PreparedCost, price_prepared, price_prepared_passes
-from hushlm.cost.pricing import Amount, CostReport, GenerationCost, amounts_together
+from hushlm.cost.pricing import Amount, CostReport, amounts_together
 from hushlm.report.cost_tables import gigabytes, megabytes
 from hushlm.report.table import Column, Table
 

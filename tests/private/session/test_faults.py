@@ -467,6 +467,7 @@ ACCEPTED = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\n\r\n"
                     "draft": 0,
                     "network": None,
                     "threads": 2,
+                    "transfers": "ferret",
                 }
             ).encode()
             + b"\n",

@@ -222,7 +222,7 @@ def test_the_client_checks_the_server_too(
     description: ProgramDescription, request_fields: dict[str, Any], changes: dict[str, Any], part: str
 ) -> None:
     request = SessionRequest.model_validate(request_fields | {"reveal": LIMITS.reveal})
-    fields = {**request.model_dump(), "session": "1", "limits": LIMITS.model_dump(), "link_token": "t", "threads": 2}
+    fields = {**request.model_dump(), "session": "1", "limits": LIMITS.model_dump(), "link_token": "t", "threads": 2, "transfers": "ferret"}
     check_accepted(Accepted.model_validate(fields), request, description, engine_version())
     with pytest.raises(SessionError) as refusal:
         check_accepted(Accepted.model_validate(fields | changes), request, description, engine_version())
@@ -232,7 +232,15 @@ def test_the_client_checks_the_server_too(
 
 @pytest.mark.parametrize("field", sorted(Accepted.model_fields.keys() - {"event"}))
 def test_a_server_may_leave_nothing_out(request_fields: dict[str, Any], field: str) -> None:
-    fields = {**request_fields, "event": "accepted", "session": "1", "limits": LIMITS.model_dump(), "link_token": "t", "threads": 2}
+    fields = {
+        **request_fields,
+        "event": "accepted",
+        "session": "1",
+        "limits": LIMITS.model_dump(),
+        "link_token": "t",
+        "threads": 2,
+        "transfers": "ferret",
+    }
     assert isinstance(read_event(json.dumps(fields)), Accepted)
     with pytest.raises(SessionError, match="not an event of this protocol"):
         read_event(json.dumps({name: value for name, value in fields.items() if name != field}))

@@ -21,6 +21,7 @@ from pydantic_core import from_json
 
 from hushlm.config import ModelShape
 from hushlm.cost.network import Network
+from hushlm.plan.protocol_settings import Transfers
 from hushlm.private.program.description import PROTOCOL_VERSION, RevealPolicy
 from hushlm.private.program.drafts import MOST_GUESSED
 
@@ -169,7 +170,8 @@ class SessionRequest(_Message):
         held: all prepared answers of this program that the client has; the server drops the others, which no session could use. None
             says nothing about them.
         draft: how many tokens each pass of the answers that "prepare" makes is to guess.
-        network: for which the forms of an answer from prepared material are chosen; None takes the forms with the fewest bytes.
+        network: for which the forms of an answer from prepared material are chosen, and how oblivious transfers are made; None takes the
+            forms with the fewest bytes, and the transfers for a wide-area network.
     """
 
     protocol_version: int = Field(ge=1, le=MAXIMUM_COUNT)
@@ -212,6 +214,7 @@ class Accepted(_Message):
         engine_certificate: a certificate in PEM, made for this session.
         kind, answers, bundle, draft, network: of the request, as the server is going to run it.
         threads: of each party's engine, as the server wishes; an answer from prepared material takes one where little is compared.
+        transfers: how both engines make oblivious transfers, as the server finds by `hushlm.cost.prepared.session.session_transfers`.
         held: of the prepared answers that the request named, those that the server has too; the client drops the others.
     """
 
@@ -235,6 +238,7 @@ class Accepted(_Message):
     draft: Guesses
     network: NetworkBetween | None
     threads: Threads
+    transfers: Transfers
 
 
 class Alive(_Message):
