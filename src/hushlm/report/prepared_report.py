@@ -40,7 +40,7 @@ def phase_rows(today: GenerationCost, prepared: PreparedCost, by_network: Mappin
         if name and [total.bytes for total in totals] == [report.total.bytes for report in prepared.passes]:
             continue
         asked = f", --network {name}" if name else ""
-        phases.append((f"online, first token{asked}", totals[0]))
+        phases += [(f"set-up to answer{asked}", passes[0].set_up), (f"online, first token{asked}", totals[0])]
         if tokens > 1:
             phases += [
                 (f"online, last further token{asked}", totals[-1]),
@@ -74,8 +74,8 @@ def phases_table(rows: Sequence[Mapping[str, Any]], prepared: PreparedCost) -> T
     note = (
         f"Offline: made before there is a prompt, for prompts of up to {prepared.prompt_bucket} tokens, {prepared.answers} answers "
         f"together. Until the answer the client keeps {megabytes(prepared.kept_client_bytes)} MB of it and the server "
-        f"{megabytes(prepared.kept_server_bytes)} MB. Set-up, once a session: {megabytes(prepared.set_up.bytes)} MB to answer, "
-        f"{megabytes(prepared.set_up_preparing.bytes)} MB to prepare. Rows without a network are in the forms with the fewest bytes. "
+        f"{megabytes(prepared.kept_server_bytes)} MB. Set-up to prepare: {megabytes(prepared.set_up_preparing.bytes)} MB. "
+        f"Rows without a network are in the forms with the fewest bytes. "
         f"Online seconds were fitted on {prepared.measured}."
     )
     return Table("Prepared answers beside today's pass", columns, rows, note)
