@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from hushlm.cost.circuits import ADDER_ANDS, ADDER_OPENINGS, COMPARISON_ANDS, COMPARISON_OPENINGS, PREFIX_ANDS, PREFIX_OPENINGS
 from hushlm.cost.constants import Constants
 from hushlm.cost.exchange import Exchange
 from hushlm.cost.transfers import first_transfers, packed_bytes, used_transfers
@@ -36,31 +37,6 @@ DIRECT_PRODUCT_ELEMENTS = 2 * SLOTS
 
 TRIPLE_BATCH = SLOTS // 2
 """How many triples one batch of elementwise products yields."""
-
-COMPARISON_ANDS = {
-    64: ((1, 2), (7, 3), (1, 2), (3, 3), (1, 2), (1, 3), (1, 2)),
-    32: ((1, 2), (3, 3), (1, 2), (1, 3), (1, 2)),
-}
-"""The ANDs of a comparison: so many bits of each element at once, in so many openings, by the bits of the ring. Half the bits have half the
-digits, and one level of ANDs less. An AND has two openings; two ANDs that share an operand have three together, and take as many
-transfers as one."""
-
-COMPARISON_OPENINGS = {bits: tuple(width for width, openings in ands for _ in range(openings)) for bits, ands in COMPARISON_ANDS.items()}
-"""How many bits of each element are opened in each opening of the ANDs of a comparison, by the bits of the ring."""
-
-DIGIT_BITS = 4
-"""A comparison compares digits of so many bits."""
-
-ADDER_OPENINGS = (64,) * 26
-"""The same for the adder that turns shares of a number into shares of its bits."""
-
-ADDER_ANDS = (64, *(128,) * 6)
-"""Bits of each element whose ANDs the adder does at once."""
-
-PREFIX_ANDS = (63, 62, 60, 56, 48, 32)
-"""The same for the prefix OR that finds the highest bit of a number."""
-
-PREFIX_OPENINGS = tuple(width for width in PREFIX_ANDS for _ in range(2))
 
 
 def _padded(size: int) -> int:
