@@ -12,7 +12,7 @@ import pytest
 
 from hushlm.architectures import parse
 from hushlm.config import ModelShape
-from hushlm.cost import LAN
+from hushlm.cost import LAN, WAN
 from hushlm.private.program.description import ProgramDescription, RevealPolicy, describe
 from hushlm.private.server import server_session
 from hushlm.private.server.admission import Admission, ClientLimits
@@ -55,6 +55,7 @@ def asked(**changed: object) -> SessionRequest:
         held=None,
         draft=0,
         network=None,
+        near=False,
     )
     return request.model_copy(update=changed)
 
@@ -138,11 +139,14 @@ def test_a_preparation_takes_the_processors_and_a_question_those_of_its_program(
 
 def test_the_server_says_how_transfers_are_made_by_public_sizes_and_the_network() -> None:
     limits = Limits(new_tokens=1, session_seconds=30, reveal=RevealPolicy())
-    small, near = ModelShape(layers=2, heads=2, width=32, context=32, vocabulary=64), NetworkBetween.of(LAN)
+    small = ModelShape(layers=2, heads=2, width=32, context=32, vocabulary=64)
+    lan, wan = NetworkBetween.of(LAN), NetworkBetween.of(WAN)
     served = server_session.ServedModel(Path(), describe(parse("SM2+R"), small), "x", 30.0, 30.0, 30.0, limits)
-    assert served.transfers(asked(network=near)) == "softspoken"
-    assert served.transfers(asked(network=near, bundle="0" * 32)) == "softspoken"
+    assert served.transfers(asked(network=lan)) == "softspoken"
+    assert served.transfers(asked(network=lan, bundle="0" * 32)) == "softspoken"
     assert served.transfers(asked()) == "ferret", "a wide-area network is meant where none is named"
-    assert served.transfers(asked(network=near, kind="prepare")) == "ferret", "nothing is asked for"
+    assert served.transfers(asked(near=True)) == "softspoken", "but for a server at an address of the client's own machine"
+    assert served.transfers(asked(near=True, network=wan)) == "ferret", "a network that is named counts"
+    assert served.transfers(asked(network=lan, kind="prepare")) == "ferret", "nothing is asked for"
     large = replace(served, description=describe(parse("SM2+R"), GPT2_SMALL))
-    assert large.transfers(asked(network=near, prompt_length=120)) == "ferret"
+    assert large.transfers(asked(network=lan, prompt_length=120)) == "ferret"

@@ -466,6 +466,7 @@ ACCEPTED = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\n\r\n"
                     "held": None,
                     "draft": 0,
                     "network": None,
+                    "near": True,
                     "threads": 2,
                     "transfers": "ferret",
                 }

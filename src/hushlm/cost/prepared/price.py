@@ -140,16 +140,18 @@ def price_prepared_passes(
     network: Network = WAN,
     draft: int = 0,
     forms: Network | None = None,
+    near: bool = False,
 ) -> tuple[CostReport, ...]:
     """The passes of `price_prepared`, each at the length at which a session runs it.
 
     Args:
         draft: how many tokens each further pass guesses; all guesses are taken to be wrong.
         forms: the network for which the forms are chosen; None takes those with the fewest bytes.
+        near: whether both parties are on one machine, see `hushlm.cost.prepared.session.session_transfers`.
     """
     plans = answer_plans(architecture, shape, prompt, new_tokens, reveal, rewrites, draft)
     without_guesses = answer_plans(architecture, shape, prompt, new_tokens, reveal, rewrites) if draft else plans
-    settings = session_settings(without_guesses, settings or ProtocolSettings(), forms, prepared=True)
+    settings = session_settings(without_guesses, settings or ProtocolSettings(), forms, prepared=True, near=near)
     values, elapsed = _calls(settings)
     prices = dict[tuple[Operation, tuple[Need, ...]], Exchange]()
 

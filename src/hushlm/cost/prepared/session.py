@@ -15,7 +15,7 @@ from hushlm.architectures import Architecture
 from hushlm.config import ModelShape
 from hushlm.cost.constants import load_constants
 from hushlm.cost.exchange import Exchange
-from hushlm.cost.network import WAN, Network
+from hushlm.cost.network import LAN, WAN, Network
 from hushlm.cost.operation_prices import price_set_up
 from hushlm.cost.prepared.calls import OnlineCalls, calls_with
 from hushlm.cost.prepared.online import online_exchange
@@ -96,7 +96,7 @@ def answer_set_up(products: bool, settings: ProtocolSettings) -> Exchange:
 
 
 def session_settings(
-    plans: Sequence[Plan], settings: ProtocolSettings, network: Network | None = None, prepared: bool = False
+    plans: Sequence[Plan], settings: ProtocolSettings, network: Network | None = None, prepared: bool = False, near: bool = False
 ) -> ProtocolSettings:
     """The engine's settings of a session with these passes: its threads, and its kind of oblivious transfers.
 
@@ -105,20 +105,22 @@ def session_settings(
         settings: the program's, with as many threads as the session may have.
         network: between the parties, as the client names it.
         prepared: whether the answer uses material that was prepared before.
+        near: whether both parties are on one machine, as far as the server's address says.
     """
     if prepared:
         settings = replace(settings, threads=answer_threads(plans, settings.threads, network))
-    return replace(settings, transfers=session_transfers(plans, settings, network, prepared))
+    return replace(settings, transfers=session_transfers(plans, settings, network, prepared, near))
 
 
 def session_transfers(
-    plans: Sequence[Plan], settings: ProtocolSettings, network: Network | None = None, prepared: bool = False
+    plans: Sequence[Plan], settings: ProtocolSettings, network: Network | None = None, prepared: bool = False, near: bool = False
 ) -> Transfers:
     """The kind of oblivious transfers with which a session's set-up and its answer are predicted to take fewer seconds together.
 
-    Over a wide-area network where none is named. The arguments are those of `session_settings`; the threads are the session's own.
+    Where no network is named, over a local one if both parties are on one machine, and else over a wide-area one. The arguments are those
+    of `session_settings`; the threads are the session's own.
     """
-    over, products = network or WAN, prepared and multiplies_by_engine(plans, network)
+    over, products = network or (LAN if near else WAN), prepared and multiplies_by_engine(plans, network)
     if prepared:
         # Most models compare so much that the bytes of asking alone take longer than stocks: nothing else needs to be priced.
         asked = Primitives(load_constants().elapsed, replace(settings, transfers="softspoken"), SMALL_RING_BITS).compare(1).asked_transfers

@@ -67,6 +67,7 @@ def estimate(
     prepared: bool = False,
     draft: int = 0,
     forms: Network | None = None,
+    near: bool = False,
 ) -> Estimate:
     """Price a question as `PrivateGenerator` runs it: lengths rounded up to buckets, one pass over the prompt, one a further token.
 
@@ -79,18 +80,29 @@ def estimate(
         prepared: whether the answer uses material that was prepared before, which itself is not counted.
         draft: how many tokens each pass of such an answer guesses; all guesses are taken to be wrong.
         forms: the network that the client names: for it such an answer's forms and every session's oblivious transfers are chosen. None
-            takes the forms with the fewest bytes, and transfers for a wide-area network.
+            takes the forms with the fewest bytes, and the transfers by `near`.
+        near: whether the server is on this machine, as far as its address says.
     """
     shape, policy = description.shape, reveal.operation(description.shape.vocabulary)
     architecture, rewrites = description.parsed_architecture, description.rewrites
     if prepared:
         passes = price_prepared_passes(
-            architecture, shape, prompt_length, new_tokens, policy, rewrites, description.engine, network, draft=draft, forms=forms
+            architecture,
+            shape,
+            prompt_length,
+            new_tokens,
+            policy,
+            rewrites,
+            description.engine,
+            network,
+            draft=draft,
+            forms=forms,
+            near=near,
         )
         return Estimate(passes, passes[0].set_up.bytes)
 
     plans = answer_plans(architecture, shape, prompt_length, new_tokens, policy, rewrites)
-    settings = session_settings(plans, description.engine, forms)
+    settings = session_settings(plans, description.engine, forms, near=near)
 
     @cache
     def priced(plan: Plan) -> CostReport:

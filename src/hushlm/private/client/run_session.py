@@ -197,6 +197,7 @@ class SessionRunner:
             held=await asyncio.to_thread(shelf.names) if prepared else None,
             draft=draft,
             network=network,
+            near=self.control.near,
         )
         return worker, request, links
 

@@ -87,7 +87,8 @@ class ServedModel:
         reveal = wanted.reveal.operation(described.shape.vocabulary)
         sizes = (described.parsed_architecture, described.shape, wanted.prompt_length, wanted.new_tokens)
         settings = replace(described.engine, threads=self.threads(wanted.kind))
-        return session_settings(answer_plans(*sizes, reveal, described.rewrites), settings, network, wanted.bundle is not None).transfers
+        plans = answer_plans(*sizes, reveal, described.rewrites)
+        return session_settings(plans, settings, network, wanted.bundle is not None, wanted.near).transfers
 
 
 class _ClientGoneError(Exception):
@@ -334,6 +335,7 @@ class ServerSession(Response):
             held=held,
             draft=wanted.draft,
             network=wanted.network,
+            near=wanted.near,
             threads=model.threads(wanted.kind),
             transfers=self._transfers,
         )
