@@ -99,7 +99,9 @@ def checked_rows(counted: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         made = price_prepared(architecture, shape, prompt, new_tokens, network=LAN, answers=offline["answers"]).offline
         found.append(_checked(offline, made))
         for name in dict.fromkeys(row["network"] for row in online):
-            passes = price_prepared_passes(architecture, shape, prompt, new_tokens, network=LAN, forms=FORMS[name])
+            # The runs make one session for all networks, with stocks of transfers.
+            asked = (architecture, shape, prompt, new_tokens)
+            passes = price_prepared_passes(*asked, network=LAN, forms=FORMS[name], transfers="ferret")
             found += [_checked(row, passes[_token(row) - 1].total) for row in online if row["network"] == name]
     return found
 

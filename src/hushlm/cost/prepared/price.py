@@ -21,6 +21,7 @@ from hushlm.cost.primitives import Primitives
 from hushlm.cost.program_overhead import overhead_seconds
 from hushlm.plan import HUSH, Operation, ProtocolSettings, Reveal, Rewrites, bucket_length
 from hushlm.plan.needs import AttendNeed, Need, ProjectNeed, answer_needs, pass_needs
+from hushlm.plan.protocol_settings import Transfers
 
 __all__ = ["ANSWERS", "PreparedCost", "price_prepared", "price_prepared_passes"]
 
@@ -141,6 +142,7 @@ def price_prepared_passes(
     draft: int = 0,
     forms: Network | None = None,
     near: bool = False,
+    transfers: Transfers | None = None,
 ) -> tuple[CostReport, ...]:
     """The passes of `price_prepared`, each at the length at which a session runs it.
 
@@ -148,10 +150,12 @@ def price_prepared_passes(
         draft: how many tokens each further pass guesses; all guesses are taken to be wrong.
         forms: the network for which the forms are chosen; None takes those with the fewest bytes.
         near: whether both parties are on one machine, see `hushlm.cost.prepared.session.session_transfers`.
+        transfers: how the session makes oblivious transfers; None takes what is quicker over `forms`, as sessions do.
     """
     plans = answer_plans(architecture, shape, prompt, new_tokens, reveal, rewrites, draft)
     without_guesses = answer_plans(architecture, shape, prompt, new_tokens, reveal, rewrites) if draft else plans
     settings = session_settings(without_guesses, settings or ProtocolSettings(), forms, prepared=True, near=near)
+    settings = replace(settings, transfers=transfers or settings.transfers)
     values, elapsed = _calls(settings)
     prices = dict[tuple[Operation, tuple[Need, ...]], Exchange]()
 
