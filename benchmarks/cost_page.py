@@ -358,7 +358,10 @@ primitives, and `cost.primitives` knows what a call moves from the engine's own 
 triples and what refilling it costs, how many oblivious transfers a comparison uses up. Only sizes of ciphertexts are fitted. The test suite
 runs every distinct step of every architecture in the registry in two processes, at two shapes, in both ways of writing, and asks
 that each single run's bytes be predicted within 0.2% and its messages exactly, refills included; the promise is 2%.
-Both are about steps, not about set-up.
+Both are about steps; set-up is predicted within 0.5%.
+
+Oblivious transfers come from stocks in what follows (Ferret). A session whose answer is short, on a local network, asks for them call by
+call instead ([which, when](kernels.md#which-oblivious-transfers)); `hushlm cost` and what a client estimates follow that choice.
 
 Lengths are priced as a session runs them: the prompt, and then the prompt with every further token, is rounded up to a multiple of 32
 tokens, at most the context (`hushlm.plan.bucket_length`). `hushlm cost FOLDER` reads architecture, shape and program from a checkpoint

@@ -36,21 +36,21 @@ WARM_ELEMENTS = 8192
 
 @dataclass(frozen=True)
 class Settings(EngineSettings):
-    """The private program's settings, and the kind of oblivious transfer, which it does not let one choose."""
+    """The private program's settings, and the kind of oblivious transfer, by the engine's own name."""
 
-    transfers: str = "EMP_Ferret"
+    engine_transfers: str = "EMP_Ferret"
 
     def to_json(self) -> str:
         document = json.loads(super().to_json())
         if not self.simulate:
-            document["cheetah_2pc_config"]["ot_kind"] = self.transfers
+            document["cheetah_2pc_config"]["ot_kind"] = self.engine_transfers
         return json.dumps(document)
 
 
 CHANGES: dict[str, dict[str, Any]] = {
     "the program's own": {},
-    "transfers YACL_Ferret": {"transfers": "YACL_Ferret"},
-    "transfers YACL_Softspoken": {"transfers": "YACL_Softspoken"},
+    "transfers YACL_Ferret": {"engine_transfers": "YACL_Ferret"},
+    "transfers YACL_Softspoken": {"engine_transfers": "YACL_Softspoken"},
     "no error in the last place": {"one_bit_error": False},
     "products not packed": {"pack_products": False},
     "1 squaring": {"exponential_squarings": 1},

@@ -118,7 +118,8 @@ def tunnel(export: Path, keys: Path, tokens: int, network: Network | None) -> Ru
         ready = READY.search(process.stdout.readline())
         assert ready, "the server did not start"
         with between(network, [int(ready[1].rpartition(":")[2])]) as [port]:
-            settings = ClientSettings(connect_seconds=CONNECT_SECONDS, silent_seconds=SILENT_SECONDS, alive_seconds=60)
+            # Transfers come from stocks, as in the direct run.
+            settings = ClientSettings(connect_seconds=CONNECT_SECONDS, silent_seconds=SILENT_SECONDS, alive_seconds=60, network=WAN)
             client = Client(export / "client", f"127.0.0.1:{port}", keys, settings=settings)
             listener = psutil.Process(process.pid)
             before = sum(listener.cpu_times()[:2]) + time.process_time()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import pytest
 
@@ -139,7 +140,7 @@ def test_a_whole_model_is_the_sum_of_its_steps(name: str) -> None:
 
 
 @pytest.mark.parametrize("changed", [{"pack_products": False}, {"one_bit_error": False}], ids=["unpacked", "exact truncation"])
-def test_other_engine_settings_are_predicted(changed: dict[str, bool]) -> None:
+def test_other_engine_settings_are_predicted(changed: dict[str, Any]) -> None:
     shape, architecture = SHAPES["larger"], parse("SM(t)+R")
     plans = [prefill_plan(architecture, shape, shape.context), decode_plan(architecture, shape, shape.context)]
     kinds = (Embed, Project, Scores, Mix, ScaleRows)

@@ -135,7 +135,7 @@ def test_the_command_shows_every_phase(capsys: pytest.CaptureFixture[str]) -> No
     document = json.loads(capsys.readouterr().out)["prepared"]
     assert (document["prompt_bucket"], document["answers"], document["new_tokens"]) == (32, 4, 2)
     phases = {row["phase"]: row for row in document["phases"]}
-    online = {"online, first token", "online, last further token", "online, 2 tokens"}
+    online = {"set-up to answer", "online, first token", "online, last further token", "online, 2 tokens"}
     assert set(phases) == {
         "today, first token", "today, last further token", "today, 2 tokens", "offline, an answer",
         *online, *(f"{phase}, --network wan" for phase in online),

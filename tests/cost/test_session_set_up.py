@@ -13,11 +13,13 @@ from hushlm.config import ModelShape
 from hushlm.cost import LAN, WAN
 from hushlm.cost.constants import load_constants
 from hushlm.cost.exchange import Exchange
+from hushlm.cost.operation_prices import price_set_up
 from hushlm.cost.prepared.calls import calls_with
 from hushlm.cost.prepared.online_constants import load_online_constants
 from hushlm.cost.prepared.session import answer_plans, answer_threads, multiplies_by_engine
-from hushlm.plan import HUSH, Plan, ProtocolSettings, Reveal
-from hushlm.private.engine import Engine, EngineSettings, Traffic
+from hushlm.plan import HUSH, Plan, Reveal
+from hushlm.plan.protocol_settings import Transfers
+from hushlm.private.engine import Engine, EngineSettings, Party, Traffic
 from hushlm.shapes import GPT2_SMALL
 from tests.private.models import SMALL
 from tests.private.prepared.answers import exported
@@ -62,12 +64,13 @@ def _set_ups(engine: Engine) -> Iterator[Traffic]:
 
 
 @pytest.mark.two_party
+@pytest.mark.parametrize("transfers", ["ferret", "softspoken"])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_set_up_is_as_predicted(threads: int) -> None:
+def test_set_up_is_as_predicted(threads: int, transfers: Transfers) -> None:
     """Bytes to 0.5% (ciphertexts vary with their random content), messages exactly; keys are made once, by whichever needs them first."""
     pytest.importorskip("spu")
-    settings = replace(EngineSettings(), threads=threads)
-    prices = calls_with(load_constants().values, load_online_constants().values, ProtocolSettings(threads=threads))
+    settings = replace(EngineSettings(), threads=threads, transfers=transfers)
+    prices = calls_with(load_constants().values, load_online_constants().values, settings)
     predicted: list[Exchange] = (
         [prices.set_up_answer(products=True)] if threads == 1 else [prices.set_up_answer(False), prices.set_up_preparing()]
     )
@@ -75,3 +78,22 @@ def test_set_up_is_as_predicted(threads: int) -> None:
     for expected, found in zip(predicted, counted, strict=True):
         assert expected.total_bytes == pytest.approx(found.total_bytes, rel=0.005)
         assert (expected.forward_messages, expected.back_messages) == (found.sent_messages, found.received_messages)
+
+
+def _plain_set_up(engine: Engine) -> Iterator[Traffic]:
+    from hushlm.private.program.generate import PrivateGenerator
+
+    _, export = exported("SM2+R")
+    yield PrivateGenerator(engine, export.description, export.weights if engine.party is Party.SERVER else None).set_up()
+
+
+@pytest.mark.two_party
+@pytest.mark.parametrize("transfers", ["ferret", "softspoken"])
+def test_set_up_without_prepared_material_is_as_predicted(transfers: Transfers) -> None:
+    """Bytes to 0.5%, messages exactly, as above; two threads are among the counted numbers of tests/cost/test_transfers.py."""
+    pytest.importorskip("spu")
+    settings = replace(exported("SM2+R")[1].description.engine, threads=1, transfers=transfers)
+    ((counted, _),) = stream_both(_plain_set_up, (), settings)
+    expected = price_set_up(settings)
+    assert expected.total_bytes == pytest.approx(counted.total_bytes, rel=0.005)
+    assert (expected.forward_messages, expected.back_messages) == (counted.sent_messages, counted.received_messages)

@@ -38,6 +38,7 @@ def valid_request(export: Path, scratch: Path) -> dict[str, Any]:
         "held": None,
         "draft": 0,
         "network": None,
+        "near": True,
     }
 
 

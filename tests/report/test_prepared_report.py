@@ -23,7 +23,7 @@ def run() -> list[dict[str, Any]]:
     made = price_prepared(architecture, SHAPE, prompt, NEW_TOKENS, network=LAN, answers=2).offline
     amounts = [("set-up", "loopback", made), ("offline", "loopback", made)]
     for network in (LAN, WAN):
-        passes = price_prepared_passes(architecture, SHAPE, prompt, NEW_TOKENS, network=LAN, forms=network)
+        passes = price_prepared_passes(architecture, SHAPE, prompt, NEW_TOKENS, network=LAN, forms=network, transfers="ferret")
         amounts += [(f"online, token {index + 1}", network.name, each.total) for index, each in enumerate(passes)]
     always = {"model": "M", "tokens": TOKENS, "architecture": ARCHITECTURE, "shape": SHAPE.to_dict(), "answers": 2, "load": 0.5}
     return [

@@ -110,6 +110,10 @@ def _count(engine: Engine, program: MicroProgram, repeats: int) -> Counted:
     )
 
 
+OF_TRANSFERS = ("ask_rounds", "ferret_worker_seconds", "softspoken_worker_seconds", "ask_seconds", "asked_transfer_seconds")
+"""Constants of how oblivious transfers are made: no micro-program with Ferret tells them, so that a fit keeps them. They are from
+benchmarks/transfers.py."""
+
 PROGRAMS = {"packed": (*MICRO_PROGRAMS, *LOCAL_PROGRAMS), "unpacked": UNPACKED_PROGRAMS, "delayed": MICRO_PROGRAMS}
 
 
@@ -157,7 +161,7 @@ def measure(repeats: int, timings: bool) -> Measurements:
 
 def _columns(kind: str) -> list[str]:
     """The names of the constants of one kind, which is "_seconds", "_rounds", or "" for bytes."""
-    names = [field.name for field in fields(Constants)]
+    names = [field.name for field in fields(Constants) if field.name not in OF_TRANSFERS]
     if kind:
         return [name for name in names if name.endswith(kind)]
     special = ("answer_base", "answer_element", "refill", "worker_set_up", "slot_keys", "product_keys")
@@ -243,8 +247,9 @@ def fit(measured: Measurements, kept: CalibratedConstants, settings: ProtocolSet
     values["worker_set_up"] = _first_run(measured.worker)
     values["slot_keys"] = _first_run(measured.slots)
     values["product_keys"] = _first_run(measured.products)
+    of_transfers = {name: getattr(kept.elapsed, name) for name in OF_TRANSFERS if name.endswith("_seconds")}
     elapsed = {name: getattr(kept.elapsed, name) for name in _columns("_seconds")}
-    values |= {name: getattr(kept.values, name) for name in (*_columns("_seconds"), *_columns("_rounds"))}
+    values |= {name: getattr(kept.values, name) for name in (*_columns("_seconds"), *_columns("_rounds"), *OF_TRANSFERS)}
     if measured.unpacked is not None:
         values |= _fit_seconds(measured, settings, lambda a, b: a.cpu_seconds + b.cpu_seconds)
         elapsed = _fit_seconds(measured, settings, lambda a, b: (a.seconds + b.seconds) / 2)
@@ -255,7 +260,7 @@ def fit(measured: Measurements, kept: CalibratedConstants, settings: ProtocolSet
             zip(rounds, map(float, least_squares(_design(rounds, settings, lambda e: e.rounds, MICRO_PROGRAMS), trips, 1.0)), strict=True)
         )
     constants = Constants(**values)
-    timed = replace(constants, **elapsed)
+    timed = replace(constants, **elapsed, **of_transfers)
     residuals = tuple(
         Residual(
             program.name,

@@ -10,9 +10,10 @@ from hushlm.architectures import Architecture, parse
 from hushlm.cli.cost_model import PricedModel, priced_model
 from hushlm.config import ModelShape
 from hushlm.cost.counts import check_size, flops, nonlinear_operations
+from hushlm.cost.generation import GenerationCost, price_generation
 from hushlm.cost.network import Network, parse_network
 from hushlm.cost.prepared import ANSWERS, PreparedCost, price_prepared, price_prepared_passes
-from hushlm.cost.pricing import CostReport, GenerationCost, price_generation
+from hushlm.cost.pricing import CostReport
 from hushlm.plan import LENGTH_BUCKET, PUBLISHED, Reveal, parse_reveal
 from hushlm.report.cost_tables import against_table, amounts_table, residuals_table
 from hushlm.report.prepared_report import phase_rows, phases_table, records_table
@@ -100,7 +101,8 @@ def cost(
         prompt = max(1, shape.context - new_tokens + 1)
     policy = _reveal(reveal, shape.vocabulary)
     answer = price_generation(model.architecture, shape, prompt, new_tokens, policy, model.rewrites, model.settings, link)
-    base = price_generation(parse(baseline), shape, prompt, new_tokens, policy, PUBLISHED, network=link)
+    # As it was published, which is with stocks of transfers.
+    base = price_generation(parse(baseline), shape, prompt, new_tokens, policy, PUBLISHED, network=link, transfers="ferret")
     document, prepared = _document(model, prompt, answer, baseline, base, link) | {"prepared": None}, None
     # An answer that fills the whole context leaves nothing that could be prepared.
     if new_tokens < shape.context:
@@ -192,7 +194,8 @@ def _print(document: dict[str, Any], answer: GenerationCost, prepared: PreparedC
             f"{len(answer.passes)} tokens, a whole pass each": answer.without_cache,
             "the last further token": answer.passes[-1].total,
         }
-    summary["set-up, once a session"] = first.set_up
+    kind = "" if first.transfers == "ferret" else ", transfers by SoftSpoken"
+    summary[f"set-up, once a session{kind}"] = first.set_up
     print_table(amounts_table("Sums", "", {name: amount.to_dict() for name, amount in summary.items()}))
     if prepared is not None:
         print_table(phases_table(document["prepared"]["phases"], prepared))

@@ -5,10 +5,11 @@ computation (`hushlm.plan`).
 """
 
 from hushlm.cost.counts import Flops, NonlinearOperation, flops, nonlinear_operations, parameters
+from hushlm.cost.generation import GenerationCost, price_generation
 from hushlm.cost.network import LAN, WAN, Network, parse_network
 from hushlm.cost.operation_prices import StepCost, price_step
 from hushlm.cost.prepared import PreparedCost, price_prepared
-from hushlm.cost.pricing import Amount, CostReport, GenerationCost, price, price_generation, price_total
+from hushlm.cost.pricing import Amount, CostReport, price, price_total
 
 __all__ = [
     "LAN",

@@ -9,9 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, assert_never
 
+from hushlm.cost.circuits import COMPARISON_OPENINGS
 from hushlm.cost.network import Network
 from hushlm.cost.primitives import sends, worker_pieces
 from hushlm.plan.engine_tiles import ceil_div
+from hushlm.plan.protocol_settings import SMALL_RING_BITS
 
 __all__ = ["CALLS", "Call", "CallPrice", "Kind", "Sent", "call_rounds", "call_seconds", "call_sent"]
 
@@ -88,9 +90,6 @@ class Sent:
         )
 
 
-COMPARISON_OPENINGS = (1, 1, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1)
-"""How many bits of each element are opened in each opening of the ANDs of a 32-bit comparison; see `hushlm.cost.primitives`."""
-
 AND_OPENINGS = (1, 1)
 
 
@@ -112,7 +111,7 @@ def call_sent(call: Call, threads: int, fraction_bits: int) -> Sent:
 
     match call.kind:
         case "compare":
-            both = opened(COMPARISON_OPENINGS)
+            both = opened(COMPARISON_OPENINGS[SMALL_RING_BITS])
             sent, answered = sends(n, 32, threads), sends(n, 4, threads)
             return Sent(32 * n + both, 4 * n + both, 12 * workers + sent, 12 * workers + answered)
         case "and":

@@ -41,11 +41,13 @@ class Constants:
     Round trips:
         *_rounds: the round trips of one call. A product with the server's matrix has none beyond those of its truncation, and a product
         of two shared matrices has more. The engine waits for an acknowledgement after every `SENT_AT_ONCE` ciphertexts, and
-        `further_ciphertexts_rounds` is what each of these waits takes.
+        `further_ciphertexts_rounds` is what each of these waits takes. `ask_rounds` comes on top where both parties ask each other for
+        oblivious transfers.
     Seconds:
         *_seconds: the time of a call, of a message, of a line of a compiled program, of a ciphertext, of a key switch, of a
-        multiplication of polynomials, or of an element. They are either the CPU seconds of both parties, or the seconds that pass with no
-        network between them; see `CalibratedConstants`.
+        multiplication of polynomials, or of an element. `ferret_worker_seconds` and `softspoken_worker_seconds` start one worker;
+        `ask_seconds` is a message that asks for oblivious transfers, and `asked_transfer_seconds` one of them. They are either the CPU
+        seconds of both parties, or the seconds that pass with no network between them; see `CalibratedConstants`.
     """
 
     compare_forward: float = 0.0
@@ -78,6 +80,7 @@ class Constants:
     slot_rounds: float = 0.0
     shared_product_rounds: float = 0.0
     further_ciphertexts_rounds: float = 0.0
+    ask_rounds: float = 0.0
 
     call_seconds: float = 0.0
     message_seconds: float = 0.0
@@ -92,6 +95,10 @@ class Constants:
     product_response_seconds: float = 0.0
     multiplication_seconds: float = 0.0
     key_switch_seconds: float = 0.0
+    ferret_worker_seconds: float = 0.0
+    softspoken_worker_seconds: float = 0.0
+    ask_seconds: float = 0.0
+    asked_transfer_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ class Exchange:
             program of a step.
         forward_transfers, back_transfers: how many oblivious transfers each worker uses up with the client and with the server as sender.
         triples: how many stored product triples each call uses up.
+        asks, asked_transfers: how many of the messages ask for oblivious transfers, and for how many transfers.
         calls: how many primitives are called.
         client_bytes, server_bytes: the peak memory of plaintext polynomials and ciphertexts at each party.
     """
@@ -35,6 +36,8 @@ class Exchange:
     forward_transfers: tuple[int, ...] = ()
     back_transfers: tuple[int, ...] = ()
     triples: tuple[int, ...] = ()
+    asks: float = 0.0
+    asked_transfers: float = 0.0
     calls: int = 0
     client_bytes: int = 0
     server_bytes: int = 0
@@ -51,6 +54,8 @@ class Exchange:
             _add(self.forward_transfers, other.forward_transfers),
             _add(self.back_transfers, other.back_transfers),
             self.triples + other.triples,
+            self.asks + other.asks,
+            self.asked_transfers + other.asked_transfers,
             self.calls + other.calls,
             max(self.client_bytes, other.client_bytes),
             max(self.server_bytes, other.server_bytes),
@@ -71,6 +76,8 @@ class Exchange:
             tuple(n * count for n in self.forward_transfers),
             tuple(n * count for n in self.back_transfers),
             self.triples * count,
+            self.asks * count,
+            self.asked_transfers * count,
             self.calls * count,
             self.client_bytes,
             self.server_bytes,

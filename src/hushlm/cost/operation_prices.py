@@ -6,7 +6,7 @@ Nothing here knows an architecture. A new operation without a price fails the ty
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from hushlm.cost.constants import CalibratedConstants, load_constants
@@ -35,6 +35,7 @@ from hushlm.plan import (
     row_lengths,
 )
 from hushlm.plan.cuts import Cut
+from hushlm.plan.protocol_settings import SET_UP_WIDTH
 
 __all__ = ["StepCost", "price_opening", "price_operation", "price_set_up", "price_step"]
 
@@ -83,8 +84,20 @@ def price_step(step: Step, settings: ProtocolSettings | None = None, calibrated:
 
 
 def price_set_up(settings: ProtocolSettings | None = None, calibrated: CalibratedConstants | None = None) -> Exchange:
-    """What a session moves once, before its first query."""
-    return _primitives(settings, calibrated).set_up()
+    """What a session moves once, before its first query, with its seconds: workers of oblivious transfers start at once."""
+    calibrated, settings = calibrated or load_constants(), settings or ProtocolSettings()
+    one = _set_up(Primitives(calibrated.elapsed, replace(settings, threads=1)))
+    return replace(_set_up(Primitives(calibrated.values, settings)), compute_seconds=one.cpu_seconds)
+
+
+def _set_up(p: Primitives) -> Exchange:
+    """Keys, first transfers, and the program that brings them about: `PrivateGenerator.set_up`."""
+    rows = p.settings.set_up_rows
+    n = rows * SET_UP_WIDTH
+    products = (p.product_private(rows, SET_UP_WIDTH, SET_UP_WIDTH) + p.truncate(n)).times(2) + p.multiply_private(n) + p.truncate(n)
+    program = products + _larger(p, n) + p.truncate(n) + p.exponential(n, p.settings.exponential_squarings)
+    # It fills the stocks that it draws on.
+    return p.set_up() + p.amortised(replace(program, forward_transfers=(), back_transfers=()))
 
 
 def price_opening(reveal: Reveal, settings: ProtocolSettings | None = None, calibrated: CalibratedConstants | None = None) -> Exchange:

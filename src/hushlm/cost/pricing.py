@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, TypeVar
 
-from hushlm.architectures import Architecture
-from hushlm.config import ModelShape
 from hushlm.cost.constants import CalibratedConstants, load_constants
 from hushlm.cost.exchange import Exchange
 from hushlm.cost.network import WAN, Network
@@ -18,31 +16,26 @@ from hushlm.cost.operation_prices import price_opening, price_operation, price_s
 from hushlm.cost.primitives import Primitives
 from hushlm.cost.program_overhead import overhead_seconds, program_lines
 from hushlm.plan import (
-    HUSH,
     Operation,
     Plan,
     ProtocolSettings,
     Reveal,
-    Rewrites,
     Step,
-    bucket_length,
-    decode_plan,
-    prefill_plan,
     server_tensors,
 )
 from hushlm.plan.engine_tiles import SHARE_BYTES
+from hushlm.plan.protocol_settings import Transfers
 
 __all__ = [
     "Amount",
     "CostReport",
-    "GenerationCost",
     "PricedStep",
     "amount_of",
     "amounts_by",
     "amounts_together",
     "pass_report",
+    "pass_total",
     "price",
-    "price_generation",
     "price_total",
 ]
 
@@ -115,6 +108,7 @@ class CostReport:
         by_layer: the sum of each block; the key None stands for embedding, final normalisation, head and answer.
         total: the sum of the pass.
         set_up: what a session moves once, before its first pass.
+        transfers: how the session makes its oblivious transfers.
         client_peak_bytes, server_peak_bytes: the estimated peak memory of each process, which holds the weights or the shares, and the
             ciphertexts of the largest step.
     """
@@ -126,6 +120,7 @@ class CostReport:
     by_layer: dict[int | None, Amount]
     total: Amount
     set_up: Amount
+    transfers: Transfers
     client_peak_bytes: int
     server_peak_bytes: int
 
@@ -134,6 +129,7 @@ class CostReport:
         return {
             "total": self.total.to_dict(),
             "set_up": self.set_up.to_dict(),
+            "transfers": self.transfers,
             "client_peak_bytes": self.client_peak_bytes,
             "server_peak_bytes": self.server_peak_bytes,
             "by_operation": {name: amount.to_dict() for name, amount in self.by_operation.items()},
@@ -143,21 +139,6 @@ class CostReport:
                 for step in self.steps
             ],
         }
-
-
-@dataclass(frozen=True)
-class GenerationCost:
-    """What a whole answer costs.
-
-    Attributes:
-        passes: the pass over the prompt, and then one pass for each further token.
-        total: the sum of all passes, without set-up.
-        without_cache: the price of the same tokens if each took a pass over all tokens before it, which is how the paper generates.
-    """
-
-    passes: tuple[CostReport, ...]
-    total: Amount
-    without_cache: Amount
 
 
 def price(
@@ -174,16 +155,20 @@ def price(
     calibrated = calibrated or load_constants()
     settings = settings or ProtocolSettings()
     exchanges = [_operation_price(step.operation, settings, calibrated) for step in plan.steps]
-    return pass_report(plan, network, exchanges, _total(plan, settings, calibrated), price_set_up(settings, calibrated))
+    total, set_up = pass_total(plan, settings, calibrated), price_set_up(settings, calibrated)
+    return pass_report(plan, network, exchanges, total, set_up, settings.transfers)
 
 
-def pass_report(plan: Plan, network: Network, exchanges: Sequence[Exchange], total: Exchange, set_up: Exchange) -> CostReport:
+def pass_report(
+    plan: Plan, network: Network, exchanges: Sequence[Exchange], total: Exchange, set_up: Exchange, transfers: Transfers
+) -> CostReport:
     """The report of a pass whose steps have these exchanges.
 
     Args:
         exchanges: of each step of the plan, with its share of refills.
         total: their sum.
         set_up: what a session moves once.
+        transfers: how it makes its oblivious transfers.
     """
     steps = [PricedStep(step, amount_of(each, network), each) for step, each in zip(plan.steps, exchanges, strict=True)]
     weights, shares = _resident(plan)
@@ -195,6 +180,7 @@ def pass_report(plan: Plan, network: Network, exchanges: Sequence[Exchange], tot
         by_layer=amounts_by(((step.step.layer, step.exchange) for step in steps), network),
         total=amount_of(total, network),
         set_up=amount_of(set_up, network),
+        transfers=transfers,
         client_peak_bytes=PROCESS_BYTES + shares + 2 * total.client_bytes,
         server_peak_bytes=PROCESS_BYTES + shares + weights + 2 * total.server_bytes,
     )
@@ -204,57 +190,12 @@ def price_total(
     plan: Plan, settings: ProtocolSettings | None = None, network: Network = WAN, calibrated: CalibratedConstants | None = None
 ) -> Amount:
     """`price(...).total` and nothing else. It takes less than a millisecond, for callers with thousands of plans."""
-    return amount_of(_total(plan, settings or ProtocolSettings(), calibrated or load_constants()), network)
+    return amount_of(pass_total(plan, settings or ProtocolSettings(), calibrated or load_constants()), network)
 
 
-def price_generation(
-    architecture: Architecture,
-    shape: ModelShape,
-    prompt: int,
-    new_tokens: int,
-    reveal: Reveal | None = None,
-    rewrites: Rewrites = HUSH,
-    settings: ProtocolSettings | None = None,
-    network: Network = WAN,
-) -> GenerationCost:
-    """The price of answering a prompt with `new_tokens` tokens, with the key-value cache and without it.
-
-    Every pass is priced at the length at which a session runs it, which is `hushlm.plan.bucket_length` of its tokens.
-
-    Args:
-        architecture, shape: what the model is and how large it is.
-        prompt: how many tokens the prompt has.
-        new_tokens: how many tokens the answer has.
-        reveal: what the client learns of each pass; the next token by default.
-        rewrites: how the program is written.
-        settings: the engine's settings; the private program's own by default.
-        network: the network that the seconds are for.
-
-    Raises:
-        ValueError: if the prompt and the answer do not fit the context together.
-    """
-    if new_tokens < 1:
-        raise ValueError(f"{new_tokens} new tokens: ask for at least one.")
-    last = prompt + new_tokens - 1
-    if last > shape.context:
-        raise ValueError(
-            f"A prompt of {prompt} tokens and {new_tokens} new ones take {last} places of the context of {shape.context}: shorten one."
-        )
-
-    @cache
-    def priced(make: Callable[..., Plan], length: int) -> CostReport:
-        return price(make(architecture, shape, length, reveal, rewrites), settings, network)
-
-    lengths = [bucket_length(tokens, shape.context) for tokens in range(prompt, last + 1)]
-    uncached = [priced(prefill_plan, length) for length in lengths]
-    passes = (uncached[0], *(priced(decode_plan, length) for length in lengths[1:]))
-    return GenerationCost(
-        passes, amounts_together(report.total for report in passes), amounts_together(report.total for report in uncached)
-    )
-
-
-def _total(plan: Plan, settings: ProtocolSettings, calibrated: CalibratedConstants) -> Exchange:
-    """The exchange of all steps. A model repeats the same layer, so that equal operations are priced once and multiplied."""
+def pass_total(plan: Plan, settings: ProtocolSettings, calibrated: CalibratedConstants) -> Exchange:
+    """The exchange of all steps of a pass, with its share of refills. A model repeats the same layer, so that equal operations are priced
+    once and multiplied."""
     parts = (
         _operation_price(operation, settings, calibrated).times(count)
         for operation, count in Counter(step.operation for step in plan.steps).items()

@@ -3,16 +3,18 @@
 These are facts of the engine Cheetah (SPU 0.9.5) with a ring of 64 bits; comparisons, selections and truncations are known in a ring of
 32 bits too, in which prepared answers compare. Below, n is the number of elements of a call. Comparisons,
 selections and truncations run on oblivious transfers (OT): their elements are shared out among up to `settings.threads` workers, each of
-which takes a piece of at least `WORKER_ELEMENTS`. Products run on ciphertexts of `SLOTS` slots, so that their price does not grow evenly
-with n but in steps, by whole ciphertexts.
+which takes a piece of at least `WORKER_ELEMENTS`; what the transfers themselves take is in `hushlm.cost.transfers`. Products run on
+ciphertexts of `SLOTS` slots, so that their price does not grow evenly with n but in steps, by whole ciphertexts.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from hushlm.cost.circuits import ADDER_ANDS, ADDER_OPENINGS, COMPARISON_ANDS, COMPARISON_OPENINGS, PREFIX_ANDS, PREFIX_OPENINGS
 from hushlm.cost.constants import Constants
 from hushlm.cost.exchange import Exchange
+from hushlm.cost.transfers import first_transfers, packed_bytes, used_transfers
 from hushlm.plan import ProtocolSettings
 from hushlm.plan.engine_tiles import POLYNOMIAL_BYTES, SLOTS, ceil_div, product_blocks, tile_product
 
@@ -35,22 +37,6 @@ DIRECT_PRODUCT_ELEMENTS = 2 * SLOTS
 
 TRIPLE_BATCH = SLOTS // 2
 """How many triples one batch of elementwise products yields."""
-
-COMPARISON_OPENINGS = {
-    64: (1, 1, 7, 7, 7, 1, 1, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1),
-    32: (1, 1, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1),
-}
-"""How many bits of each element are opened in each opening of the ANDs of a comparison, by the bits of the ring: half the bits have half
-the digits, and one level of ANDs less. An AND has two openings; two ANDs that share an operand have three together."""
-
-DIGIT_BITS = 4
-"""A comparison compares digits of so many bits."""
-
-ADDER_OPENINGS = (64,) * 26
-"""The same for the adder that turns shares of a number into shares of its bits."""
-
-PREFIX_OPENINGS = (63, 63, 62, 62, 60, 60, 56, 56, 48, 48, 32, 32)
-"""The same for the prefix OR that finds the highest bit of a number."""
 
 
 def _padded(size: int) -> int:
@@ -89,9 +75,14 @@ class Primitives:
     def _pieces(self, n: int) -> list[int]:
         return worker_pieces(n, self.settings.threads)
 
-    def _used(self, n: int, each: int) -> tuple[int, ...]:
-        """How many oblivious transfers each worker uses up, at `each` of them for an element."""
-        return tuple(piece * each for piece in self._pieces(n))
+    def _used(self, n: int, forward: tuple[int, ...] = (), back: tuple[int, ...] = ()) -> Exchange:
+        """What it takes that a call of n elements uses oblivious transfers; see `used_transfers`."""
+        return used_transfers(self.settings.transfers, self._pieces(n), forward, back, self.constants)
+
+    @property
+    def _choices_are_sent(self) -> bool:
+        """Whether the receiver of transfers sends its choices in messages of their own; otherwise it asks for what it chooses."""
+        return self.settings.transfers == "ferret"
 
     def _sends(self, n: int, each: int) -> int:
         return sends(n, each, self.settings.threads)
@@ -103,69 +94,79 @@ class Primitives:
 
     def _choices(self, n: int, bits: int = 1) -> float:
         """The bytes of n x `bits` choices of the receiver of transfers. Eight go into a byte; each of those left over takes a byte."""
+        if not self._choices_are_sent:
+            return 0.0
         return self.constants.choice_byte * sum(piece * bits // 8 + piece * bits % 8 for piece in self._pieces(n))
+
+    def _choice_messages(self, n: int) -> int:
+        """In how many messages the receiver of transfers sends choices."""
+        return self._workers(n) if self._choices_are_sent else 0
 
     def compare(self, n: int) -> Exchange:
         """x < 0, by a 1-of-16 transfer a digit that the client sends, and then one AND less on four levels (three of 32 bits)."""
         c, workers, openings = self.constants, self._workers(n), COMPARISON_OPENINGS[self.ring_bits]
-        opened, digits, share = self._opened(n, *openings), self.ring_bits // DIGIT_BITS, self.ring_bits / 64
-        return Exchange(
+        opened, share, ands = self._opened(n, *openings), self.ring_bits / 64, tuple(bits for bits, _ in COMPARISON_ANDS[self.ring_bits])
+        chosen = (n * share * c.compare_back, self._sends(n, self.ring_bits // 8)) if self._choices_are_sent else (0.0, 0)
+        moved = Exchange(
             forward_bytes=n * share * c.compare_forward + opened,
-            back_bytes=n * share * c.compare_back + opened,
+            back_bytes=chosen[0] + opened,
             forward_messages=len(openings) * workers + self._sends(n, self.ring_bits),
-            back_messages=len(openings) * workers + self._sends(n, self.ring_bits // 8),
+            back_messages=len(openings) * workers + chosen[1],
             rounds=c.compare_rounds,
             cpu_seconds=c.call_seconds + n * c.compare_seconds,
-            forward_transfers=self._used(n, DIGIT_BITS * digits + digits - 1),
-            back_transfers=self._used(n, digits - 1),
             calls=1,
         )
+        # A transfer for each bit of a digit.
+        return moved + self._used(n, (self.ring_bits, *ands), ands)
 
     def select(self, n: int) -> Exchange:
         """A secret bit times a secret value, by one transfer in each direction."""
-        c, workers = self.constants, self._workers(n)
+        c = self.constants
         moved = n * c.shared_value * self.ring_bits / 64 + self._choices(n)
-        return Exchange(
+        messages = self._choice_messages(n) + self._sends(n, self.ring_bits // 8)
+        exchange = Exchange(
             forward_bytes=moved,
             back_bytes=moved,
-            forward_messages=workers + self._sends(n, self.ring_bits // 8),
-            back_messages=workers + self._sends(n, self.ring_bits // 8),
+            forward_messages=messages,
+            back_messages=messages,
             rounds=c.select_rounds,
             cpu_seconds=c.call_seconds + n * c.select_seconds,
-            forward_transfers=self._used(n, 1),
-            back_transfers=self._used(n, 1),
             calls=1,
         )
+        return exchange + self._used(n, (1,), (1,))
 
     def both(self, n: int) -> Exchange:
         """The AND of two secret bits."""
         c, workers, opened = self.constants, self._workers(n), self._opened(n, 1, 1)
-        return Exchange(
+        moved = Exchange(
             forward_bytes=opened,
             back_bytes=opened,
             forward_messages=2 * workers,
             back_messages=2 * workers,
             rounds=2 * c.open_rounds,
             cpu_seconds=c.call_seconds,
-            forward_transfers=self._used(n, 1),
-            back_transfers=self._used(n, 1),
             calls=1,
         )
+        return moved + self._used(n, (1,), (1,))
 
     def truncate(self, n: int, bits: int | None = None) -> Exchange:
         """Division by 2^bits, or by the scale of the fixed-point numbers if `bits` is None."""
-        c, workers = self.constants, self._workers(n)
-        shift_bytes = ceil_div(self.settings.fraction_bits if bits is None else bits, 8)
-        return Exchange(
-            forward_bytes=c.truncation_byte * sum(_padded(piece * shift_bytes) for piece in self._pieces(n)),
+        c, shift = self.constants, self.settings.fraction_bits if bits is None else bits
+        shift_bytes = ceil_div(shift, 8)
+        if self._choices_are_sent:
+            shifted = [_padded(piece * shift_bytes) for piece in self._pieces(n)]
+        else:
+            shifted = [packed_bytes(piece, shift, self.ring_bits) for piece in self._pieces(n)]
+        moved = Exchange(
+            forward_bytes=c.truncation_byte * sum(shifted),
             back_bytes=self._choices(n),
             forward_messages=self._sends(n, shift_bytes),
-            back_messages=workers,
+            back_messages=self._choice_messages(n),
             rounds=c.truncation_rounds,
             cpu_seconds=c.call_seconds + n * c.truncation_seconds,
-            forward_transfers=self._used(n, 1),
             calls=1,
         )
+        return moved + self._used(n, (1,))
 
     def _highest_bit(self, n: int, factor: float, factor_bits: tuple[int, ...]) -> Exchange:
         """The bits of a number, its highest bit, and powers of two made from that.
@@ -174,18 +175,17 @@ class Primitives:
         """
         c, workers = self.constants, self._workers(n)
         opened = self._opened(n, *ADDER_OPENINGS, *PREFIX_OPENINGS)
-        ands = (sum(ADDER_OPENINGS) + sum(PREFIX_OPENINGS)) // 2
-        return Exchange(
+        moved = Exchange(
             forward_bytes=opened + n * factor + _padded(4 * n) - 4 * n,
             back_bytes=opened + sum(self._choices(n, bits) for bits in factor_bits),
             forward_messages=(26 + len(factor_bits)) * workers,
-            back_messages=(26 + len(factor_bits)) * workers,
+            back_messages=26 * workers + len(factor_bits) * self._choice_messages(n),
             rounds=c.bits_rounds,
             cpu_seconds=c.call_seconds + n * c.bits_seconds,
-            forward_transfers=self._used(n, ands + sum(factor_bits)),
-            back_transfers=self._used(n, ands),
             calls=1,
         )
+        ands = (*ADDER_ANDS, *PREFIX_ANDS)
+        return moved + self._used(n, (*ands, *factor_bits), ands)
 
     def _slots(self, batches: int, requests: int, sums: bool, client_encrypts: bool) -> Exchange:
         """Elementwise products: `batches` of `SLOTS`, of which each takes `requests` ciphertexts and one answer for each prime."""
@@ -330,9 +330,8 @@ class Primitives:
         return self.first_transfers() + self.keys()
 
     def first_transfers(self) -> Exchange:
-        """Every worker's first stocks of oblivious transfers."""
-        moved, messages = self.settings.threads * self.constants.worker_set_up, 10 * self.settings.threads
-        return Exchange(forward_bytes=moved, back_bytes=moved, forward_messages=messages, back_messages=messages, rounds=10.0)
+        """Starting every worker of oblivious transfers."""
+        return first_transfers(self.settings, self.constants)
 
     def keys(self, matrices: bool = True) -> Exchange:
         """The keys of elementwise products, and of products of matrices."""
@@ -358,6 +357,9 @@ class Primitives:
         )
 
     def amortised(self, exchange: Exchange) -> Exchange:
-        """The steady state of an exchange: itself, and its share of the refills and triple batches that it will cause."""
+        """The steady state of an exchange: itself, its share of the refills and triple batches that it will cause, and the seconds of the
+        transfers that it asks for."""
+        c = self.constants
         forward, back = sum(exchange.forward_transfers) / TRANSFER_STOCK, sum(exchange.back_transfers) / TRANSFER_STOCK
-        return exchange + self.refills(forward, back, sum(exchange.triples) / TRIPLE_BATCH)
+        asked = Exchange(cpu_seconds=exchange.asks * c.ask_seconds + exchange.asked_transfers * c.asked_transfer_seconds)
+        return exchange + asked + self.refills(forward, back, sum(exchange.triples) / TRIPLE_BATCH)

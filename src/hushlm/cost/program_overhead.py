@@ -34,8 +34,8 @@ __all__ = ["overhead_seconds", "program_lines"]
 
 
 def overhead_seconds(exchange: Exchange, lines: int, constants: Constants) -> float:
-    """The seconds that the messages of a step and the lines of its program take."""
-    messages = exchange.forward_messages + exchange.back_messages
+    """The seconds that the messages of a step and the lines of its program take. What asks for transfers has its own seconds."""
+    messages = exchange.forward_messages + exchange.back_messages - exchange.asks
     return messages * constants.message_seconds + lines * constants.line_seconds
 
 

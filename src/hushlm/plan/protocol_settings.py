@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-__all__ = ["SMALL_RING_BITS", "ProtocolSettings"]
+__all__ = ["SET_UP_WIDTH", "SMALL_RING_BITS", "ProtocolSettings", "Transfers"]
+
+Transfers = Literal["ferret", "softspoken"]
+"""How oblivious transfers are made: in stocks of ten million, with seconds of set-up and next to no bytes a transfer, or call by call, with
+hardly any set-up and 8 bytes a transfer."""
 
 SMALL_RING_BITS = 32
 """The ring in which prepared answers compare numbers and look up embeddings; everything else is in a ring of 64 bits."""
+
+SET_UP_WIDTH = 64
+"""Of the rows that a session's first program computes with, see `ProtocolSettings.set_up_rows`."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,8 @@ class ProtocolSettings:
             elementwise products takes three ciphertexts instead of four.
         threads: how many threads each party's engine has. They decide how many stocks of oblivious transfers are set up. The bytes of a
             step do not depend on them, but its messages do.
+        transfers: how oblivious transfers are made; what `threads` says of stocks holds for "ferret" alone. A session may take the other
+            kind, see `hushlm.cost.session_transfers`.
         simulate: whether the same programs run in the clear, in one process, with the same fixed-point arithmetic.
     """
 
@@ -33,4 +43,11 @@ class ProtocolSettings:
     pack_products: bool = True
     one_bit_error: bool = True
     threads: int = 2
+    transfers: Transfers = "ferret"
     simulate: bool = False
+
+    @property
+    def set_up_rows(self) -> int:
+        """How many rows of `SET_UP_WIDTH` numbers start every thread: a thread joins in for every 2,048 elements of a call. Stocks are
+        filled whatever is computed; transfers that are asked for are paid for, so that there they are as few as start the threads."""
+        return 32 * self.threads if self.transfers == "ferret" else 32 * (self.threads - 1) + 1

@@ -7,9 +7,10 @@ from typing import Any
 
 from hushlm.architectures import parse
 from hushlm.config import ModelShape
+from hushlm.cost.generation import GenerationCost
 from hushlm.cost.network import LAN, WAN
 from hushlm.cost.prepared.price import PreparedCost, price_prepared, price_prepared_passes
-from hushlm.cost.pricing import Amount, CostReport, GenerationCost, amounts_together
+from hushlm.cost.pricing import Amount, CostReport, amounts_together
 from hushlm.report.cost_tables import gigabytes, megabytes
 from hushlm.report.table import Column, Table
 
@@ -39,7 +40,7 @@ def phase_rows(today: GenerationCost, prepared: PreparedCost, by_network: Mappin
         if name and [total.bytes for total in totals] == [report.total.bytes for report in prepared.passes]:
             continue
         asked = f", --network {name}" if name else ""
-        phases.append((f"online, first token{asked}", totals[0]))
+        phases += [(f"set-up to answer{asked}", passes[0].set_up), (f"online, first token{asked}", totals[0])]
         if tokens > 1:
             phases += [
                 (f"online, last further token{asked}", totals[-1]),
@@ -73,8 +74,8 @@ def phases_table(rows: Sequence[Mapping[str, Any]], prepared: PreparedCost) -> T
     note = (
         f"Offline: made before there is a prompt, for prompts of up to {prepared.prompt_bucket} tokens, {prepared.answers} answers "
         f"together. Until the answer the client keeps {megabytes(prepared.kept_client_bytes)} MB of it and the server "
-        f"{megabytes(prepared.kept_server_bytes)} MB. Set-up, once a session: {megabytes(prepared.set_up.bytes)} MB to answer, "
-        f"{megabytes(prepared.set_up_preparing.bytes)} MB to prepare. Rows without a network are in the forms with the fewest bytes. "
+        f"{megabytes(prepared.kept_server_bytes)} MB. Set-up to prepare: {megabytes(prepared.set_up_preparing.bytes)} MB. "
+        f"Rows without a network are in the forms with the fewest bytes. "
         f"Online seconds were fitted on {prepared.measured}."
     )
     return Table("Prepared answers beside today's pass", columns, rows, note)
@@ -98,7 +99,9 @@ def checked_rows(counted: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         made = price_prepared(architecture, shape, prompt, new_tokens, network=LAN, answers=offline["answers"]).offline
         found.append(_checked(offline, made))
         for name in dict.fromkeys(row["network"] for row in online):
-            passes = price_prepared_passes(architecture, shape, prompt, new_tokens, network=LAN, forms=FORMS[name])
+            # The runs make one session for all networks, with stocks of transfers.
+            asked = (architecture, shape, prompt, new_tokens)
+            passes = price_prepared_passes(*asked, network=LAN, forms=FORMS[name], transfers="ferret")
             found += [_checked(row, passes[_token(row) - 1].total) for row in online if row["network"] == name]
     return found
 

@@ -44,6 +44,7 @@ def wanted(**changes: Any) -> SessionRequest:
         "held": None,
         "draft": 0,
         "network": None,
+        "near": True,
     }
     return SessionRequest.model_validate(fields | changes)
 

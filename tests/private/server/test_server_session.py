@@ -12,6 +12,7 @@ import pytest
 
 from hushlm.architectures import parse
 from hushlm.config import ModelShape
+from hushlm.cost import LAN, WAN
 from hushlm.private.program.description import ProgramDescription, RevealPolicy, describe
 from hushlm.private.server import server_session
 from hushlm.private.server.admission import Admission, ClientLimits
@@ -19,8 +20,9 @@ from hushlm.private.server.link_desk import LinkDesk
 from hushlm.private.server.listeners import Peer
 from hushlm.private.server.metrics import ServerMetrics
 from hushlm.private.server.prepared_shelf import PreparedShelf, PrepareSettings
-from hushlm.private.session.messages import PROTOCOL_VERSION, Limits, SessionRequest, shape_of
+from hushlm.private.session.messages import PROTOCOL_VERSION, Limits, NetworkBetween, SessionRequest, shape_of
 from hushlm.private.session.process import WorkerEvent, WorkerProcess
+from hushlm.shapes import GPT2_SMALL
 
 
 class Talkative:
@@ -35,9 +37,8 @@ class Talkative:
         return WorkerEvent(event="step" if self._left else "finished", seconds=0.0)
 
 
-@pytest.fixture
-def session() -> server_session.ServerSession:
-    """For a worker that the test brings."""
+def asked(**changed: object) -> SessionRequest:
+    """A question of one token, changed as told."""
     request = SessionRequest(
         protocol_version=PROTOCOL_VERSION,
         engine_version="x",
@@ -54,7 +55,15 @@ def session() -> server_session.ServerSession:
         held=None,
         draft=0,
         network=None,
+        near=False,
     )
+    return request.model_copy(update=changed)
+
+
+@pytest.fixture
+def session() -> server_session.ServerSession:
+    """For a worker that the test brings."""
+    request = asked()
     limits = Limits(new_tokens=1, session_seconds=30, reveal=RevealPolicy())
     settings = server_session.ServedModel(Path(), cast(ProgramDescription, None), "x", 30.0, 30.0, 30.0, limits)
     places = Admission(1, 0, ClientLimits())
@@ -126,3 +135,18 @@ def test_a_preparation_takes_the_processors_and_a_question_those_of_its_program(
     assert (served.threads("prepare"), served.threads("ask")) == (16, program.engine.threads)
     named = replace(served, engine_threads=5)
     assert (named.threads("prepare"), named.threads("ask")) == (5, 5)
+
+
+def test_the_server_says_how_transfers_are_made_by_public_sizes_and_the_network() -> None:
+    limits = Limits(new_tokens=1, session_seconds=30, reveal=RevealPolicy())
+    small = ModelShape(layers=2, heads=2, width=32, context=32, vocabulary=64)
+    lan, wan = NetworkBetween.of(LAN), NetworkBetween.of(WAN)
+    served = server_session.ServedModel(Path(), describe(parse("SM2+R"), small), "x", 30.0, 30.0, 30.0, limits)
+    assert served.transfers(asked(network=lan)) == "softspoken"
+    assert served.transfers(asked(network=lan, bundle="0" * 32)) == "softspoken"
+    assert served.transfers(asked()) == "ferret", "a wide-area network is meant where none is named"
+    assert served.transfers(asked(near=True)) == "softspoken", "but for a server at an address of the client's own machine"
+    assert served.transfers(asked(near=True, network=wan)) == "ferret", "a network that is named counts"
+    assert served.transfers(asked(network=lan, kind="prepare")) == "ferret", "nothing is asked for"
+    large = replace(served, description=describe(parse("SM2+R"), GPT2_SMALL))
+    assert large.transfers(asked(network=lan, prompt_length=120)) == "ferret"

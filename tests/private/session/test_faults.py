@@ -466,7 +466,9 @@ ACCEPTED = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\n\r\n"
                     "held": None,
                     "draft": 0,
                     "network": None,
+                    "near": True,
                     "threads": 2,
+                    "transfers": "ferret",
                 }
             ).encode()
             + b"\n",

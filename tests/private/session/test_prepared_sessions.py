@@ -19,7 +19,7 @@ pytest.importorskip("spu")
 from tests.private.by_hand import hand_made
 from tests.private.service import PROMPTS, Serving, ask_command, assert_one_sentence, run, serving, wait_for
 
-from hushlm.cost import WAN
+from hushlm.cost import LAN, WAN
 from hushlm.cost.prepared.online_bytes import online_bytes
 from hushlm.plan import Reveal, bucket_length, decode_plan, prefill_plan
 from hushlm.private.bundles import BundleStore
@@ -188,6 +188,24 @@ def test_guesses_and_a_named_network_change_messages_and_no_answer(shelves: Shel
         messages = answer.query.sent_messages + answer.query.received_messages
         assert messages <= 1.05 * expected.messages < in_pairs.messages, "at most as many passes as tokens, in fewer messages"
         assert shelves.at_client() == shelves.at_server() == set()
+
+
+def test_a_session_nearby_asks_for_its_transfers_and_moves_what_was_predicted(shelves: Shelves, served_checkpoint: Checkpoint) -> None:
+    """Without stocks of oblivious transfers, from prepared material and without it: set-up and answer, bytes and messages."""
+    with shelves.serving():
+        client = shelves.client(network=LAN)
+        prompt = client.tokenizer.encode(PROMPTS[0]).ids
+        for prepared in (False, True):
+            if prepared:
+                assert client.prepare(1, tokens_each=1).made == 1
+            expected = client.estimate(len(prompt), 1, LOGITS, prepared=prepared)
+            assert expected.passes[0].transfers == "softspoken"
+            answer = client.ask(PROMPTS[0], 1, LOGITS)
+            assert answer.prepared is prepared
+            assert list(answer.tokens) == served_checkpoint.model.greedy(prompt, 1)
+            assert answer.set_up.total_bytes == pytest.approx(expected.set_up_bytes, rel=0.005)
+            assert answer.query.total_bytes == pytest.approx(expected.bytes, rel=0.005)
+            assert answer.query.sent_messages + answer.query.received_messages == expected.messages
 
 
 def test_a_model_that_guesses_right_takes_fewer_passes(shelves: Shelves, served_checkpoint: Checkpoint) -> None:

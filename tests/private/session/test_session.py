@@ -23,7 +23,7 @@ from hushlm.config import ModelShape
 from hushlm.private.engine import engine_version
 from hushlm.private.program.description import ProgramDescription, RevealPolicy, load_description
 from hushlm.private.server.service import PrivateServer, ServerSettings
-from hushlm.private.session.addresses import format_address, parse_address, plain_host
+from hushlm.private.session.addresses import format_address, is_this_machine, parse_address, plain_host
 from hushlm.private.session.handshake import check_accepted, check_request
 from hushlm.private.session.messages import (
     MAXIMUM_BODY_BYTES,
@@ -222,7 +222,7 @@ def test_the_client_checks_the_server_too(
     description: ProgramDescription, request_fields: dict[str, Any], changes: dict[str, Any], part: str
 ) -> None:
     request = SessionRequest.model_validate(request_fields | {"reveal": LIMITS.reveal})
-    fields = {**request.model_dump(), "session": "1", "limits": LIMITS.model_dump(), "link_token": "t", "threads": 2}
+    fields = {**request.model_dump(), "session": "1", "limits": LIMITS.model_dump(), "link_token": "t", "threads": 2, "transfers": "ferret"}
     check_accepted(Accepted.model_validate(fields), request, description, engine_version())
     with pytest.raises(SessionError) as refusal:
         check_accepted(Accepted.model_validate(fields | changes), request, description, engine_version())
@@ -232,7 +232,15 @@ def test_the_client_checks_the_server_too(
 
 @pytest.mark.parametrize("field", sorted(Accepted.model_fields.keys() - {"event"}))
 def test_a_server_may_leave_nothing_out(request_fields: dict[str, Any], field: str) -> None:
-    fields = {**request_fields, "event": "accepted", "session": "1", "limits": LIMITS.model_dump(), "link_token": "t", "threads": 2}
+    fields = {
+        **request_fields,
+        "event": "accepted",
+        "session": "1",
+        "limits": LIMITS.model_dump(),
+        "link_token": "t",
+        "threads": 2,
+        "transfers": "ferret",
+    }
     assert isinstance(read_event(json.dumps(fields)), Accepted)
     with pytest.raises(SessionError, match="not an event of this protocol"):
         read_event(json.dumps({name: value for name, value in fields.items() if name != field}))
@@ -260,6 +268,16 @@ def test_an_address_survives_the_way(host: str, port: int) -> None:
 def test_an_address_is_read_as_it_is_written(host: IPv4Address | IPv6Address, port: int) -> None:
     assert parse_address(format_address(str(host), port)) == (str(host), port)
     assert plain_host(plain_host(str(host))) == plain_host(str(host))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.10", "::1", "::ffff:127.0.0.1", "localhost", "LOCALHOST."])
+def test_addresses_of_this_machine_are_known(host: str) -> None:
+    assert is_this_machine(host)
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "::2", "0.0.0.0", "example.org", "localhost.example.org", "127.0.0.1.example.org"])
+def test_other_addresses_are_not_taken_for_it(host: str) -> None:
+    assert not is_this_machine(host)
 
 
 def test_one_host_has_one_name() -> None:

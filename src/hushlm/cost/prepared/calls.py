@@ -12,15 +12,12 @@ from hushlm.cost.prepared.online_constants import OnlineConstants
 from hushlm.cost.primitives import TRANSFER_STOCK, Primitives
 from hushlm.plan import ProtocolSettings
 from hushlm.plan.engine_tiles import SHARE_BYTES
-from hushlm.plan.protocol_settings import SMALL_RING_BITS
+from hushlm.plan.protocol_settings import SET_UP_WIDTH, SMALL_RING_BITS
 
 __all__ = ["OnlineCalls", "calls_with"]
 
 WEIGHT_LIMBS = {64: 3, 32: 2}
 """In so many pieces words are cut to be multiplied with weights exactly in float64, by the bits of the ring."""
-
-SET_UP_ROWS = 32
-"""A session's first program, which makes keys and fills stocks, has so many rows for each thread of the engine."""
 
 FULL_LIMB_PRODUCTS = 6
 """Of three pieces each, these products matter modulo 2^64."""
@@ -49,24 +46,19 @@ class OnlineCalls:
 
     def set_up_preparing(self) -> Exchange:
         """Keys of products, and a first batch of triples: `PreparedGenerator.set_up_preparing`."""
-        n = self._set_up_rows
-        return _without_stocks(
-            self.large.keys() + self.large.product_shared(n, 64, 64) + self.large.multiply(64 * n) + self.large.triple_batch()
-        )
+        n = self.large.settings.set_up_rows
+        product = self.large.product_shared(n, SET_UP_WIDTH, SET_UP_WIDTH)
+        return _without_stocks(self.large.keys() + product + self.large.multiply(SET_UP_WIDTH * n) + self.large.triple_batch())
 
     def set_up_answer(self, products: bool) -> Exchange:
-        """Both rings' stocks of oblivious transfers, and keys of elementwise products if the engine computes any:
+        """Both rings' first oblivious transfers, and keys of elementwise products if the engine computes any:
         `PreparedGenerator.set_up_answer`."""
-        n = self._set_up_rows
+        n = SET_UP_WIDTH * self.large.settings.set_up_rows
         kinds: tuple[Kind, ...] = ("compare", "select-64", "truncate")
-        warm = sum((self.price(Call(kind, 64 * n)) for kind in kinds), Exchange())
+        warm = sum((self.price(Call(kind, n)) for kind in kinds), Exchange())
         if products:
-            warm += self.large.keys(matrices=False) + self.large.multiply(64 * n) + self.large.triple_batch()
-        return _without_stocks(self.large.first_transfers() + self.small.first_transfers() + warm)
-
-    @property
-    def _set_up_rows(self) -> int:
-        return SET_UP_ROWS * self.large.settings.threads
+            warm += self.large.keys(matrices=False) + self.large.multiply(n) + self.large.triple_batch()
+        return self.large.amortised(_without_stocks(self.large.first_transfers() + self.small.first_transfers() + warm))
 
     def amortised(self, exchange: Exchange) -> Exchange:
         """The steady state of an exchange, with the seconds of its share of refills."""
@@ -79,27 +71,29 @@ class OnlineCalls:
 
     def price(self, call: Call) -> Exchange:
         """A call of the engine inside its program, or the message of an opening, whose words are `opened`."""
-        c, n = self.constants, call.elements
+        c, n, today = self.constants, call.elements, self.large.constants
         if not n:
             return Exchange()
         match call.kind:
             case "compare":
-                moved, each = self.small.compare(n), c.compare_seconds
+                moved, each, waited = self.small.compare(n), c.compare_seconds, today.compare_rounds
             case "and":
-                moved, each = self.small.both(n), c.select_seconds
+                moved, each, waited = self.small.both(n), c.select_seconds, 2 * today.open_rounds
             case "select":
-                moved, each = self.small.select(n), c.select_seconds
+                moved, each, waited = self.small.select(n), c.select_seconds, today.select_rounds
             case "select-64":
-                moved, each = self.large.select(n), c.select_seconds
+                moved, each, waited = self.large.select(n), c.select_seconds, today.select_rounds
             case "truncate":
-                moved, each = self.large.truncate(n), c.truncation_seconds
+                moved, each, waited = self.large.truncate(n), c.truncation_seconds, today.truncation_rounds
             case "open":
                 return Exchange(forward_messages=1, back_messages=1, rounds=CALLS["open"].rounds, cpu_seconds=c.message_seconds)
             case "client sends":
                 return Exchange(forward_messages=1, rounds=CALLS["client sends"].rounds, cpu_seconds=c.message_seconds / 2)
             case _:
                 assert_never(call.kind)
-        return replace(moved, rounds=CALLS[call.kind].rounds, cpu_seconds=c.call_seconds + n * each)
+        # Those of the call itself are known better here; what its transfers wait for comes on top.
+        rounds = CALLS[call.kind].rounds + moved.rounds - waited
+        return replace(moved, rounds=rounds, cpu_seconds=c.call_seconds + n * each)
 
     def opened(self, forward: int, back: int) -> Exchange:
         """Bytes of words that the parties send each other."""
@@ -143,7 +137,8 @@ def _without_stocks(exchange: Exchange) -> Exchange:
 
 def _moved(exchange: Exchange) -> dict[str, Any]:
     """Bytes, messages and transfers of an exchange, as fields."""
-    names = ("forward_bytes", "back_bytes", "forward_messages", "back_messages", "forward_transfers", "back_transfers")
+    bare = ("forward_bytes", "back_bytes", "forward_messages", "back_messages")
+    names = (*bare, "forward_transfers", "back_transfers", "asks", "asked_transfers")
     return {name: getattr(exchange, name) for name in names}
 
 

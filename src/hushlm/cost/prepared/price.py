@@ -15,12 +15,13 @@ from hushlm.cost.prepared.calls import OnlineCalls, calls_with
 from hushlm.cost.prepared.offline import kept_bytes, offline_calls
 from hushlm.cost.prepared.online import online_exchange
 from hushlm.cost.prepared.online_constants import load_online_constants
-from hushlm.cost.prepared.session import answer_plans, answer_threads, multiplies_by_engine
+from hushlm.cost.prepared.session import answer_plans, answer_set_up, multiplies_by_engine, session_settings
 from hushlm.cost.pricing import Amount, CostReport, amount_of, amounts_by, amounts_together, pass_report
 from hushlm.cost.primitives import Primitives
 from hushlm.cost.program_overhead import overhead_seconds
 from hushlm.plan import HUSH, Operation, ProtocolSettings, Reveal, Rewrites, bucket_length
 from hushlm.plan.needs import AttendNeed, Need, ProjectNeed, answer_needs, pass_needs
+from hushlm.plan.protocol_settings import Transfers
 
 __all__ = ["ANSWERS", "PreparedCost", "price_prepared", "price_prepared_passes"]
 
@@ -98,7 +99,8 @@ def price_prepared(
         new_tokens: how many tokens the answer has.
         reveal: what the client learns of each pass; the next token by default.
         rewrites: how the program is written.
-        settings: the engine's settings; the private program's own by default. An answer takes as many of its threads as it is worth.
+        settings: the engine's settings; the private program's own by default. An answer takes as many of its threads as it is worth, and
+            the kind of oblivious transfers that is quicker.
         network: the network that the seconds are for.
         answers: how many answers are prepared in one go; their rows share products.
 
@@ -139,16 +141,22 @@ def price_prepared_passes(
     network: Network = WAN,
     draft: int = 0,
     forms: Network | None = None,
+    near: bool = False,
+    transfers: Transfers | None = None,
 ) -> tuple[CostReport, ...]:
     """The passes of `price_prepared`, each at the length at which a session runs it.
 
     Args:
         draft: how many tokens each further pass guesses; all guesses are taken to be wrong.
         forms: the network for which the forms are chosen; None takes those with the fewest bytes.
+        near: whether both parties are on one machine, see `hushlm.cost.prepared.session.session_transfers`.
+        transfers: how the session makes oblivious transfers; None takes what is quicker over `forms`, as sessions do.
     """
     plans = answer_plans(architecture, shape, prompt, new_tokens, reveal, rewrites, draft)
-    settings = settings or ProtocolSettings()
-    values, elapsed = _calls(replace(settings, threads=answer_threads(plans, settings.threads, forms)))
+    without_guesses = answer_plans(architecture, shape, prompt, new_tokens, reveal, rewrites) if draft else plans
+    settings = session_settings(without_guesses, settings or ProtocolSettings(), forms, prepared=True, near=near)
+    settings = replace(settings, transfers=transfers or settings.transfers)
+    values, elapsed = _calls(settings)
     prices = dict[tuple[Operation, tuple[Need, ...]], Exchange]()
 
     def priced(operation: Operation, needs: tuple[Need, ...]) -> Exchange:
@@ -158,12 +166,11 @@ def price_prepared_passes(
             prices[key] = _online(operation, needs, values, elapsed, forms)
         return prices[key]
 
-    products = multiplies_by_engine(plans, forms)
-    set_up = replace(values.set_up_answer(products), compute_seconds=elapsed.set_up_answer(products).cpu_seconds)
+    set_up = answer_set_up(multiplies_by_engine(plans, forms), settings)
     opened, reports = dict[str, int](), []
     for plan in plans:
         exchanges = [priced(step.operation, tuple(map(_unnamed, needs))) for step, needs in pass_needs(plan, opened)]
-        reports.append(pass_report(plan, network, exchanges, sum(exchanges, Exchange()), set_up))
+        reports.append(pass_report(plan, network, exchanges, sum(exchanges, Exchange()), set_up, settings.transfers))
     return tuple(reports)
 
 

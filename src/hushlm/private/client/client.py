@@ -100,7 +100,8 @@ class Client:
             draft: how many tokens each pass of such an answer guesses; what is predicted holds if all guesses are wrong.
         """
         link = network or self.settings.network or LAN
-        return estimate(self.description, prompt_length, new_tokens, reveal, link, prepared, draft, self.settings.network)
+        named, near = self.settings.network, self._runner.control.near
+        return estimate(self.description, prompt_length, new_tokens, reveal, link, prepared, draft, named, near)
 
     def ask(
         self,

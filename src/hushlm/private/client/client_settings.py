@@ -29,8 +29,8 @@ class ClientSettings:
         prepared: whether questions use prepared answers: "auto" where one fits, "only" or not at all, "never".
         prepared_folder: where prepared answers are stored; by default beside the keys.
         network: between client and server, as far as it is known: answers from prepared material then take the forms that are quickest over
-            it. None takes those with the fewest bytes.
-
+            it, and every session the oblivious transfers. None takes the forms with the fewest bytes, and transfers for a local network
+            if the server's address is one of this machine, and else for a wide-area one: name what lies behind a tunnel.
         draft_model: checkpoint that guesses tokens, for prepared answers that check guesses (`Client.prepare(draft=...)`); None looks
             them up in prompt and answer.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 
 from hushlm.private.keys.certificates import client_context, load_keys
-from hushlm.private.session.addresses import format_address, parse_address
+from hushlm.private.session.addresses import format_address, is_this_machine, parse_address
 from hushlm.private.session.engine_links import BUFFER_BYTES, LINK_PROTOCOL, LinkAnswer, LinkRequest, Role, Stream, bounded
 from hushlm.private.session.messages import (
     MAXIMUM_BODY_BYTES,
@@ -67,6 +67,11 @@ class ControlChannel:
         files = load_keys(keys, name)
         self._context, self._link_context = client_context(files), client_context(files)
         self._link_context.set_alpn_protocols([LINK_PROTOCOL])
+
+    @property
+    def near(self) -> bool:
+        """Whether the server's address is one of this machine."""
+        return is_this_machine(self._host)
 
     async def open(self, stack: contextlib.AsyncExitStack, request: SessionRequest) -> ServerEvents:
         """Post a request; the connection stays open until `stack` is left.

@@ -8,7 +8,8 @@ from itertools import accumulate
 
 from hushlm.cost import LAN, CostReport, Network, price
 from hushlm.cost.prepared import price_prepared_passes
-from hushlm.plan import Plan, bucket_length, decode_plan, prefill_plan
+from hushlm.cost.prepared.session import answer_plans, session_settings
+from hushlm.plan import Plan
 from hushlm.private.program.description import ProgramDescription, RevealPolicy
 
 __all__ = ["Estimate", "estimate"]
@@ -66,6 +67,7 @@ def estimate(
     prepared: bool = False,
     draft: int = 0,
     forms: Network | None = None,
+    near: bool = False,
 ) -> Estimate:
     """Price a question as `PrivateGenerator` runs it: lengths rounded up to buckets, one pass over the prompt, one a further token.
 
@@ -74,25 +76,37 @@ def estimate(
         prompt_length: how many tokens the prompt has.
         new_tokens: how many tokens are asked for.
         reveal: what is opened of each step.
-        network: the network for which seconds are predicted; bytes and messages of today's passes do not depend on it.
+        network: the network for which seconds are predicted; bytes and messages do not depend on it.
         prepared: whether the answer uses material that was prepared before, which itself is not counted.
         draft: how many tokens each pass of such an answer guesses; all guesses are taken to be wrong.
-        forms: the network for which such an answer's forms are chosen; None takes those with the fewest bytes.
+        forms: the network that the client names: for it such an answer's forms and every session's oblivious transfers are chosen. None
+            takes the forms with the fewest bytes, and the transfers by `near`.
+        near: whether the server is on this machine, as far as its address says.
     """
     shape, policy = description.shape, reveal.operation(description.shape.vocabulary)
     architecture, rewrites = description.parsed_architecture, description.rewrites
     if prepared:
         passes = price_prepared_passes(
-            architecture, shape, prompt_length, new_tokens, policy, rewrites, description.engine, network, draft=draft, forms=forms
+            architecture,
+            shape,
+            prompt_length,
+            new_tokens,
+            policy,
+            rewrites,
+            description.engine,
+            network,
+            draft=draft,
+            forms=forms,
+            near=near,
         )
         return Estimate(passes, passes[0].set_up.bytes)
 
+    plans = answer_plans(architecture, shape, prompt_length, new_tokens, policy, rewrites)
+    settings = session_settings(plans, description.engine, forms, near=near)
+
     @cache
     def priced(plan: Plan) -> CostReport:
-        return price(plan, description.engine, network)
+        return price(plan, settings, network)
 
-    lengths = [bucket_length(prompt_length + index, shape.context) for index in range(new_tokens)]
-    plans = [prefill_plan(architecture, shape, lengths[0], policy, rewrites)]
-    plans += [decode_plan(architecture, shape, length, policy, rewrites) for length in lengths[1:]]
     passes = tuple(priced(plan) for plan in plans)
     return Estimate(passes, passes[0].set_up.bytes)

@@ -151,7 +151,7 @@ class SessionRunner:
         kind: SessionKind = "ask" if asks else "prepare"
         answers, draft = (0, 0) if isinstance(wanted, Question) else (wanted.answers, wanted.draft)
         reveal, sampling = (wanted.reveal, wanted.sampling) if isinstance(wanted, Question) else (RevealPolicy(), Sampling())
-        network = None if bundle is None else NetworkBetween.of(self.settings.network)
+        network = NetworkBetween.of(self.settings.network) if asks else None
         prepared = not asks or bundle is not None
         worker, scratch = await stack.enter_async_context(start_worker())
         links = await stack.enter_async_context(engine_links("client", self.settings.connect_seconds, on_sent))
@@ -197,6 +197,7 @@ class SessionRunner:
             held=await asyncio.to_thread(shelf.names) if prepared else None,
             draft=draft,
             network=network,
+            near=self.control.near,
         )
         return worker, request, links
 
@@ -223,7 +224,7 @@ class SessionRunner:
         except SessionError as refusal:
             raise await _reason(server, refusal) from refusal
         prompt = list(wanted.prompt_tokens) if isinstance(wanted, Question) else None
-        worker.send(PeerOrder(certificate=event.engine_certificate, prompt=prompt, threads=event.threads))
+        worker.send(PeerOrder(certificate=event.engine_certificate, prompt=prompt, threads=event.threads, transfers=event.transfers))
 
     async def _link(self, links: EngineLinks, token: str) -> None:
         """Open both connections that carry the links, at once: each takes several round trips."""

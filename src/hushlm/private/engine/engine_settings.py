@@ -9,8 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from hushlm.plan import ProtocolSettings
+from hushlm.plan.protocol_settings import Transfers
 
 __all__ = ["EngineSettings", "Party", "TlsFiles"]
+
+
+ENGINE_TRANSFERS: dict[Transfers, str] = {"ferret": "EMP_Ferret", "softspoken": "YACL_Softspoken"}
+"""The engine's own names of the two kinds of oblivious transfers."""
 
 
 class Party(enum.IntEnum):
@@ -49,7 +54,7 @@ class EngineSettings(ProtocolSettings):
                 "enable_hal_profile": True,
                 "enable_pphlo_profile": True,
                 "cheetah_2pc_config": {
-                    "ot_kind": "EMP_Ferret",
+                    "ot_kind": ENGINE_TRANSFERS[self.transfers],
                     "enable_mul_lsb_error": self.one_bit_error,
                     "disable_matmul_pack": not self.pack_products,
                 },

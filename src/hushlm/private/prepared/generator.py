@@ -9,6 +9,7 @@ import numpy as np
 from hushlm.cost.network import Network
 from hushlm.plan import bucket_length
 from hushlm.plan.needs import ProjectNeed, answer_needs
+from hushlm.plan.protocol_settings import SET_UP_WIDTH
 from hushlm.private.engine import Traffic
 from hushlm.private.engine.shares import Words
 from hushlm.private.prepared.desk import Desk
@@ -60,11 +61,11 @@ class PreparedGenerator:
         """One-time work of a session that prepares: keys of products. It takes no oblivious transfers."""
         words = self._warm_words()
         self._desk.take_traffic()
-        self._desk.program("set-up", lambda a, b: (a @ b) * a, [words, np.zeros((64, 64), np.uint64)], whole=True)
+        self._desk.program("set-up", lambda a, b: (a @ b) * a, [words, np.zeros((SET_UP_WIDTH, SET_UP_WIDTH), np.uint64)], whole=True)
         return self._desk.take_traffic()
 
     def set_up_answer(self, products: bool) -> Traffic:
-        """One-time work of a session that answers: stocks of oblivious transfers of both rings, so that an answer's bytes are its own.
+        """One-time work of a session that answers: the first oblivious transfers of both rings, so that an answer's bytes are its own.
 
         Args:
             products: whether the engine multiplies in the answer (`multiplies_by_engine`), and needs keys for it.
@@ -83,8 +84,8 @@ class PreparedGenerator:
         return desk.take_traffic()
 
     def _warm_words(self) -> Words:
-        """Enough numbers for every thread of the engine to fill its stock."""
-        return np.zeros((32 * self._desk.engine.settings.threads, 64), np.uint64)
+        """Enough numbers for every thread of the engine to start."""
+        return np.zeros((self._desk.engine.settings.set_up_rows, SET_UP_WIDTH), np.uint64)
 
     def _agree_on_network(self) -> None:
         network, link = self._desk.network, self._desk.link

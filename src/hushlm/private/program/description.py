@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, model_validator
 
 from hushlm.architectures import Architecture, parse
 from hushlm.config import ModelShape
@@ -30,7 +31,7 @@ __all__ = [
 FORMAT_VERSION = 2
 """Of program.json; a part of every fingerprint."""
 
-PROTOCOL_VERSION = 7
+PROTOCOL_VERSION = 8
 """Of the messages of a session; exports of an older one stay good."""
 
 DESCRIPTION_FILE = "program.json"
@@ -116,6 +117,11 @@ class ProgramDescription(BaseModel):
     engine: EngineSettings
     checkpoint: str
     tokenizer: str
+
+    @field_serializer("engine")
+    def _engine_of_every_session(self, engine: EngineSettings) -> dict[str, Any]:
+        """How transfers are made, each session decides: it is no part of a program, of its file or of its fingerprint."""
+        return {name: value for name, value in asdict(engine).items() if name != "transfers"}
 
     @property
     def parsed_architecture(self) -> Architecture:

@@ -29,6 +29,7 @@ from hushlm.plan import (
     server_tensors,
     tensor_name,
 )
+from hushlm.plan.protocol_settings import SET_UP_WIDTH
 from hushlm.private.engine import Engine, Party
 from hushlm.private.engine.traffic import Traffic
 from hushlm.private.program.attention_kernel import weight_roots
@@ -83,6 +84,7 @@ class PrivateGenerator:
 
     def __init__(self, engine: Engine | Backend, description: ProgramDescription, weights: dict[str, np.ndarray] | None) -> None:
         self._backend: Backend = EngineBackend(engine) if isinstance(engine, Engine) else engine
+        self._settings = engine.settings if isinstance(engine, Engine) else description.engine
         self._description, self._weights = description, weights
         self._architecture, self._shape = description.parsed_architecture, description.shape
         assert self._backend.knows_server == (weights is not None)
@@ -119,17 +121,16 @@ class PrivateGenerator:
         return value
 
     def set_up(self) -> Traffic:
-        """Do what a session needs once, keys and stocks of oblivious transfers, so that the bytes of each question are its own.
+        """Do what a session needs once, keys and first oblivious transfers, so that the bytes of each question are its own.
 
-        It is brought about by a product, a comparison and an exponential that are large enough for every thread of the engine to set up
-        its stock.
+        It is brought about by a product, a comparison and an exponential that are large enough for every thread of the engine to start.
 
         Returns:
             What this party sent and received.
         """
-        shape = (32 * self._description.engine.threads, 64)
+        shape, square = (self._settings.set_up_rows, SET_UP_WIDTH), (SET_UP_WIDTH, SET_UP_WIDTH)
         self._backend.put("warm_client", Party.CLIENT, shape, np.ones(shape) if self._backend.knows_client else None)
-        self._backend.put("warm_server", Party.SERVER, (64, 64), np.ones((64, 64)) if self._backend.knows_server else None)
+        self._backend.put("warm_server", Party.SERVER, square, np.ones(square) if self._backend.knows_server else None)
         return self._backend.run(
             "set-up",
             lambda xp: lambda a, b: xp.exp(xp.maximum((a @ b) * a, -1.0) * -0.01) @ b,

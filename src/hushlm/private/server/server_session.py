@@ -7,12 +7,14 @@ import contextlib
 import math
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from hushlm.cost.prepared.session import answer_plans, session_settings
+from hushlm.plan.protocol_settings import Transfers
 from hushlm.private.program.description import PROTOCOL_VERSION, ProgramDescription
 from hushlm.private.server.admission import RefusedError, Ticket
 from hushlm.private.server.link_desk import LinkDesk
@@ -77,6 +79,17 @@ class ServedModel:
             return self.engine_threads
         return min(processors(), PREPARING_THREADS) if kind == "prepare" else self.description.engine.threads
 
+    def transfers(self, wanted: SessionRequest) -> Transfers:
+        """How the engines of the session that a client asks for make oblivious transfers; what prepares takes none."""
+        if wanted.kind == "prepare":
+            return self.description.engine.transfers
+        described, network = self.description, None if wanted.network is None else wanted.network.to_network()
+        reveal = wanted.reveal.operation(described.shape.vocabulary)
+        sizes = (described.parsed_architecture, described.shape, wanted.prompt_length, wanted.new_tokens)
+        settings = replace(described.engine, threads=self.threads(wanted.kind))
+        plans = answer_plans(*sizes, reveal, described.rewrites)
+        return session_settings(plans, settings, network, wanted.bundle is not None, wanted.near).transfers
+
 
 class _ClientGoneError(Exception):
     """The client closed its connection."""
@@ -117,6 +130,7 @@ class ServerSession(Response):
         self._shelf = shelf
         self._model, self._wanted, self._peer, self._ticket, self._metrics = model, wanted, peer, ticket, metrics
         self._desk, self._link_token = desk, ""
+        self._transfers: Transfers = "ferret"
         self._name = secrets.token_hex(4)
         self._log = log.bind(session=self._name)
         self._over = False
@@ -216,6 +230,8 @@ class ServerSession(Response):
             except OSError as error:
                 self._log.error("no worker could be started", error=str(error))
                 return Failed(error="The server could not start a worker for this session: see the server's log.")
+            # Pricing both kinds takes some milliseconds, more for a long answer.
+            self._transfers = await asyncio.to_thread(self._model.transfers, self._wanted)
             self._order(worker, scratch, links)
             self._ticket.on_yield = worker.stop_soon
             if self._ticket.yielding:
@@ -255,7 +271,7 @@ class ServerSession(Response):
             peer=self._peer.name,
         )
         worker.send(order)
-        worker.send(PeerOrder(certificate=wanted.engine_certificate, threads=model.threads(wanted.kind)))
+        worker.send(PeerOrder(certificate=wanted.engine_certificate, threads=model.threads(wanted.kind), transfers=self._transfers))
 
     async def _follow(self, worker: WorkerProcess, send: Send) -> None:
         """Pass a worker's life on to the client until it has finished.
@@ -319,7 +335,9 @@ class ServerSession(Response):
             held=held,
             draft=wanted.draft,
             network=wanted.network,
+            near=wanted.near,
             threads=model.threads(wanted.kind),
+            transfers=self._transfers,
         )
 
     async def _end(self, send: Send, event: Finished | Failed) -> None:

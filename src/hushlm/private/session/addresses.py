@@ -8,7 +8,7 @@ import socket
 
 from hushlm.private.session.messages import SessionError, printable
 
-__all__ = ["format_address", "listen", "listener_address", "parse_address", "plain_host", "reserve_port"]
+__all__ = ["format_address", "is_this_machine", "listen", "listener_address", "parse_address", "plain_host", "reserve_port"]
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -43,6 +43,14 @@ def plain_host(host: str) -> str:
         mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
         return str(mapped or address)
     return host
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether a host's name or address says that it is the machine itself. A tunnel's end may say so too, and lead elsewhere."""
+    try:
+        return ipaddress.ip_address(plain_host(host)).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
 
 
 def listen(host: str, port: int, option: str) -> socket.socket:

@@ -70,7 +70,7 @@ def check_accepted(accepted: Accepted, request: SessionRequest, description: Pro
             f"The server is about to compute {accepted.new_tokens} tokens after {accepted.prompt_length}, and {request.new_tokens} after "
             f"{request.prompt_length} were asked for: it does not keep the protocol."
         )
-    if any(getattr(accepted, name) != getattr(request, name) for name in ("kind", "answers", "bundle", "draft", "network")):
+    if any(getattr(accepted, name) != getattr(request, name) for name in ("kind", "answers", "bundle", "draft", "network", "near")):
         raise SessionError("The server is about to do something else than it was asked for: it does not keep the protocol.")
     if accepted.reveal != request.reveal:
         raise SessionError(

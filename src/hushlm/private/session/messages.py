@@ -21,6 +21,7 @@ from pydantic_core import from_json
 
 from hushlm.config import ModelShape
 from hushlm.cost.network import Network
+from hushlm.plan.protocol_settings import Transfers
 from hushlm.private.program.description import PROTOCOL_VERSION, RevealPolicy
 from hushlm.private.program.drafts import MOST_GUESSED
 
@@ -169,7 +170,10 @@ class SessionRequest(_Message):
         held: all prepared answers of this program that the client has; the server drops the others, which no session could use. None
             says nothing about them.
         draft: how many tokens each pass of the answers that "prepare" makes is to guess.
-        network: for which the forms of an answer from prepared material are chosen; None takes the forms with the fewest bytes.
+        network: for which the forms of an answer from prepared material are chosen, and how oblivious transfers are made; None takes the
+            forms with the fewest bytes, and the transfers by `near`.
+        near: whether the client calls the server at an address of its own machine: where no network is named, oblivious transfers are
+            made as for a local one, and otherwise as for a wide-area one.
     """
 
     protocol_version: int = Field(ge=1, le=MAXIMUM_COUNT)
@@ -187,6 +191,7 @@ class SessionRequest(_Message):
     held: BundleNames | None
     draft: Guesses
     network: NetworkBetween | None
+    near: bool
 
 
 class Queued(_Message):
@@ -210,8 +215,9 @@ class Accepted(_Message):
         limits: of this server, for this client.
         link_token: by which the client's connections for the engines' links name this session, see `engine_links`.
         engine_certificate: a certificate in PEM, made for this session.
-        kind, answers, bundle, draft, network: of the request, as the server is going to run it.
+        kind, answers, bundle, draft, network, near: of the request, as the server is going to run it.
         threads: of each party's engine, as the server wishes; an answer from prepared material takes one where little is compared.
+        transfers: how both engines make oblivious transfers, as the server finds by `hushlm.cost.prepared.session.session_transfers`.
         held: of the prepared answers that the request named, those that the server has too; the client drops the others.
     """
 
@@ -234,7 +240,9 @@ class Accepted(_Message):
     held: BundleNames | None
     draft: Guesses
     network: NetworkBetween | None
+    near: bool
     threads: Threads
+    transfers: Transfers
 
 
 class Alive(_Message):

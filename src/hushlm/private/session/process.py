@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from hushlm.plan.protocol_settings import Transfers
 from hushlm.private.engine.traffic import Traffic
 from hushlm.private.program.description import RevealPolicy
 from hushlm.private.program.sampling import Sampling
@@ -94,10 +95,12 @@ class PeerOrder(_Line):
         certificate: PEM of the peer's certificate for this session.
         prompt: token ids of the prompt at the client; None at the server.
         threads: of each party's engine, most of them; None takes those of the program's description.
+        transfers: how both engines make oblivious transfers.
     """
 
     certificate: str
     threads: int | None = None
+    transfers: Transfers = "ferret"
     prompt: list[int] | None = None
 
 

@@ -199,17 +199,18 @@ class _Worker:
 
 
 def _engine_settings(order: Order, peer: PeerOrder, description: ProgramDescription) -> EngineSettings:
-    """The program's settings, with the session's number of threads, which both parties find alike."""
+    """The program's settings, with the session's number of threads, which both parties find alike, and its kind of transfers."""
     threads = peer.threads or description.engine.threads
     if order.bundle is not None:
         threads = answer_threads(_answer_plans(order, description), threads, _network(order))
-    return replace(description.engine, threads=threads)
+    return replace(description.engine, threads=threads, transfers=peer.transfers)
 
 
 def _session(order: Order, description: ProgramDescription) -> Hashable:
-    """What a session's compiled programs depend on, and its lengths do not add to: candidates and checkpoints are in no program."""
+    """What a session's compiled programs depend on, and its lengths do not add to: candidates, checkpoints and the kind of oblivious
+    transfers are in no program."""
     model = description.model_dump_json(include={"architecture", "shape", "rewrites", "engine"})
-    network = None if order.network is None else order.network.model_dump_json()
+    network = None if order.network is None or order.bundle is None else order.network.model_dump_json()
     return order.kind, order.bundle is not None, model, order.reveal.operation(description.shape.vocabulary), network
 
 
