@@ -14,12 +14,15 @@ smollm2: install
 	$(BIN)/python benchmarks/smollm2_private.py --folder runs/smollm2
 	$(BIN)/python benchmarks/smollm2_served.py --folder runs/smollm2
 
-# Parties in processes of their own that only count bytes share the machine with each other; those of sessions, where time matters, have it alone.
+# Parties in processes of their own that only count bytes share the machine with each other, and so do sessions whose tests wait for an
+# answer. Tests that hold seconds against a limit, or measure what a server leaves behind, have the machine alone.
 COUNTED = tests/cost tests/calibration tests/private/prepared tests/private/program
+ALONE   = $(addprefix tests/private/session/test_,faults.py network_faults.py interrupts.py nudge.py) tests/private/server/test_endurance.py
 test: install lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not two_party"
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m two_party $(COUNTED)
-	$(BIN)/python -m pytest -m two_party $(addprefix --ignore=,$(COUNTED))
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m two_party $(addprefix --ignore=,$(COUNTED) $(ALONE))
+	$(BIN)/python -m pytest -m two_party $(ALONE)
 
 quick: install
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile

@@ -28,7 +28,10 @@ def test_look_into_a_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_settings_train(path: Path, text_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # The models' own widths, and Muon on them, take minutes a step; what is tried is that the file is read and its model trains.
     short = [
+        "--shape.width",
+        "96",
         "--training.steps",
         "1",
         "--training.evaluation_batches",

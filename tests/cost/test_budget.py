@@ -91,7 +91,7 @@ def test_a_front_holds_exactly_what_nothing_dominates(points: list[tuple[int, in
 
 def test_thousands_of_models_are_priced_in_seconds() -> None:
     start = time.process_time()
-    found = search(replace(SPACE, layers=tuple(range(1, 25)), heads=(1, 2, 4, 8)))
+    found = search(replace(SPACE, layers=tuple(range(1, 9)), heads=(1, 2, 4, 8)))
     assert len(found) > 5000
     assert (time.process_time() - start) / len(found) < 0.005
 

@@ -55,15 +55,17 @@ class Session:
     Args:
         folder: where the reader is.
         python: the interpreter of the installation that the reader uses.
+        engine_threads: of the sessions of servers that the reader starts; None leaves it to the server.
     """
 
-    def __init__(self, folder: Path, python: str = sys.executable) -> None:
+    def __init__(self, folder: Path, python: str = sys.executable, engine_threads: int | None = None) -> None:
         self.folder, self._python = folder, python
         commands = folder.parent / "commands"
         commands.mkdir(exist_ok=True)
-        for name, words in (("hushlm", "-m hushlm"), ("python", "")):
+        threads = "" if engine_threads is None else f'[ "$1" = serve ] && set -- "$@" --engine-threads {engine_threads}\n'
+        for name, words, before in (("hushlm", "-m hushlm", threads), ("python", "", "")):
             script = commands / name
-            script.write_text(f'#!/bin/sh\nexec "{python}" {words} "$@"\n')
+            script.write_text(f'#!/bin/sh\n{before}exec "{python}" {words} "$@"\n')
             script.chmod(0o755)
         path = f"{commands}{os.pathsep}{Path(python).parent}{os.pathsep}{os.environ['PATH']}"
         self._environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"}

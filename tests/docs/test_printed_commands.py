@@ -51,13 +51,16 @@ def model(tmp_path_factory: pytest.TempPathFactory, text_folder: Path) -> Path:
 
 
 @pytest.fixture
-def session(model: Path, tmp_path: Path) -> Iterator[Session]:
-    """A terminal in a copy of that folder, with the repository's `examples` and `results` beside it."""
+def session(name: str, model: Path, tmp_path: Path) -> Iterator[Session]:
+    """A terminal in a copy of that folder, with the repository's `examples` and `results` beside it.
+
+    Sessions have one thread, which halves their set-up, except those of README.md, which are as the server makes them by itself.
+    """
     folder = tmp_path / "reader"
     shutil.copytree(model, folder)
     for name in ("examples", "results"):
         shutil.copytree(ROOT / name, folder / name)
-    terminal = Session(folder)
+    terminal = Session(folder, engine_threads=None if name == "README.md" else 1)
     yield terminal
     terminal.close()
 

@@ -85,7 +85,7 @@ def sound_calls(places: Places) -> list[Call]:
     scratch, export = places.scratch, places.export
     small = {"shape.layers": "1", "shape.heads": "1", "shape.width": "8", "shape.context": "16", "training.steps": "1"}
     small |= {"training.batch": "2", "training.evaluation_batches": "1", "training.threads": "1", "progress": "none"}
-    drawn = {"from_results": None, "preset": "micro", "results": str(ROOT / "results")}
+    drawn = {"from_results": None, "preset": "micro", "results": str(scratch / "results")}
     client = {"model": str(export / "client"), "keys": str(places.keys)}
     calls = [
         Call("architectures"),

@@ -8,14 +8,17 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 
-from hushlm.config import RunConfig
+from hushlm.architectures import Architecture
+from hushlm.config import ModelShape, RunConfig
+from hushlm.experiments.equivalent import PreparedPrice, prepared_at
 from tests.faults.bad_paths import KINDS, UNREADABLE
-from tests.faults.calls import Call, Places, path_options, sound_calls
+from tests.faults.calls import ROOT, Call, Places, path_options, sound_calls
 from tests.faults.trial import Outcome, attempt
 
 __all__ = ["NOWHERE", "Case", "cases", "make_places", "run_call", "run_case"]
@@ -75,6 +78,10 @@ def run_call(call: Call, places: Places, encoding: str = "utf-8", closed: bool =
         return attempt(call.words(), scratch, encoding=encoding, closed=closed)
 
 
+RESULTS = ("frontier-micro.json", "fig2-micro.json", "table3-small.json")
+"""What sound calls draw, and the largest, which is the one that is cut in half."""
+
+
 @contextmanager
 def _empty(scratch: Path) -> Iterator[Path]:
     """The scratch folder, open to everybody, with what sound calls name in it and without what the call before has left."""
@@ -86,6 +93,10 @@ def _empty(scratch: Path) -> Iterator[Path]:
     scratch.chmod(0o777)
     (scratch / "api-key").write_text("a-key-of-thirty-two-characters-xyz\n")
     (scratch / "api-key").chmod(0o600)
+    # Copies, because a call may write what it has read: the frontier's prices are brought up to date.
+    (scratch / "results").mkdir()
+    for name in RESULTS:
+        shutil.copy(ROOT / "results" / name, scratch / "results")
     yield scratch
 
 
@@ -101,8 +112,15 @@ def _ready_means_done(corpus: Path) -> Iterator[None]:
         mock.patch("hushlm.demo.pipeline._train", side_effect=KeyboardInterrupt),
         # Pictures are drawn in tests of their own; here they are files that have to be written.
         mock.patch("matplotlib.figure.Figure.savefig", lambda self, file, **_: file.write(b"a picture")),
+        # Every call would price the contest's models anew, for seconds.
+        mock.patch("hushlm.experiments.contest.seconds.prepared_at", _priced_once),
     ):
         yield
+
+
+@cache
+def _priced_once(architecture: Architecture, shape: ModelShape) -> PreparedPrice:
+    return prepared_at(architecture, shape)
 
 
 def make_places() -> Places:

@@ -44,8 +44,13 @@ class Serving:
 
 
 @contextlib.contextmanager
-def serving(export: Path, keys: Path, log: Path, *options: str) -> Iterator[Serving]:
-    """`hushlm serve` on a port of the system's choice, revealing what is asked for; killed at the end, with its workers."""
+def serving(export: Path, keys: Path, log: Path, *options: str, engine_threads: int | None = 1) -> Iterator[Serving]:
+    """`hushlm serve` on a port of the system's choice, revealing what is asked for; killed at the end, with its workers.
+
+    Args:
+        engine_threads: of each session's engine at both parties. One needs half the set-up of the two that an export asks for, which is
+            most of a session of so small a model. None says nothing, as a server's owner does by default.
+    """
     command = [
         *HUSHLM,
         "serve",
@@ -56,6 +61,7 @@ def serving(export: Path, keys: Path, log: Path, *options: str) -> Iterator[Serv
         "127.0.0.1:0",
         "--allow-reveal",
         "logits",
+        *(() if engine_threads is None else ("--engine-threads", str(engine_threads))),
         *options,
     ]
     with log.open("w") as errors:

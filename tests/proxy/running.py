@@ -7,22 +7,23 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.private.service import HUSHLM, READY, START_SECONDS, Serving, workers_of
 
 
 @contextlib.contextmanager
-def proxying(keys: Path, log: Path, *options: str) -> Iterator[Serving]:
+def proxying(keys: Path, log: Path, *options: str, program: Sequence[str] = HUSHLM) -> Iterator[Serving]:
     """`hushlm proxy` on a port of the system's choice; killed at the end, with its workers.
 
     Args:
         keys: folder of keys.
         log: where its standard error goes.
         options: the rest of the command line: models, servers, names.
+        program: what takes the place of `hushlm`.
     """
-    command = [*HUSHLM, "proxy", "--keys", str(keys), "--listen", "127.0.0.1:0", "--reveal", "logits", "--sessions", "2", *options]
+    command = [*program, "proxy", "--keys", str(keys), "--listen", "127.0.0.1:0", "--reveal", "logits", "--sessions", "2", *options]
     with log.open("w") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL, text=True)
     assert process.stdout is not None

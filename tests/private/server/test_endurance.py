@@ -1,10 +1,9 @@
-"""Fifty sessions one after the other and eight at once: right answers, flat memory and descriptors at the server, nothing left behind."""
+"""Sixteen sessions one after the other and five at once: right answers, flat memory and descriptors at the server, nothing left behind."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,19 +16,19 @@ pytest.importorskip("spu")
 
 from tests.private.service import PROMPTS, Serving, serving, session_folders, wait_for, workers_of
 
-from hushlm.files import write_manifest
 from hushlm.private.client.client import Client, PrivateAnswer, Progress
 from hushlm.training import Checkpoint
 
-SEQUENTIAL, COMPLETE, CONCURRENT, WORKERS = 50, 2, 8, 2
-"""Most of the sequential sessions are left once the engines are linked: what a session leaves at the server is the same, and half a
-minute of two cores is saved each."""
+SEQUENTIAL, COMPLETE, CONCURRENT, WORKERS = 16, 2, 5, 2
+"""Most of the sequential sessions are left once the engines are linked: what a session leaves at the server is the same, and ten seconds
+of two cores are saved each."""
 
-SETTLED = 10
+SETTLED = 6
 """Sessions before the first measurement: caches fill."""
 
-GROWTH_BYTES = 6_000_000
-"""A seventh of a megabyte a session would be seen."""
+GROWTH_BYTES, GROWTH_AT_ONCE_BYTES = 1_500_000, 6_000_000
+"""A seventh of a megabyte a session would be seen, in the ten that follow one another (0.2 MB in all was). The first two sessions at once
+need buffers for two, 3 MB of them."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.two_party, pytest.mark.timeout(900)]
 
@@ -38,25 +37,10 @@ class LeftError(Exception):
     """The caller has seen enough."""
 
 
-@pytest.fixture(scope="module")
-def light_export(export_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same program on one thread a party, whose set-up costs half the time."""
-    folder = tmp_path_factory.mktemp("light") / "export"
-    shutil.copytree(export_folder, folder)
-    for side in ("server", "client"):
-        path = folder / side / "program.json"
-        description = json.loads(path.read_text())
-        description["engine"]["threads"] = 1
-        path.write_text(json.dumps(description))
-        (folder / side / "manifest.json").unlink()
-        write_manifest(folder / side)
-    return folder
-
-
 @pytest.fixture
-def server(light_export: Path, key_folder: Path, scratch: Path) -> Iterator[Serving]:
+def server(export_folder: Path, key_folder: Path, scratch: Path) -> Iterator[Serving]:
     options = ("--workers", str(WORKERS), "--queue", str(CONCURRENT), "--silent-seconds", "300", "--connect-seconds", "60")
-    with serving(light_export, key_folder, scratch / "server.log", *options) as running:
+    with serving(export_folder, key_folder, scratch / "server.log", *options) as running:
         yield running
 
 
@@ -76,10 +60,10 @@ def leave(progress: Progress) -> None:
         raise LeftError
 
 
-def test_fifty_sessions_and_then_eight_at_once_leave_nothing_behind(
-    server: Serving, light_export: Path, key_folder: Path, scratch: Path, served_checkpoint: Checkpoint
+def test_sixteen_sessions_and_then_five_at_once_leave_nothing_behind(
+    server: Serving, export_folder: Path, key_folder: Path, scratch: Path, served_checkpoint: Checkpoint
 ) -> None:
-    client = Client(light_export / "client", server.address, key_folder)
+    client = Client(export_folder / "client", server.address, key_folder)
     answers: list[PrivateAnswer] = []
     start: tuple[int, int] = (0, 0)
     for number in range(SEQUENTIAL):
@@ -105,9 +89,10 @@ def test_fifty_sessions_and_then_eight_at_once_leave_nothing_behind(
         assert list(answer.tokens) == served_checkpoint.model.greedy(list(answer.prompt_tokens), 1)
     assert len(answers) == COMPLETE + CONCURRENT
     assert set(positions) >= {1, 2}
-    for (memory, descriptors), (later, now) in ((start, after), (start, end)):
-        assert later - memory < GROWTH_BYTES
-        assert now <= descriptors
+    print(f"resident bytes: {start[0]}, {after[0]}, {end[0]}")
+    for (memory, descriptors), most in ((after, GROWTH_BYTES), (end, GROWTH_AT_ONCE_BYTES)):
+        assert memory - start[0] < most
+        assert descriptors <= start[1]
     assert workers_of(os.getpid()) == []
     wait_for(lambda: session_folders(scratch) == [], 5, "the end of the session folders")
     log = [json.loads(line) for line in server.log.read_text().splitlines()]

@@ -66,7 +66,7 @@ def test_private_answers_equal_the_plaintext_ones(
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     options = ["--new-tokens", str(NEW_TOKENS), "--json"]
     answers = []
-    with serving(export_folder, key_folder, tmp_path / "server.log") as running:
+    with serving(export_folder, key_folder, tmp_path / "server.log", engine_threads=None) as running:
         asked = ask_command(PROMPTS[0], export_folder, key_folder, running.address, *options)
         first = run(asked, 180)
         asked = ask_command("-", export_folder, key_folder, running.address, *options, "--truncate", "--reveal", "logits")

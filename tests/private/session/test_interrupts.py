@@ -20,7 +20,16 @@ END_SECONDS = 20
 pytestmark = [pytest.mark.slow, pytest.mark.two_party, pytest.mark.timeout(200)]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where every process of this file keeps its session folders."""
+    folder = tmp_path_factory.mktemp("interrupts")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
 def server(export_folder: Path, key_folder: Path, scratch: Path) -> Iterator[Serving]:
     with serving(export_folder, key_folder, scratch / "server.log") as running:
         yield running
@@ -53,9 +62,11 @@ def computing(_asking: Asking, errors: Path) -> bool:
 
 @pytest.mark.parametrize("moment", [loading, starting, set_up, computing])
 @pytest.mark.parametrize("times", [1, 2])
-def test_ctrl_c_ends_everything(server: Serving, scratch: Path, export_folder: Path, key_folder: Path, moment: Moment, times: int) -> None:
+def test_ctrl_c_ends_everything(
+    server: Serving, scratch: Path, tmp_path: Path, export_folder: Path, key_folder: Path, moment: Moment, times: int
+) -> None:
     """As a terminal sends it: to the whole process group, and again by a user who does not want to wait."""
-    errors = scratch / "ask.err"
+    errors = tmp_path / "ask.err"
     command = ask_command(PROMPTS[0], export_folder, key_folder, server.address, "--new-tokens", "12", "--retries", "1")
     with errors.open("w") as stderr:
         asking = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, process_group=0)

@@ -288,20 +288,16 @@ def test_nothing_is_used_twice_whatever_is_killed(shelves: Shelves, hooked: Path
     def burnt() -> list[tuple[str, str]]:
         return [(role, name) for role, name in map(str.split, hooked.read_text().splitlines())]
 
-    def killed(client_at: str = "", server_at: str = "") -> None:
-        """One question during which one side, worker and parent, is killed."""
+    def assert_asking_ends(code: int) -> None:
+        command = shelves.ask("--new-tokens", "1", "--prepared", "only")
+        result = subprocess.run(command, capture_output=True, text=True, timeout=200)
+        assert result.returncode == code, result
+
+    @contextlib.contextmanager
+    def halves_agree() -> Iterator[None]:
+        """Whoever is killed meanwhile."""
         before = shelves.at_client()
-        with contextlib.ExitStack() as stack:
-            monkeypatch.setenv("HUSH_TEST_KILL_AT", server_at)
-            server = stack.enter_context(shelves.serving())
-            monkeypatch.setenv("HUSH_TEST_KILL_AT", client_at)
-            result = subprocess.run(shelves.ask("--new-tokens", "1", "--prepared", "only"), capture_output=True, text=True, timeout=200)
-            assert result.returncode == (-9 if client_at else 2), result
-            if server_at:
-                assert server.process.wait(10) == -9
-            else:
-                wait_for(lambda: not server.workers(), 30, "the end of the server's worker")
-        monkeypatch.delenv("HUSH_TEST_KILL_AT")
+        yield
         at_client, at_server = shelves.at_client(), shelves.at_server()
         assert at_client <= at_server, "the server's halves of what the client has are there"
         assert len(at_server - at_client) <= 1
@@ -309,18 +305,34 @@ def test_nothing_is_used_twice_whatever_is_killed(shelves: Shelves, hooked: Path
         assert not at_client & {name for role, name in burnt() if role == "client"}
         assert not at_server & {name for role, name in burnt() if role == "server"}
 
-    with shelves.serving():
+    def client_killed(at: str, server: Serving) -> None:
+        """One question during which the client's worker and its parent are killed; the server goes on."""
+        with halves_agree(), monkeypatch.context() as patch:
+            patch.setenv("HUSH_TEST_KILL_AT", at)
+            assert_asking_ends(-9)
+            wait_for(lambda: not server.workers(), 30, "the end of the server's worker")
+
+    def server_killed(at: str) -> None:
+        """One question during which the server's worker and its parent are killed."""
+        with halves_agree(), contextlib.ExitStack() as stack:
+            with monkeypatch.context() as patch:
+                patch.setenv("HUSH_TEST_KILL_AT", at)
+                server = stack.enter_context(shelves.serving())
+            assert_asking_ends(2)
+            assert server.process.wait(10) == -9
+
+    with shelves.serving() as server:
         shelves.client().prepare(7, tokens_each=1)
-    everything = shelves.at_client()
-    killed(client_at="client:held")
-    assert shelves.at_client() == shelves.at_server() == everything, "nothing was burnt before both said that they hold it"
-    killed(client_at="client:burnt")
-    assert len(shelves.at_server() - shelves.at_client()) == 1, "the client has burnt its half, and the server does not know"
-    killed(server_at="server:held")
-    assert shelves.at_client() == shelves.at_server(), "the next request told the server"
-    killed(server_at="server:burnt")
-    killed(client_at="client:taken")
-    killed(server_at="server:taken")
+        everything = shelves.at_client()
+        client_killed("client:held", server)
+        assert shelves.at_client() == shelves.at_server() == everything, "nothing was burnt before both said that they hold it"
+        client_killed("client:burnt", server)
+        assert len(shelves.at_server() - shelves.at_client()) == 1, "the client has burnt its half, and the server does not know"
+        client_killed("client:taken", server)
+        assert shelves.at_client() == shelves.at_server(), "the next request told the server"
+    server_killed("server:held")
+    server_killed("server:burnt")
+    server_killed("server:taken")
     with shelves.serving():
         assert shelves.client(prepared="only").ask(PROMPTS[0], 1).prepared
     assert shelves.at_client() == shelves.at_server()

@@ -1,4 +1,7 @@
-"""Unmodified chat clients, each in a process of its own, with a proxy of two models and the two servers behind it."""
+"""Unmodified chat clients with a proxy: OpenAI's with two models and two servers behind it, the others in processes of their own.
+
+The others read what the proxy says as OpenAI's does, so behind them the model answers in the clear (`clear_proxy.py`).
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,7 @@ from hushlm.training import Checkpoint, load_checkpoint
 pytestmark = [pytest.mark.slow, pytest.mark.two_party, pytest.mark.timeout(400)]
 
 SCRIPTS = Path(__file__).with_name("clients")
+CLEAR_PROXY = Path(__file__).with_name("clear_proxy.py")
 
 CLIENT_SECONDS = 150
 """How long a client's process may take: its imports, and two answers."""
@@ -87,6 +91,17 @@ def proxy(export_folder: Path, chat_export: Path, key_folder: Path, tmp_path_fac
             yield running
             assert "Traceback" not in running.log.read_text()
             assert not any(text in running.log.read_text() for text in (REST, "alpha"))
+
+
+@pytest.fixture(scope="module")
+def clear_proxy(chat_export: Path, key_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """The model "turns", without a server: its answers are computed in the proxy's own process, in the clear."""
+    log = tmp_path_factory.mktemp("log") / "proxy.log"
+    program = (sys.executable, str(CLEAR_PROXY), str(chat_export.parent / "checkpoint"))
+    options = ("--model", str(chat_export / "client"), "--name", "turns", "--server", "127.0.0.1:1")
+    with proxying(key_folder, log, *options, program=program) as running:
+        yield running
+        assert "Traceback" not in log.read_text()
 
 
 def run_client(command: list[str], proxy: Serving, **environment: str) -> str:
@@ -165,17 +180,17 @@ def test_openai_whole_and_as_a_stream_at_once(proxy: Serving, served_checkpoint:
 
 
 @pytest.mark.parametrize(("script", "package"), [("with_litellm.py", "litellm"), ("with_langchain.py", "langchain_openai")])
-def test_a_library_chats_whole_and_as_a_stream(proxy: Serving, expected: list[int], answer: str, script: str, package: str) -> None:
+def test_a_library_chats_whole_and_as_a_stream(clear_proxy: Serving, expected: list[int], answer: str, script: str, package: str) -> None:
     need(package)
-    printed = run_client([sys.executable, str(SCRIPTS / script), "turns", json.dumps(TURNS), str(len(expected))], proxy)
+    printed = run_client([sys.executable, str(SCRIPTS / script), "turns", json.dumps(TURNS), str(len(expected))], clear_proxy)
     found = json.loads(printed.splitlines()[-1])
     assert found["whole"] == {"text": answer, "finish_reason": "stop", "completion_tokens": len(expected)}
     assert "".join(found["pieces"]) == answer
 
 
-def test_the_llm_command_chats_and_completes(proxy: Serving, tmp_path: Path, expected: list[int], answer: str) -> None:
+def test_the_llm_command_chats_and_completes(clear_proxy: Serving, tmp_path: Path, expected: list[int], answer: str) -> None:
     need("llm")
-    base = f"http://{proxy.address}/v1"
+    base = f"http://{clear_proxy.address}/v1"
     models = [
         {"model_id": "private-chat", "model_name": "turns", "api_base": base},
         {"model_id": "private-completion", "model_name": "turns", "api_base": base, "completion": True},
@@ -183,8 +198,8 @@ def test_the_llm_command_chats_and_completes(proxy: Serving, tmp_path: Path, exp
     (tmp_path / "extra-openai-models.yaml").write_text(json.dumps(models))
     options = ["-o", "max_tokens", str(len(expected)), "--no-log"]
     llm = [sys.executable, "-m", "llm"]
-    chat = run_client([*llm, "-m", "private-chat", "--system", FIRST, REST, *options], proxy, LLM_USER_PATH=str(tmp_path))
+    chat = run_client([*llm, "-m", "private-chat", "--system", FIRST, REST, *options], clear_proxy, LLM_USER_PATH=str(tmp_path))
     assert chat == answer + "\n"
     stop = ["-o", "stop", json.dumps(["\n"])]
-    completion = run_client([*llm, "-m", "private-completion", PROMPTS[1], *options, *stop], proxy, LLM_USER_PATH=str(tmp_path))
+    completion = run_client([*llm, "-m", "private-completion", PROMPTS[1], *options, *stop], clear_proxy, LLM_USER_PATH=str(tmp_path))
     assert completion.startswith(answer)
