@@ -74,8 +74,8 @@ def ask(
         prepared_folder: where prepared answers are stored; by default prepared/CLIENT in the folder of keys.
         network: what lies between here and the server: lan, wan, or round trip in ms and bandwidth in Mbps, for example 30ms,50Mbps. A
             prepared answer then takes the forms that are quickest over it; without it those that move the fewest bytes. Every session takes
-            the oblivious transfers that are quicker over it; without it those for lan if the server's address is this machine's own, and
-            else those for wan.
+            the oblivious transfers that are quicker over it; without it those for this machine alone if the server's address is its own,
+            and else those for wan.
         draft: checkpoint, here, that guesses tokens for an answer made by `hushlm prepare --draft K`; without it guesses are looked up in
             prompt and answer. The better it guesses, the fewer passes; the answer is the same.
         client: name of the .pem and .key in the folder of keys.

@@ -66,8 +66,8 @@ def proxy(
         prepared: auto uses prepared answers where one fits; only refuses to ask without; never leaves them alone.
         prepared_folder: where prepared answers are stored; by default prepared/CLIENT in the folder of keys.
         network: what lies between here and the server: lan, wan, or for example 30ms,50Mbps; prepared answers then take the forms that are
-            quickest over it, and sessions the oblivious transfers; without it those for lan if the server's address is this machine's own,
-            and else those for wan.
+            quickest over it, and sessions the oblivious transfers; without it those for this machine alone if the server's address is its
+            own, and else those for wan.
         expose: allow an address that other machines can reach; traffic there is plain HTTP.
         api_key_file: file with a key that programs must send, readable by you alone; optional on this machine.
         client: name of the .pem and .key in the folder of keys.

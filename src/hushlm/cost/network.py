@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hushlm.cost.exchange import Exchange
 
-__all__ = ["LAN", "WAN", "Network", "parse_network"]
+__all__ = ["LAN", "LOOPBACK", "WAN", "Network", "parse_network"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,9 @@ class Network:
 LAN = Network("lan", 0.5e-3, 1e9)
 WAN = Network("wan", 80e-3, 100e6)
 """The two networks of arXiv 2501.03489: a local one and a wide-area one."""
+
+LOOPBACK = Network("loopback", 0.2e-3, 10e9)
+"""Between two processes of one machine: a session's links pass two relays each way, of some 56 microseconds each (docs/log.md)."""
 
 _CUSTOM = re.compile(r"(\d+(?:\.\d+)?)\s*(?:ms)?\s*,\s*(\d+(?:\.\d+)?)\s*(?:Mbps)?", re.IGNORECASE)
 

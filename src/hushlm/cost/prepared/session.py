@@ -15,7 +15,7 @@ from hushlm.architectures import Architecture
 from hushlm.config import ModelShape
 from hushlm.cost.constants import load_constants
 from hushlm.cost.exchange import Exchange
-from hushlm.cost.network import LAN, WAN, Network
+from hushlm.cost.network import LOOPBACK, WAN, Network
 from hushlm.cost.operation_prices import price_set_up
 from hushlm.cost.prepared.calls import OnlineCalls, calls_with
 from hushlm.cost.prepared.online import online_exchange
@@ -117,10 +117,10 @@ def session_transfers(
 ) -> Transfers:
     """The kind of oblivious transfers with which a session's set-up and its answer are predicted to take fewer seconds together.
 
-    Where no network is named, over a local one if both parties are on one machine, and else over a wide-area one. The arguments are those
+    Where no network is named, over loopback if both parties are on one machine, and else over a wide-area network. The arguments are those
     of `session_settings`; the threads are the session's own.
     """
-    over, products = network or (LAN if near else WAN), prepared and multiplies_by_engine(plans, network)
+    over, products = network or (LOOPBACK if near else WAN), prepared and multiplies_by_engine(plans, network)
     if prepared:
         # Most models compare so much that the bytes of asking alone take longer than stocks: nothing else needs to be priced.
         asked = Primitives(load_constants().elapsed, replace(settings, transfers="softspoken"), SMALL_RING_BITS).compare(1).asked_transfers

@@ -29,7 +29,7 @@ class ClientSettings:
         prepared: whether questions use prepared answers: "auto" where one fits, "only" or not at all, "never".
         prepared_folder: where prepared answers are stored; by default beside the keys.
         network: between client and server, as far as it is known: answers from prepared material then take the forms that are quickest over
-            it, and every session the oblivious transfers. None takes the forms with the fewest bytes, and transfers for a local network
+            it, and every session the oblivious transfers. None takes the forms with the fewest bytes, and transfers for loopback
             if the server's address is one of this machine, and else for a wide-area one: name what lies behind a tunnel.
         draft_model: checkpoint that guesses tokens, for prepared answers that check guesses (`Client.prepare(draft=...)`); None looks
             them up in prompt and answer.

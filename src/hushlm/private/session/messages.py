@@ -173,7 +173,7 @@ class SessionRequest(_Message):
         network: for which the forms of an answer from prepared material are chosen, and how oblivious transfers are made; None takes the
             forms with the fewest bytes, and the transfers by `near`.
         near: whether the client calls the server at an address of its own machine: where no network is named, oblivious transfers are
-            made as for a local one, and otherwise as for a wide-area one.
+            made as for loopback, and otherwise as for a wide-area network.
     """
 
     protocol_version: int = Field(ge=1, le=MAXIMUM_COUNT)
