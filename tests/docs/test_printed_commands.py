@@ -58,8 +58,8 @@ def session(name: str, model: Path, tmp_path: Path) -> Iterator[Session]:
     """
     folder = tmp_path / "reader"
     shutil.copytree(model, folder)
-    for name in ("examples", "results"):
-        shutil.copytree(ROOT / name, folder / name)
+    for beside in ("examples", "results"):
+        shutil.copytree(ROOT / beside, folder / beside)
     terminal = Session(folder, engine_threads=None if name == "README.md" else 1)
     yield terminal
     terminal.close()
