@@ -128,7 +128,11 @@ def formula_bytes(shelves: Shelves, prompt_length: int, new_tokens: int) -> floa
     return whole
 
 
-def test_a_prepared_answer_is_today_s_with_the_formula_s_bytes(shelves: Shelves, served_checkpoint: Checkpoint) -> None:
+def test_a_prepared_answer_is_today_s_with_the_formula_s_bytes(
+    shelves: Shelves, served_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As from another machine: the formula is of transfers from stocks.
+    monkeypatch.setattr("hushlm.private.client.control_channel.is_this_machine", lambda host: False)
     with shelves.serving("--prepare-client-answers", "3") as server:
         client = shelves.client()
         report = client.prepare(3, tokens_each=3)
@@ -192,7 +196,7 @@ def test_guesses_and_a_named_network_change_messages_and_no_answer(shelves: Shel
 
 def test_a_session_nearby_asks_for_its_transfers_and_moves_what_was_predicted(shelves: Shelves, served_checkpoint: Checkpoint) -> None:
     """Without stocks of oblivious transfers, from prepared material and without it: set-up and answer, bytes and messages."""
-    with shelves.serving():
+    with shelves.serving("--engine-threads", "2"):  # as many as the export asks for, which the client reckons with
         client = shelves.client(network=LAN)
         prompt = client.tokenizer.encode(PROMPTS[0]).ids
         for prepared in (False, True):
