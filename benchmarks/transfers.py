@@ -49,8 +49,8 @@ def comparisons(engine: Engine) -> Iterator[list[Seconds]]:
         for _ in range(REPEATS + 1):
             desk.link.open(words[:1])
             runs.append(_timed(lambda words=words: desk.small("compare", lambda x: x < 0, [words])))
-        yield runs
         # The first of a size compiles its program; the first of all starts the worker.
+        yield runs
 
 
 def measured(kind: Transfers) -> dict[str, Seconds]:

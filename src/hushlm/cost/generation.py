@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 
 from hushlm.architectures import Architecture
 from hushlm.config import ModelShape
 from hushlm.cost.network import WAN, Network
-from hushlm.cost.prepared.session import session_settings
+from hushlm.cost.prepared.session import answer_plans, session_settings
 from hushlm.cost.pricing import Amount, CostReport, amounts_together, price
-from hushlm.plan import HUSH, Plan, ProtocolSettings, Reveal, Rewrites, bucket_length, decode_plan, prefill_plan
+from hushlm.plan import HUSH, Plan, ProtocolSettings, Reveal, Rewrites, bucket_length, prefill_plan
 from hushlm.plan.protocol_settings import Transfers
 
 __all__ = ["GenerationCost", "price_generation"]
@@ -68,22 +67,17 @@ def price_generation(
             f"A prompt of {prompt} tokens and {new_tokens} new ones take {last} places of the context of {shape.context}: shorten one."
         )
 
-    lengths = [bucket_length(tokens, shape.context) for tokens in range(prompt, last + 1)]
-
-    @cache
-    def plan(make: Callable[..., Plan], length: int) -> Plan:
-        return make(architecture, shape, length, reveal, rewrites)
-
-    plans = [plan(prefill_plan, lengths[0]), *(plan(decode_plan, length) for length in lengths[1:])]
+    plans = answer_plans(architecture, shape, prompt, new_tokens, reveal, rewrites)
     settings = settings or ProtocolSettings()
     settings = session_settings(plans, settings, network) if transfers is None else replace(settings, transfers=transfers)
 
     @cache
-    def priced(make: Callable[..., Plan], length: int) -> CostReport:
-        return price(plan(make, length), settings, network)
+    def priced(plan: Plan) -> CostReport:
+        return price(plan, settings, network)
 
-    uncached = [priced(prefill_plan, length) for length in lengths]
-    passes = (uncached[0], *(priced(decode_plan, length) for length in lengths[1:]))
+    lengths = [bucket_length(tokens, shape.context) for tokens in range(prompt, last + 1)]
+    whole = {length: priced(prefill_plan(architecture, shape, length, reveal, rewrites)) for length in dict.fromkeys(lengths)}
+    passes = tuple(map(priced, plans))
     return GenerationCost(
-        passes, amounts_together(report.total for report in passes), amounts_together(report.total for report in uncached)
+        passes, amounts_together(report.total for report in passes), amounts_together(whole[length].total for length in lengths)
     )
