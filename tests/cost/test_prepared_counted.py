@@ -17,10 +17,10 @@ from hushlm.cost.prepared.online import online_steps
 from hushlm.cost.prepared.online_constants import load_online_constants
 from hushlm.cost.stocks import Session
 from hushlm.plan import ProtocolSettings, bucket_length, decode_plan, prefill_plan
-from hushlm.plan.needs import answer_needs
+from hushlm.plan.needs import LookUpNeed, answer_needs
 from hushlm.private.program.description import RevealPolicy
 from tests.cost.prepared_counted import counted_answers
-from tests.private.models import SMALL
+from tests.private.models import MANY_IDS, SMALL
 from tests.private.prepared.answers import exported
 from tests.private.prepared.covering import covering_architectures, deep_enough
 
@@ -76,6 +76,11 @@ def check(architectures: Sequence[Architecture], shape: ModelShape, reveal: str)
 
 def test_a_few_architectures() -> None:
     check([parse(name) for name in ("SM2+R", "SM+LN+G", "EReg(SM(t)+ScFuFFN)")], SMALL, "token")
+
+
+def test_a_prompt_looked_up_in_buckets() -> None:
+    assert any(isinstance(need, LookUpNeed) for need in answer_needs(parse("SM2+R"), MANY_IDS, 32, 1)[0])
+    check([parse("SM2+R"), parse("SM2+LN+Q")], MANY_IDS, "token")
 
 
 @pytest.mark.slow

@@ -11,6 +11,8 @@ from hushlm.model import LanguageModel
 
 SHAPE = ModelShape(layers=6, heads=4, width=32, context=64, vocabulary=64)
 SMALL = ModelShape(layers=2, heads=2, width=16, context=32, vocabulary=32)
+MANY_IDS = ModelShape(layers=1, heads=2, width=32, context=32, vocabulary=6000)
+"""So many that prepared answers look a prompt up in buckets."""
 
 
 def random_model(architecture: Architecture, shape: ModelShape = SHAPE, seed: int = 1, spread: float = 0.05) -> LanguageModel:

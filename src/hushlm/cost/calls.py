@@ -17,9 +17,9 @@ from hushlm.plan.protocol_settings import SMALL_RING_BITS
 
 __all__ = ["CALLS", "Call", "CallPrice", "Kind", "Sent", "call_rounds", "call_seconds", "call_sent"]
 
-Kind = Literal["compare", "and", "select", "select-64", "truncate", "open", "client sends"]
+Kind = Literal["compare", "and", "select", "select-64", "truncate", "open", "client sends", "server sends"]
 """In the ring of 32 bits: comparison, AND of two bits, bit times number. In that of 64: bit times number, truncation. Beside the engine:
-words that both parties send each other at once, and words that the client alone sends."""
+words that both parties send each other at once, and words that one of them alone sends."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ CALLS: dict[Kind, CallPrice] = {
     "truncate": CallPrice(3.125, 1.1, 0.3e-6),
     "open": CallPrice(0.0, 0.5, 0.0),
     "client sends": CallPrice(0.0, 0.5, 0.0),
+    "server sends": CallPrice(0.0, 0.5, 0.0),
 }
 
 
@@ -128,5 +129,7 @@ def call_sent(call: Call, threads: int, fraction_bits: int) -> Sent:
             return Sent(client_messages=1, server_messages=1)
         case "client sends":
             return Sent(client_messages=1)
+        case "server sends":
+            return Sent(server_messages=1)
         case _:
             assert_never(call.kind)

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from hushlm.plan.engine_tiles import POLYNOMIAL_BYTES, SLOTS, ceil_div, product_blocks, tile_product
 
-__all__ = ["Cut", "few_squares", "product_cut", "scaling_block", "squares_block"]
+__all__ = ["Cut", "few_squares", "product_bytes", "product_cut", "scaling_block", "squares_block"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,6 @@ class Cut:
     columns: int
 
 
-@lru_cache(maxsize=4096)
 def product_cut(rows: int, inner: int, outer: int, encoded_bytes: float = 2e9) -> Cut:
     """The cut of a product with a server's matrix that moves the fewest bytes within the server's memory, and of these does least work.
 
@@ -40,6 +39,16 @@ def product_cut(rows: int, inner: int, outer: int, encoded_bytes: float = 2e9) -
         rows, inner, outer: the sizes of the product.
         encoded_bytes: the server's memory for the polynomials of one product.
     """
+    return _cut_and_bytes(rows, inner, outer, encoded_bytes)[0]
+
+
+def product_bytes(rows: int, inner: int, outer: int, encoded_bytes: float = 2e9) -> float:
+    """About how many bytes a product moves in the cut that `product_cut` chooses."""
+    return _cut_and_bytes(rows, inner, outer, encoded_bytes)[1]
+
+
+@lru_cache(maxsize=4096)
+def _cut_and_bytes(rows: int, inner: int, outer: int, encoded_bytes: float) -> tuple[Cut, float]:
     best, least = Cut(1, inner), (math.inf, math.inf)
     for parts in range(1, 9):
         columns = -(-inner // parts)
@@ -54,7 +63,7 @@ def product_cut(rows: int, inner: int, outer: int, encoded_bytes: float = 2e9) -
                         held = max(held, tiling.plaintexts)
             if (size, work) < least and (held * POLYNOMIAL_BYTES <= encoded_bytes or (together, parts) == (1, 8)):
                 best, least = Cut(together, columns), (size, work)
-    return best
+    return best, least[0]
 
 
 REQUEST_BYTES, ANSWER_BYTES = 185_000, 254_400

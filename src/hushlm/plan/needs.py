@@ -4,6 +4,7 @@ A need says what was masked and multiplied beforehand. Values that two parties s
 e = x - A; what remains to be known beforehand are shares of products of masks.
 
     ProjectNeed     x W         client's mask R, shares of R W (of the client's share of x alone; the server has the rest itself)
+    LookUpNeed      rows of W that the client chooses: client's mask R of short one-hot rows and C of the choice, server's mask S; R W, C S
     ScaleNeed       x * s       client's mask R, server's mask B of its own factors s, shares of R * B
     AttendNeed      x Y^T, x Y  masks A and B, shares of A B^T (keys) or A B (values), B being all of the cache so far
     SquareNeed      x * x       mask A, shares of A * A
@@ -31,6 +32,7 @@ from hushlm.plan.attention_operations import (
     Rotate,
     Scores,
 )
+from hushlm.plan.lookup import Buckets, choose_buckets
 from hushlm.plan.operations import (
     Activate,
     ActivatedGate,
@@ -56,6 +58,7 @@ __all__ = [
     "SEED_BYTES",
     "AttendNeed",
     "CentreNeed",
+    "LookUpNeed",
     "MultiplyNeed",
     "Need",
     "ProjectNeed",
@@ -91,6 +94,37 @@ class ProjectNeed:
     inner: int
     outer: int
     ring_bits: int = 64
+
+
+@dataclass(frozen=True)
+class LookUpNeed:
+    """Rows of the server's tensor `weight` (vocabulary, width) that the client chooses, modulo 2^32, by way of buckets.
+
+    Attributes:
+        rows: how many are chosen.
+        buckets, slots: as `hushlm.plan.lookup.Buckets` has them.
+    """
+
+    weight: str
+    rows: int
+    vocabulary: int
+    width: int
+    buckets: int
+    slots: int
+
+    @property
+    def dealt(self) -> Buckets:
+        return Buckets(self.vocabulary, self.buckets, self.slots)
+
+    @property
+    def client_words(self) -> int:
+        """What the client masks: the one-hot rows of all slots, and which slot each of the chosen rows is in."""
+        return self.dealt.places * (self.dealt.columns + self.rows)
+
+    @property
+    def server_words(self) -> int:
+        """What the server masks: its share of what is in the slots."""
+        return self.dealt.places * self.width
 
 
 @dataclass(frozen=True)
@@ -164,7 +198,7 @@ class MultiplyNeed:
     elements: int
 
 
-Need = ProjectNeed | ScaleNeed | AttendNeed | SquareNeed | ScaleRowsNeed | CentreNeed | MultiplyNeed
+Need = ProjectNeed | LookUpNeed | ScaleNeed | AttendNeed | SquareNeed | ScaleRowsNeed | CentreNeed | MultiplyNeed
 
 
 @dataclass(frozen=True)
@@ -188,7 +222,10 @@ def operation_needs(operation: Operation, where: Where) -> tuple[Need, ...]:
     """Needs of one operation, in the order in which it uses them up."""
     match operation:
         case Embed(rows, vocabulary, width):
-            return (ProjectNeed(where.weight, rows, vocabulary, width, SMALL_RING_BITS),)
+            dealt = choose_buckets(rows, vocabulary, width)
+            if dealt is None:
+                return (ProjectNeed(where.weight, rows, vocabulary, width, SMALL_RING_BITS),)
+            return (LookUpNeed(where.weight, rows, vocabulary, width, dealt.count, dealt.slots),)
         case Normalise(rows, width, affine) | RmsNormalise(rows, width, affine):
             return () if affine else (CentreNeed(rows, width), MultiplyNeed(rows), *(MultiplyNeed(2 * rows),) * 2)
         case Project(rows, inner, outer):

@@ -25,7 +25,18 @@ from tests.private.bundles.stores import PEER, PROGRAM, content, file_of, identi
 import hushlm.private.bundles.bundle_file as bundle_file
 import hushlm.private.bundles.store as store_module
 from hushlm.cost.prepared.offline import kept_bytes, material_bytes
-from hushlm.plan.needs import SEED_BYTES, AttendNeed, CentreNeed, MultiplyNeed, Need, ProjectNeed, ScaleNeed, ScaleRowsNeed, SquareNeed
+from hushlm.plan.needs import (
+    SEED_BYTES,
+    AttendNeed,
+    CentreNeed,
+    LookUpNeed,
+    MultiplyNeed,
+    Need,
+    ProjectNeed,
+    ScaleNeed,
+    ScaleRowsNeed,
+    SquareNeed,
+)
 from hushlm.private.bundles import BundleError, BundleStoreError, peers_of
 from hushlm.private.engine import Party
 from hushlm.private.prepared.masks import MaskSource
@@ -73,6 +84,7 @@ def test_masks_are_stored_as_their_seed(tmp_path: Path, party: Party) -> None:
     needs: list[Need] = [
         ProjectNeed("table", 4, 8, 3, 32),
         ProjectNeed("weight", 4, 8, 3),
+        LookUpNeed("table", 4, 50, 3, 3, 2),
         ScaleNeed(2, 3, 4),
         AttendNeed("0.cache.keys", "keys", 2, 3, 4, 0, 3, True),
         AttendNeed("0.cache.values", "values", 2, 3, 4, 0, 3, True),
@@ -85,7 +97,7 @@ def test_masks_are_stored_as_their_seed(tmp_path: Path, party: Party) -> None:
     source, products = MaskSource(), MaskSource()
     items = [draw_item(need, source, party is Party.CLIENT) for need in needs]
     for item in items:
-        for name in {"product", "lengths"} & item.words.keys():
+        for name in {"product", "lengths", "chosen"} & item.words.keys():
             item.words[name][...] = products.words(item.words[name].shape)
     material = Material(32, 1, bytes(range(16)), items, _seed=source.seed)
     whole, kept = content(material), store(tmp_path, party)
@@ -95,7 +107,7 @@ def test_masks_are_stored_as_their_seed(tmp_path: Path, party: Party) -> None:
     with bundle_file.safe_open(kept.folder / f"{info.identity}.bundle", framework="np") as file:
         names = {name.partition(".")[2] for name in file.keys() if "." in name}  # noqa: SIM118 - not a dictionary
         words = sum(file.get_tensor(name).nbytes for name in file.keys() if "." in name or name == "seed")  # noqa: SIM118
-    assert names == {"product", "lengths"}
+    assert names == {"product", "lengths", "chosen"}
     assert words == kept_bytes([needs])[party]
     back = kept.burn(info.identity)
     assert content(back) == whole
@@ -264,9 +276,9 @@ def test_a_file_of_another_version_is_refused_by_name_and_dropped_like_others(tm
     kept = stored(tmp_path, "a")
     path = file_of(kept, "a")
     whole = path.read_bytes()
-    assert whole.count(b'"format":2') == 1
+    assert whole.count(b'"format":3') == 1
     with path.open("r+b") as file:  # the same file: a copy is refused for being one
-        os.pwrite(file.fileno(), whole.replace(b'"format":2', b'"format":1'), 0)
+        os.pwrite(file.fileno(), whole.replace(b'"format":3', b'"format":2'), 0)
     refusal = f"{path} was written by another version of hushlm: drop it, and prepare again."
     assert [info.problem for info in kept.list()] == [refusal]
     with pytest.raises(BundleError) as caught:

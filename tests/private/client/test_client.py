@@ -21,12 +21,17 @@ pytest.importorskip("httpx")
 from hypothesis import given
 from hypothesis import strategies as st
 
+import hushlm.private.client.client as client_module
 from hushlm.cli.main import main
+from hushlm.config import ModelShape
+from hushlm.private.bundles import BundleInfo
 from hushlm.private.client.client import Client, ClientSettings, Progress
 from hushlm.private.client.control_channel import UnavailableError
+from hushlm.private.client.prepared_shelf import ClientShelf
 from hushlm.private.client.retries import Retries
 from hushlm.private.engine.traffic import Traffic
 from hushlm.private.keys.certificates import load_keys, server_context
+from hushlm.private.prepared.placing import PlacementError
 from hushlm.private.program.description import RevealPolicy
 from hushlm.private.session.messages import SessionError
 from hushlm.report.question import describe
@@ -114,6 +119,26 @@ def test_nothing_else_is_asked_again(export_folder: Path, key_folder: Path, answ
             client_of(export_folder, key_folder, address).ask("a", 1)
         assert not isinstance(error.value, UnavailableError)
         assert len(requests) == 1
+
+
+@pytest.mark.timeout(180)
+def test_a_prompt_that_a_prepared_answer_cannot_look_up_is_refused_before_anybody_is_asked(
+    export_folder: Path, key_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(prompt_tokens: tuple[int, ...], shape: ModelShape) -> None:
+        raise PlacementError("They do not fit.")
+
+    # The model of this test has too few token ids for buckets; what refuses is tested with `place_ids`.
+    monkeypatch.setattr(client_module, "check_placement", refuse)
+    info, context = BundleInfo("a" * 32, "f", 32, 1, 1, ""), server_context(load_keys(key_folder, "server"))
+    with answering(context, [BUSY]) as (address, requests):
+        client = client_of(export_folder, key_folder, address)
+        monkeypatch.setattr(ClientShelf, "fitting", lambda *_: [info])
+        for _ in range(2):  # and what was taken for it is given back
+            with pytest.raises(SessionError, match=r"They do not fit\."):
+                client.ask("a", 1)
+        assert client.shelf.take(1, 1) == info
+        assert requests == []
 
 
 @pytest.mark.timeout(180)

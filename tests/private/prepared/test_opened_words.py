@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.private.models import SMALL
+from tests.private.models import MANY_IDS, SMALL
 from tests.private.prepared.answers import Exported, exported
 
 from hushlm.calibration.both_parties import stream_both
@@ -93,34 +93,39 @@ def _listen(engine: Engine, exports: list[Exported]) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def listened() -> list[tuple[Any, Any]]:
-    """Of two models of one architecture, at client and server: two runs, one doubly used material, and a refused second use."""
-    exports = [exported("SM2+LN+R")[1], exported("SM2+LN+R", seed=2)[1]]
+    """Of two models of one architecture and of one that looks its prompt up in buckets, at client and server: two runs, one doubly used
+    material, and a refused second use."""
+    exports = [exported("SM2+LN+R")[1], exported("SM2+LN+R", seed=2)[1], exported("SM2+LN+R", MANY_IDS)[1]]
     return list(stream_both(_listen, (exports,), EngineSettings()))
 
 
-def words(heard: Heard) -> np.ndarray:
+def words(heard: Heard, kind: type = np.uint64) -> np.ndarray:
     # The first message is the material's identity, which both know; the embedding's words have 32 bits.
-    return np.concatenate([each.reshape(-1) for each in heard.received[1:] if each.dtype == np.uint64])
+    return np.concatenate([np.empty(0, kind), *(each.reshape(-1) for each in heard.received[1:] if each.dtype == kind)])
 
 
 @pytest.mark.parametrize("party", [0, 1])
 def test_what_is_received_is_uniform_and_depends_on_nothing(listened: list[tuple[Any, Any]], party: int) -> None:
     runs = [run for model in listened for run in model[party][0]]
-    for run in runs:
-        bytes_seen = words(run).view(np.uint8)
+    for seen in (words(run, kind) for run in runs for kind in (np.uint64, np.uint32)):
+        if not len(seen):
+            continue
+        bytes_seen = seen.view(np.uint8)
         counts, expected = np.bincount(bytes_seen, minlength=256), len(bytes_seen) / 256
         chi_square = float(((counts - expected) ** 2 / expected).sum())
         # 255 degrees of freedom: a standard deviation of 22.6.
         assert abs(chi_square - 255) < 6 * 22.6
         # Each bit of a word alike: a sum of n fair bits.
-        bits = ((words(run)[:, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)).mean(0)
-        assert np.abs(bits - 0.5).max() < 6 * 0.5 / np.sqrt(len(words(run)))
+        bits = ((seen[:, None] >> np.arange(8 * seen.itemsize, dtype=seen.dtype)) & seen.dtype.type(1)).mean(0)
+        assert np.abs(bits - 0.5).max() < 6 * 0.5 / np.sqrt(len(seen))
+    assert len(words(runs[4], np.uint32)), "slots and choices at the server, rows of slots at the client"
     # The same prompt and weights twice, and other weights: the same sizes, and nothing else in common.
-    for one, other in ((0, 1), (0, 2), (1, 3)):
-        x, y = words(runs[one]), words(runs[other])
+    for one, other, kind in ((0, 1, np.uint64), (0, 2, np.uint64), (1, 3, np.uint64), (4, 5, np.uint64), (4, 5, np.uint32)):
+        x, y = words(runs[one], kind), words(runs[other], kind)
         assert x.shape == y.shape
-        assert not (x == y).any()
-        assert abs(np.corrcoef(x.view(np.int64), y.view(np.int64))[0, 1]) < 6 / np.sqrt(len(x))
+        # Of 32-bit words one in four thousand million meets its like by chance.
+        assert (x == y).sum() <= (kind is np.uint32)
+        assert abs(np.corrcoef(x.astype(np.float64), y.astype(np.float64))[0, 1]) < 6 / np.sqrt(len(x))
 
 
 def test_two_prompts_on_one_material_would_differ_by_exactly_their_values(listened: list[tuple[Any, Any]]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.private.models import SMALL, next_logits
+from tests.private.models import MANY_IDS, SMALL, next_logits
 from tests.private.prepared.answers import Exported, exported, prepared_answers
 from tests.private.prepared.covering import covering_architectures, deep_enough
 from tests.private.prepared.formula import equals_formula
@@ -23,10 +23,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.two_party, pytest.mark.timeout(1800)
 
 PROMPT = np.random.default_rng(5).integers(0, SMALL.vocabulary, 20).tolist()
 TOKENS = 3
+IN_BUCKETS = "SM2+LN+Q, its tokens looked up in buckets"
 # Largest difference of logits from the plaintext model, in their standard deviations: as in `test_simulate`, except where it is a few
 # units of the last place, because the truncations of two parties are a unit off at random (up to 5.6e-4 seen, with PS2+R).
 ERRORS = {
     "SM2+R": 5e-4,
+    IN_BUCKETS: 0.02,
     "SM2+ScFuFFN": 5e-4,
     "SM+LN+G": 0.1,
     "SM2(th)+LN+R": 0.02,
@@ -52,7 +54,8 @@ def simulated(export: Exported) -> list[np.ndarray]:
 
 
 def test_prefill_and_further_tokens_equal_the_model_s() -> None:
-    models = {name: exported(name, GROUPED if name.startswith("Llama") else None) for name in ERRORS}
+    models = {name: exported(name, GROUPED if name.startswith("Llama") else None) for name in ERRORS if name != IN_BUCKETS}
+    models[IN_BUCKETS] = exported("SM2+LN+Q", MANY_IDS)
     found = prepared_answers([export for _, export in models.values()], PROMPT, TOKENS)
     for (name, (model, export)), (client, server) in zip(models.items(), found, strict=True):
         tokens, fixed_point = list(PROMPT), simulated(export)
@@ -75,10 +78,11 @@ def test_prefill_and_further_tokens_equal_the_model_s() -> None:
 def test_online_bytes_and_messages_of_every_operation_are_those_of_the_formula(network: Network | None) -> None:
     exports = [exported(str(each), deep_enough(each, SMALL))[1] for each in covering_architectures(SMALL)]
     exports.append(exported("Llama(SM2(th)+RMS+SwiQ)", GROUPED)[1])
-    reveal, refilled = Reveal(SMALL.vocabulary, "logits"), 0
+    exports.append(exported("SM2+R", MANY_IDS)[1])
+    refilled = 0
     for export, (client, _) in zip(exports, prepared_answers(exports, PROMPT, 2, network=network), strict=True):
         architecture, shape, rewrites = export.description.parsed_architecture, export.description.shape, export.description.rewrites
-        opened: dict[str, int] = {}
+        opened, reveal = dict[str, int](), Reveal(shape.vocabulary, "logits")
         keys = bucket_length(len(PROMPT) + 1, shape.context)
         plans = [prefill_plan(architecture, shape, 32, reveal, rewrites), decode_plan(architecture, shape, keys, reveal, rewrites)]
         for plan, steps in zip(plans, client.steps, strict=True):

@@ -89,6 +89,8 @@ class OnlineCalls:
                 return Exchange(forward_messages=1, back_messages=1, rounds=CALLS["open"].rounds, cpu_seconds=c.message_seconds)
             case "client sends":
                 return Exchange(forward_messages=1, rounds=CALLS["client sends"].rounds, cpu_seconds=c.message_seconds / 2)
+            case "server sends":
+                return Exchange(back_messages=1, rounds=CALLS["server sends"].rounds, cpu_seconds=c.message_seconds / 2)
             case _:
                 assert_never(call.kind)
         # Those of the call itself are known better here; what its transfers wait for comes on top.
@@ -101,8 +103,7 @@ class OnlineCalls:
 
     def answer(self, size_bytes: int) -> Exchange:
         """The server's words of a result."""
-        message = Exchange(back_messages=1, rounds=CALLS["client sends"].rounds, cpu_seconds=self.constants.message_seconds / 2)
-        return message + self.opened(0, size_bytes)
+        return self.price(Call("server sends", 1)) + self.opened(0, size_bytes)
 
     def arg_maximum(self, n: int) -> Exchange:
         """The id of the largest of n numbers, by a tournament of pairs in the small ring; `Primitives.arg_maximum` has the same form."""

@@ -6,6 +6,7 @@ Answers of one batch share products: all rows that meet a weight are multiplied 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from itertools import groupby
@@ -21,6 +22,7 @@ from hushlm.plan.needs import (
     SEED_BYTES,
     AttendNeed,
     CentreNeed,
+    LookUpNeed,
     MultiplyNeed,
     Need,
     ProjectNeed,
@@ -37,7 +39,7 @@ class OfflineKind(StrEnum):
     """What is multiplied offline."""
 
     EMBEDDING = "embedding"
-    """The client's masks of one-hot rows with the server's table."""
+    """The client's masks of one-hot rows with the server's table, or with its buckets."""
     WEIGHTS = "weights"
     """The client's masks with the server's weights."""
     CACHES = "keys and values"
@@ -63,7 +65,7 @@ def _single_numbers(need: Need) -> tuple[int, int]:
             return 0, rows * width
         case MultiplyNeed(elements):
             return 0, elements
-        case ProjectNeed() | AttendNeed():
+        case ProjectNeed() | LookUpNeed() | AttendNeed():
             return 0, 0
         case _:
             assert_never(need)
@@ -84,10 +86,25 @@ def _weight_products(
         rows[key] = rows.get(key, 0) + count * need.rows
     for (_, inner, outer, ring_bits), together in rows.items():
         kind = OfflineKind.EMBEDDING if ring_bits == SMALL_RING_BITS else OfflineKind.WEIGHTS
-        cut = product_cut(together, inner, outer, encoded_bytes)
-        for height, times in ((cut.rows, together // cut.rows), (together % cut.rows, 1)):
-            for low in range(0, inner, cut.columns) if height and times else ():
-                yield kind, p.product_private(height, min(cut.columns, inner - low), outer).times(times)
+        for exchange in _whole_product(p, together, inner, outer, encoded_bytes):
+            yield kind, exchange
+
+
+def _whole_product(p: Primitives, rows: int, inner: int, outer: int, encoded_bytes: float) -> Iterator[Exchange]:
+    """The calls in which one product with a server's matrix is made."""
+    cut = product_cut(rows, inner, outer, encoded_bytes)
+    for height, times in ((cut.rows, rows // cut.rows), (rows % cut.rows, 1)):
+        for low in range(0, inner, cut.columns) if height and times else ():
+            yield p.product_private(height, min(cut.columns, inner - low), outer).times(times)
+
+
+def _look_ups(p: Primitives, needs: Sequence[LookUpNeed], count: int, encoded_bytes: float) -> Iterator[Exchange]:
+    """A product a bucket, with the slots of all answers, and one for each answer's choice among them."""
+    for need, times in Counter(needs).items():
+        for exchange in _whole_product(p, count * times * need.slots, need.dealt.columns, need.width, encoded_bytes):
+            yield exchange.times(need.buckets)
+        for exchange in _whole_product(p, need.rows, need.dealt.places, need.width, encoded_bytes):
+            yield exchange.times(count * times)
 
 
 def _cache_products(p: Primitives, needs: Sequence[AttendNeed]) -> Iterator[Exchange]:
@@ -114,6 +131,8 @@ def offline_calls(
     """
     whole = [need for each in needs for need in each]
     yield from _weight_products(p, [need for need in whole if isinstance(need, ProjectNeed)], count, encoded_bytes)
+    for exchange in _look_ups(p, [need for need in whole if isinstance(need, LookUpNeed)], count, encoded_bytes):
+        yield OfflineKind.EMBEDDING, exchange
     own, shared = (count * sum(sizes) for sizes in zip(*map(_single_numbers, whole), strict=True))
     for piece in _pieces(own):
         yield OfflineKind.SQUARES, p.multiply_private(piece)
@@ -152,6 +171,9 @@ def _masks_and_products(need: Need) -> tuple[int, int, int]:
     match need:
         case ProjectNeed(_, rows, inner, outer, ring_bits):
             return rows * inner * ring_bits // 8, 0, rows * outer * SHARE_BYTES
+        case LookUpNeed(rows=rows, width=width):
+            own = SMALL_RING_BITS // 8
+            return own * need.client_words, own * need.server_words, own * (need.dealt.places + rows) * width
         case ScaleNeed(heads, rows, width):
             return heads * rows * width * SHARE_BYTES, heads * rows * SHARE_BYTES, heads * rows * width * SHARE_BYTES
         case AttendNeed(_, side, heads, rows, width, _, new):

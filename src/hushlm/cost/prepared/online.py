@@ -13,7 +13,7 @@ from hushlm.cost.prepared.calls import OnlineCalls
 from hushlm.cost.prepared.online_bytes import left_root, online_calls, opened_bytes, opened_needs
 from hushlm.plan import Divide, Normalise, Operation, Plan, Reveal, RmsNormalise, Step
 from hushlm.plan.engine_tiles import SHARE_BYTES
-from hushlm.plan.needs import AttendNeed, Need, ProjectNeed, is_prepared, pass_needs
+from hushlm.plan.needs import AttendNeed, LookUpNeed, Need, ProjectNeed, is_prepared, pass_needs
 from hushlm.plan.protocol_settings import SMALL_RING_BITS
 
 __all__ = ["online_exchange", "online_steps"]
@@ -44,7 +44,7 @@ def online_exchange(operation: Operation, needs: Sequence[Need], p: OnlineCalls,
         calls, total = calls[-2:], p.program() + p.large.reciprocal(operation.heads * operation.rows)
     total = sum(map(p.price, calls), total)
     # Calls in the small ring that follow one another are one program; every other call of the engine is one of its own.
-    kinds = [call.kind for call in calls if call.kind not in ("open", "client sends")]
+    kinds = [call.kind for call in calls if call.kind not in ("open", "client sends", "server sends")]
     runs = [(small, len(list(group))) for small, group in groupby(kind not in ("truncate", "select-64") for kind in kinds)]
     total += p.program().times(sum(1 if small else count for small, count in runs))
     for need in opened_needs(operation, needs, network):
@@ -59,6 +59,10 @@ def _local_product(need: Need, p: OnlineCalls) -> Exchange:
     match need:
         case ProjectNeed(_, rows, inner, outer, ring_bits):
             return p.weight_product(rows, inner, outer, ring_bits)
+        case LookUpNeed(_, rows, _, width):
+            dealt = need.dealt
+            slots = p.weight_product(dealt.slots, dealt.columns, width, SMALL_RING_BITS).times(dealt.count)
+            return slots + p.weight_product(rows, dealt.places, width, SMALL_RING_BITS)
         case AttendNeed(_, side, heads, rows, width):
             inner, outer = (width, need.opened) if side == "keys" else (need.opened, width)
             return p.full_products(rows, inner, outer, 2 * heads)

@@ -36,9 +36,11 @@ from hushlm.plan import (
     Scores,
     row_lengths,
 )
+from hushlm.plan.lookup import choose_buckets
 from hushlm.plan.needs import (
     AttendNeed,
     CentreNeed,
+    LookUpNeed,
     MultiplyNeed,
     Need,
     ProjectNeed,
@@ -55,6 +57,7 @@ SMALL_COMPARISON = CALLS["compare"].bytes
 SMALL_SELECTION = CALLS["select"].bytes
 SELECTION = CALLS["select-64"].bytes
 WORD = 8
+SMALL_WORD = SMALL_RING_BITS // 8
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ def opened_bytes(need: Need) -> tuple[int, int]:
     match need:
         case ProjectNeed(_, rows, inner, ring_bits=ring_bits):
             return rows * inner * ring_bits // 8, 0
+        case LookUpNeed():
+            return SMALL_WORD * need.client_words, SMALL_WORD * need.server_words
         case ScaleNeed(heads, rows, width):
             return WORD * heads * rows * width, WORD * heads * rows
         case AttendNeed(_, side, heads, rows, width, _, new, triangle):
@@ -129,8 +134,9 @@ def online_calls(operation: Operation, network: Network | None = None, fraction_
         return [*signs, *([Call("select-64", elements)] * 2)]
 
     match operation:
-        case Embed(rows, _, width):
-            return [Call("client sends", 1), *widened(rows * width)]
+        case Embed(rows, vocabulary, width):
+            answered = [Call("server sends", 1)] if choose_buckets(rows, vocabulary, width) else []
+            return [Call("client sends", 1), *answered, *widened(rows * width)]
         case Normalise(rows, width) | RmsNormalise(rows, width):
             mean = [Call("truncate", rows)] if isinstance(operation, Normalise) else []
             root = root_calls(rows) if root_in_pieces(operation, network) else [Call("truncate", rows)]

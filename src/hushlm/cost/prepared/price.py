@@ -20,7 +20,7 @@ from hushlm.cost.pricing import Amount, CostReport, amount_of, amounts_by, amoun
 from hushlm.cost.primitives import Primitives
 from hushlm.cost.program_overhead import overhead_seconds
 from hushlm.plan import HUSH, Operation, ProtocolSettings, Reveal, Rewrites, bucket_length
-from hushlm.plan.needs import AttendNeed, Need, ProjectNeed, answer_needs, pass_needs
+from hushlm.plan.needs import AttendNeed, LookUpNeed, Need, ProjectNeed, answer_needs, pass_needs
 from hushlm.plan.protocol_settings import Transfers
 
 __all__ = ["ANSWERS", "PreparedCost", "price_prepared", "price_prepared_passes"]
@@ -183,7 +183,7 @@ def _calls(settings: ProtocolSettings) -> tuple[OnlineCalls, OnlineCalls]:
 def _unnamed(need: Need) -> Need:
     """The same need of any layer."""
     match need:
-        case ProjectNeed():
+        case ProjectNeed() | LookUpNeed():
             return replace(need, weight="")
         case AttendNeed():
             return replace(need, cache="")

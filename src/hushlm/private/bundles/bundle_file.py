@@ -70,7 +70,7 @@ class StoredInfo(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     identity: Annotated[str, Field(pattern=f"^{IDENTITY_PATTERN}$")]
     party: Literal["client", "server"]
     peer: str

@@ -37,6 +37,7 @@ from hushlm.private.client.prompts import encode_prompt, load_tokenizer
 from hushlm.private.client.run_session import Question, SessionRunner
 from hushlm.private.engine import engine_version
 from hushlm.private.keys.certificates import CLIENT
+from hushlm.private.prepared.placing import PlacementError, check_placement
 from hushlm.private.program.description import RevealPolicy, load_description
 from hushlm.private.program.draft_model import check_draft_model
 from hushlm.private.program.sampling import Sampling
@@ -263,6 +264,10 @@ class Client:
                 bundle = self._take(question) if choice != "never" and server_keeps else None
                 if bundle is not None:
                     given_back.callback(self.shelf.give_back, bundle)
+                    try:
+                        check_placement(question.prompt_tokens, self.description.shape)
+                    except PlacementError as error:
+                        raise SessionError(str(error)) from None
                 tracker = await asyncio.to_thread(self._tracker, question, start, bundle)
                 if bundle is None and choice != "never" and server_keeps:
                     missing = self._missing(question)

@@ -8,7 +8,7 @@ import numpy as np
 
 from hushlm.cost.network import Network
 from hushlm.plan import bucket_length
-from hushlm.plan.needs import ProjectNeed, answer_needs
+from hushlm.plan.needs import LookUpNeed, ProjectNeed, answer_needs
 from hushlm.plan.protocol_settings import SET_UP_WIDTH
 from hushlm.private.engine import Traffic
 from hushlm.private.engine.shares import Words
@@ -113,7 +113,7 @@ class PreparedGenerator:
         bucket = bucket_length(prompt_tokens, described.shape.context)
         needs = answer_needs(described.parsed_architecture, described.shape, bucket, new_tokens, described.rewrites, draft)
         self._generator.install_head()
-        names = {need.weight for each in needs for need in each if isinstance(need, ProjectNeed)}
+        names = {need.weight for each in needs for need in each if isinstance(need, ProjectNeed | LookUpNeed)}
         weights = None if self._desk.is_client else {name: self._backend.tensors[name].whole() for name in names}
         return Preparer(self._desk, weights, described.rewrites.encoded_bytes).prepare(needs, bucket, count, on_work, draft)
 

@@ -8,6 +8,7 @@ from typing import assert_never
 from hushlm.plan.needs import (
     AttendNeed,
     CentreNeed,
+    LookUpNeed,
     MultiplyNeed,
     Need,
     ProjectNeed,
@@ -34,6 +35,8 @@ def _work(need: Need) -> float:
     match need:
         case ProjectNeed(_, rows, inner, outer):
             return float(rows * inner * outer)
+        case LookUpNeed(width=width):
+            return float(need.client_words * width)
         case AttendNeed(_, _, heads, rows, width):
             return ATTEND_WORK * heads * rows * need.opened * width
         case ScaleNeed(heads, rows, width):

@@ -8,12 +8,15 @@ elementwise products in one call, the rows of all further tokens that read one c
 What an item holds, by need and party (C client, S server, CS both):
 
     ProjectNeed     mask R (T, I) C;                       product R W (T, O) CS
+    LookUpNeed      mask R (B, m, K) C, choice C (T, B m) C, hidden S (B m, D) S; product R_b W_b (B m, D) CS, chosen C S (T, D) CS
     ScaleNeed       mask R (H, T, E) C, B (H, T, 1) S;     product R * B CS
     AttendNeed      left A (H, T, .), right B (H, new, E), product A B^T or A B CS
     SquareNeed      mask A, product A * A CS
     ScaleRowsNeed   rows A (R, N), factors B (R,), product B_r A_r CS
     CentreNeed      the same, and lengths |A_r|^2 (R,) CS
     MultiplyNeed    left A, right B, product A * B CS
+
+Of a LookUpNeed, B are buckets of m slots and at most K ids, and W_b the rows of W in one of them; its words are modulo 2^32.
 """
 
 from __future__ import annotations
@@ -25,11 +28,13 @@ from typing import Any
 import numpy as np
 
 from hushlm.plan.cuts import product_cut
+from hushlm.plan.lookup import bucket_ids
 from hushlm.plan.needs import (
     IDENTITY_BYTES,
     MOST_ELEMENTS,
     AttendNeed,
     CentreNeed,
+    LookUpNeed,
     MultiplyNeed,
     Need,
     ProjectNeed,
@@ -99,6 +104,7 @@ class Preparer:
         answers = [[draw_item(need, source, self._desk.is_client) for each in needs for need in each] for source in sources]
         items = [item for answer in answers for item in answer]
         self._multiply_weights([item for item in items if isinstance(item.need, ProjectNeed)])
+        self._look_up([item for item in items if isinstance(item.need, LookUpNeed)])
         self._multiply_elements([cross for item in items for cross in self._crosses(item)])
         for answer in answers:
             self._multiply_caches([item for item in answer if isinstance(item.need, AttendNeed)])
@@ -204,23 +210,52 @@ class Preparer:
             assert isinstance(item.need, ProjectNeed)
             grouped.setdefault((item.need.weight, item.need.inner, item.need.outer), []).append(item)
         for (name, inner, outer), group in grouped.items():
-            rows = sum(item.words["product"].shape[0] for item in group)
             masks = np.concatenate([item.words["mask"].astype(np.uint64) for item in group]) if self._desk.is_client else None
-            weight = None if self._weights is None else self._weights[name].astype(np.int64).view(np.uint64)
-            shares, cut = np.zeros((rows, outer), np.uint64), product_cut(rows, inner, outer, self._encoded_bytes)
-            for top in range(0, rows, cut.rows):
-                for low in range(0, inner, cut.columns):
-                    across, down = slice(top, min(top + cut.rows, rows)), slice(low, min(low + cut.columns, inner))
-                    height, length = across.stop - top, down.stop - low
-                    left = (height, length) if masks is None else np.ascontiguousarray(masks[across, down])
-                    right = (length, outer) if weight is None else np.ascontiguousarray(weight[down])
-                    shares[across] += self._private_product("weights", left, right, lambda r, w: r @ w)
-                    self._did(height * length * outer)
-            at = 0
+            rows = sum(item.words["product"].shape[0] for item in group)
+            shares, at = self._whole_product("weights", masks, self._weight(name), (rows, inner, outer)), 0
             for item in group:
                 product = item.words["product"]
                 product += shares[at : at + len(product)]
                 at += len(product)
+
+    def _weight(self, name: str) -> Words | None:
+        return None if self._weights is None else self._weights[name].astype(np.int64).view(np.uint64)
+
+    def _whole_product(self, key: str, left: Words | None, right: Words | None, sizes: tuple[int, int, int]) -> Words:
+        """This party's share of the client's (rows, inner) times the server's (inner, outer), cut as the server's memory allows."""
+        rows, inner, outer = sizes
+        shares, cut = np.zeros((rows, outer), np.uint64), product_cut(rows, inner, outer, self._encoded_bytes)
+        for top in range(0, rows, cut.rows):
+            for low in range(0, inner, cut.columns):
+                across, down = slice(top, min(top + cut.rows, rows)), slice(low, min(low + cut.columns, inner))
+                height, length = across.stop - top, down.stop - low
+                client = (height, length) if left is None else np.ascontiguousarray(left[across, down])
+                server = (length, outer) if right is None else np.ascontiguousarray(right[down])
+                shares[across] += self._private_product(key, client, server, lambda r, w: r @ w)
+                self._did(height * length * outer)
+        return shares
+
+    def _look_up(self, items: list[Item]) -> None:
+        """R_b W_b of every bucket, the slots of all answers in one product, and C S of every answer."""
+        grouped: dict[LookUpNeed, list[Item]] = {}
+        for item in items:
+            assert isinstance(item.need, LookUpNeed)
+            grouped.setdefault(item.need, []).append(item)
+        client = self._desk.is_client
+        for need, group in grouped.items():
+            table, slots, columns = self._weight(need.weight), need.slots, need.dealt.columns
+            for bucket, ids in enumerate(bucket_ids(need.dealt)):
+                masks = np.concatenate([item.words["mask"][bucket].astype(np.uint64) for item in group]) if client else None
+                # A bucket with fewer ids than the fullest one has zeros for the rest.
+                rows = None if table is None else np.pad(table[ids], ((0, columns - len(ids)), (0, 0)))
+                shares = self._whole_product("look up", masks, rows, (len(group) * slots, columns, need.width))
+                for index, item in enumerate(group):
+                    own = shares[index * slots : (index + 1) * slots]
+                    item.words["product"][bucket * slots : (bucket + 1) * slots] += own.astype(np.uint32)
+            for item in group:
+                left, right = (item.words[name].astype(np.uint64) if name in item.words else None for name in ("choice", "hidden"))
+                shares = self._whole_product("choose", left, right, (need.rows, need.dealt.places, need.width))
+                item.words["chosen"] += shares.astype(np.uint32)
 
     def _multiply_caches(self, items: list[Item]) -> None:
         """A B^T or A B for every pass of an answer that reads a cache: one product a head for the prompt, and one for all further tokens.
@@ -269,6 +304,14 @@ def draw_item(need: Need, source: MaskSource, client: bool) -> Item:
             if client:
                 mask = fresh((rows, inner))
                 words["mask"] = mask if ring_bits == 64 else mask.astype(np.uint32)
+        case LookUpNeed(rows=rows, width=width):
+            places = need.dealt.places
+            words = {"product": room(places, width).astype(np.uint32), "chosen": room(rows, width).astype(np.uint32)}
+            if client:
+                words["mask"] = fresh((need.buckets, need.slots, need.dealt.columns)).astype(np.uint32)
+                words["choice"] = fresh((rows, places)).astype(np.uint32)
+            else:
+                words["hidden"] = fresh((places, width)).astype(np.uint32)
         case ScaleNeed(heads, rows, width):
             words = {"mask": fresh((heads, rows, width if client else 1)), "product": room(heads, rows, width)}
         case AttendNeed(_, side, heads, rows, width, _, new):

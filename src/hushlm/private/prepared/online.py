@@ -38,12 +38,13 @@ from hushlm.plan import (
     ScaleRows,
     Scores,
 )
-from hushlm.plan.needs import Where, is_prepared, operation_needs
+from hushlm.plan.needs import LookUpNeed, Where, is_prepared, operation_needs
 from hushlm.private.engine.shares import Words, encode
 from hushlm.private.engine.small_ring import SMALL_FRACTION_BITS
 from hushlm.private.prepared.activations import activate, activate_gate
 from hushlm.private.prepared.cache import OpenedRows
 from hushlm.private.prepared.desk import Desk
+from hushlm.private.prepared.embedding import look_up, whole_rows
 from hushlm.private.prepared.inverse import reciprocals
 from hushlm.private.prepared.inverse_root import inverse_roots
 from hushlm.private.prepared.kernel import power_of_scores, score_places
@@ -155,18 +156,14 @@ class OnlineForms:
         return lambda x: square(self._desk, self._taking(), next(left), x)
 
     def _embed(self, operation: Embed, one_hot: ClientRows, table: ServerValue, positions: ServerValue) -> Words:
-        """One-hot rows times the table modulo 2^32: half the bytes of a word an entry."""
         desk = self._desk
         (need,) = self._needs(operation, weight=table.name)
-        with self._taking().take(need) as item:
-            if desk.is_client:
-                assert one_hot.value is not None
-                desk.link.send(one_hot.value.astype(np.uint32) - item["mask"])
-                product = item["product"].copy()
-            else:
-                masked = desk.link.receive(one_hot.shape, np.uint32)
-                product = table.matrix(need.ring_bits).product(masked.astype(np.uint64)) + item["product"]
-        return desk.widen(product.astype(np.uint32), 0) + positions.words(desk.fraction_bits)
+        material = self._taking()
+        if isinstance(need, LookUpNeed):
+            rows = look_up(desk, material, need, one_hot, table)
+        else:
+            rows = whole_rows(desk, material, need, one_hot, table)
+        return desk.widen(rows, 0) + positions.words(desk.fraction_bits)
 
     def _project(self, operation: Project, x_TI: Words, weight: ServerValue, bias: ServerValue) -> Words:
         (need,) = self._needs(operation, weight=weight.name)

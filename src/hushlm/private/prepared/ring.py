@@ -8,6 +8,8 @@ Legend: R rows, I inner, O outer dimension.
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 
 from hushlm.private.engine.shares import Words
@@ -60,6 +62,12 @@ class WeightMatrix:
     @property
     def shape(self) -> tuple[int, int]:
         return self._whole.shape[0], self._whole.shape[1]
+
+    def rows(self, indices: np.ndarray) -> WeightMatrix:
+        """Some of the rows, copied."""
+        some = copy(self)
+        some._whole = self._whole[indices]
+        return some
 
     def product(self, x: Words) -> Words:
         """(R, I) -> (R, O), x W modulo 2^ring_bits; bits above are to be ignored. The limbs of x are multiplied together, so that the

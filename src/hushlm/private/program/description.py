@@ -31,7 +31,7 @@ __all__ = [
 FORMAT_VERSION = 2
 """Of program.json; a part of every fingerprint."""
 
-PROTOCOL_VERSION = 8
+PROTOCOL_VERSION = 9
 """Of the messages of a session; exports of an older one stay good."""
 
 DESCRIPTION_FILE = "program.json"

@@ -1,0 +1,118 @@
+"""Looking up a prompt's rows of the embedding table without a one-hot row of the whole vocabulary for each of them.
+
+The ids of the vocabulary are dealt into buckets, every id into two, in a way that both parties know. The client places each id of its
+prompt, once however often it occurs, into a slot of one of its two buckets. A slot is a one-hot row over its bucket alone, so that all of
+them together are a fraction of (prompt, vocabulary); slots that stay empty are masked as all others are. Which slot a row of the prompt
+takes its numbers from is the client's secret too: a second, small product picks them.
+
+The idea is that of batch codes for private information retrieval (Angel, Chen, Laine and Setty, "PIR with compressed queries and amortized
+query processing", IEEE S&P 2018), with several slots a bucket; that two choices and a few slots nearly fill all of them is due to
+Dietzfelbinger and Weidling ("Balanced allocation and dictionaries with tightly packed constant size bins", 2007).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations, cycle, islice
+
+import numpy as np
+
+from hushlm.plan.cuts import product_bytes
+from hushlm.plan.engine_tiles import ceil_div
+from hushlm.plan.protocol_settings import SMALL_RING_BITS
+
+__all__ = ["Buckets", "bucket_ids", "bucket_pairs", "choose_buckets", "fewest_buckets"]
+
+FAILURE_BITS = 40
+"""A prompt that cannot be placed has a probability of less than 2^-40."""
+
+SLOT_CHOICES = (2, 4, 8, 16, 32)
+"""Slots a bucket that are looked at: fewer mean less work, more mean fuller ciphertexts."""
+
+WORD_BYTES = SMALL_RING_BITS // 8
+"""The table is looked up in the small ring."""
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """How a vocabulary is dealt.
+
+    Attributes:
+        vocabulary: how many ids there are.
+        count: of buckets.
+        slots: ids of one prompt that a bucket takes.
+    """
+
+    vocabulary: int
+    count: int
+    slots: int
+
+    @property
+    def columns(self) -> int:
+        """The ids of the fullest bucket, about 2 vocabulary / count: every pair of buckets shares as many ids as any other, but for one."""
+        return min(self.vocabulary, (self.count - 1) * ceil_div(self.vocabulary, math.comb(self.count, 2)))
+
+    @property
+    def places(self) -> int:
+        """Slots of all buckets together."""
+        return self.count * self.slots
+
+
+@lru_cache(maxsize=16)
+def bucket_pairs(buckets: Buckets) -> np.ndarray:
+    """The two buckets of every id, (vocabulary, 2): ids in the order of their hashes go to one pair of buckets after the other."""
+    vocabulary = buckets.vocabulary
+    order = sorted(range(vocabulary), key=lambda token: hashlib.sha256(b"%d" % token).digest())
+    pairs = np.empty((vocabulary, 2), np.int64)
+    pairs[order] = list(islice(cycle(combinations(range(buckets.count), 2)), vocabulary))
+    return pairs
+
+
+@lru_cache(maxsize=16)
+def bucket_ids(buckets: Buckets) -> tuple[np.ndarray, ...]:
+    """The ids of each bucket, ascending; at most `columns` of them."""
+    pairs = bucket_pairs(buckets)
+    return tuple(np.flatnonzero((pairs == bucket).any(1)) for bucket in range(buckets.count))
+
+
+@lru_cache(maxsize=4096)
+def choose_buckets(rows: int, vocabulary: int, width: int) -> Buckets | None:
+    """The buckets with which preparing and looking up `rows` rows moves the fewest bytes, or None where whole one-hot rows move fewer."""
+    best, least = None, product_bytes(rows, vocabulary, width) + WORD_BYTES * rows * vocabulary
+    for slots in SLOT_CHOICES:
+        if slots >= rows:
+            break
+        buckets = Buckets(vocabulary, fewest_buckets(rows, slots), slots)
+        moved = buckets.count * product_bytes(slots, buckets.columns, width)
+        moved += product_bytes(rows, buckets.places, width)
+        moved += WORD_BYTES * (buckets.places * (buckets.columns + width + rows))
+        if moved < least:
+            best, least = buckets, moved
+    return best
+
+
+@lru_cache(maxsize=4096)
+def fewest_buckets(ids: int, slots: int) -> int:
+    """The fewest buckets of so many slots in which the placement of so many different ids fails with less than 2^-40.
+
+    By Hall's theorem it fails only if some s buckets are both choices of more than s `slots` ids. The bound is the sum over all sets of
+    buckets, each id's pair being any of C(buckets, 2) with the same probability.
+    """
+    count = max(2, ceil_div(ids, slots))
+    while _failure(ids, slots, count) > 2.0**-FAILURE_BITS:
+        count += 1
+    return count
+
+
+def _failure(ids: int, slots: int, count: int) -> float:
+    total = 0.0
+    for size in range(2, count):
+        inside = math.comb(size, 2) / math.comb(count, 2)
+        least = slots * size + 1
+        if least <= ids:
+            tail = sum(math.comb(ids, n) * inside**n * (1 - inside) ** (ids - n) for n in range(least, ids + 1))
+            total += math.comb(count, size) * tail
+    return total
