@@ -326,19 +326,29 @@ def prepared() -> str:
         [{"architecture": name, **each} for name, each in kinds.items()],
     )
     parts.append(f"Offline MB by what is multiplied.\n\n{by_kind.to_markdown()}")
-    counted = json.loads(PREPARED.read_text())["rows"] if PREPARED.exists() else []
-    if counted:
-        checked = checked_table(checked_rows(counted))
-        parts.append(
-            f"Whole runs (`python benchmarks/prepared.py`), counted and predicted, CPU seconds of both parties.\n\n{checked.to_markdown()}"
-        )
-        parts.append(f"The same runs in full.\n\n<!-- prepared: begin -->\n{counted_table(counted)}<!-- prepared: end -->\n")
     residuals = [asdict(each) | {"relative": each.relative} for each in calibrated.residuals]
     parts.append(
         "Micro-runs that the online constants were fitted to; milliseconds are CPU time of both parties, the quickest of several "
         f"runs.\n\n{residuals_table('', residuals).to_markdown()}"
     )
     return "\n".join(parts)
+
+
+def whole_runs() -> str:
+    """What `benchmarks/prepared.py` counted; the part between the marks is drawn again by it."""
+    counted = json.loads(PREPARED.read_text())["rows"]
+    text = (
+        "Two processes on two cores, networks emulated by a relay on the same machine, random weights of trained size, 127 tokens of "
+        "prompt, material of two answers made together (its figures are an answer's), the tokens those of the float64 reference. "
+        '`results/prepared.json` has the command of every row and the machine\'s load; answers are "cold" where no answer before them '
+        "compiled programs. Rows of format 2 are of before prompts were looked up in buckets."
+    )
+    checked = (
+        "Counted and predicted, for those of today's format. CPU seconds are of both parties, predicted for the processor that the "
+        "constants were fitted on, without compiling."
+    )
+    table = f"<!-- prepared: begin -->\n{counted_table(counted)}<!-- prepared: end -->"
+    return f"## Whole runs of prepared answers\n\n{text}\n\n{table}\n\n{checked}\n\n{checked_table(checked_rows(counted)).to_markdown()}\n"
 
 
 def record_rows() -> str:
@@ -389,6 +399,7 @@ def main() -> None:
         operations(),
         feed_forwards(),
         prepared(),
+        whole_runs(),
         paper(),
         record_rows(),
         frontier(),

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import re
 import sys
 import tempfile
 from dataclasses import replace
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from hushlm.calibration.machine import processor_name
 from hushlm.config import DataConfig
 from hushlm.data import open_token_store
 from hushlm.entropy.kernels import choose
@@ -61,15 +61,10 @@ def first_steps() -> dict:
         "made_with": {
             "corpus": store.fingerprint,
             "torch": torch.__version__,
-            "processor": f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}",
+            "processor": f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}",
             "kernel": kernel.name,
         },
     }
-
-
-def _processor() -> str:
-    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").is_file() else None
-    return found[1] if found else "unknown"
 
 
 def differences(found: dict, golden: dict) -> list[str]:

@@ -31,11 +31,13 @@ import numpy as np
 
 from hushlm.architectures import parse
 from hushlm.calibration.both_parties import stream_both
+from hushlm.calibration.machine import processor_name
 from hushlm.calibration.relay import Link, SwitchableLink
 from hushlm.config import ModelShape
 from hushlm.cost import LAN, WAN
 from hushlm.files import write_atomic
 from hushlm.plan import Tensor, decode_plan, prefill_plan, server_tensors, whole_buckets
+from hushlm.plan.needs import NEEDS_FORMAT
 from hushlm.private.engine import Engine, Traffic
 from hushlm.private.prepared.desk import Desk
 from hushlm.private.prepared.generator import PreparedGenerator
@@ -199,6 +201,8 @@ def main() -> None:
             "shape": description.shape.to_dict(),
             "answers": len(networks) + (not a.cold),
             "cold": a.cold,
+            "format": NEEDS_FORMAT,
+            "machine": f"{processor_name()}, {os.cpu_count()} cores",
             "command": f"python benchmarks/prepared.py {shlex.join(sys.argv[1:])}",
         }
         keep(name, tokens, settings, rows)
@@ -220,15 +224,16 @@ def keep(model: str, tokens: int, settings: dict[str, Any], rows: list[dict[str,
 def table(rows: list[dict[str, Any]]) -> str:
     """What answers cost, whole runs only: offline and online beside each other, as a Markdown table."""
     lines = [
-        "| Model | Phase | MB | CPU seconds | Messages | Network | Wall seconds | Peak GB of a party |",
-        "|---|---|--:|--:|--:|---|--:|--:|",
+        "| Model | Phase | MB | CPU seconds | Messages | Network | Wall seconds | Peak GB of a party | Machine | Format |",
+        "|---|---|--:|--:|--:|---|--:|--:|---|--:|",
     ]
     for row in rows:
         if "compiling" in row["phase"] or "set-up" in row["phase"]:
             continue
         lines.append(
             f"| {row['model']} | {row['phase']} | {row['bytes'] / 1e6:,.1f} | {row['cpu_seconds']:,.1f} | {row['messages']:,.0f} "
-            f"| {row['network']} | {row['wall_seconds_' + row['network']]:,.1f} | {row['peak_bytes'] / 1e9:.1f} |"
+            f"| {row['network']} | {row['wall_seconds_' + row['network']]:,.1f} | {row['peak_bytes'] / 1e9:.1f} "
+            f"| {row['machine']} | {row['format']} |"
         )
     return "\n".join(lines) + "\n"
 

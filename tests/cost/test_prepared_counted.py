@@ -21,7 +21,7 @@ from hushlm.plan.needs import LookUpNeed, answer_needs
 from hushlm.private.program.description import RevealPolicy
 from tests.cost.prepared_counted import counted_answers
 from tests.private.models import MANY_IDS, SMALL
-from tests.private.prepared.answers import exported
+from tests.private.prepared.answers import Exported, exported
 from tests.private.prepared.covering import covering_architectures, deep_enough
 
 pytest.importorskip("spu")
@@ -37,10 +37,13 @@ REFILL = load_constants().values.refill
 NOISE, NOISE_BYTES = 0.005, 300
 
 
-def check(architectures: Sequence[Architecture], shape: ModelShape, reveal: str) -> None:
-    """Two answers prepared together, one of them given: bytes to 0.5%, messages exactly, whole refills of stocks apart."""
+def check(architectures: Sequence[Architecture], shape: ModelShape, reveal: str, others: Sequence[Exported] = ()) -> None:
+    """Two answers prepared together, one of them given: bytes to 0.5%, messages exactly, whole refills of stocks apart.
+
+    `others` are asked as well, by the same two processes.
+    """
     policy = RevealPolicy.parse(reveal)
-    exports = [exported(str(each), deep_enough(each, shape), spread=SPREAD)[1] for each in architectures]
+    exports = [*(exported(str(each), deep_enough(each, shape), spread=SPREAD)[1] for each in architectures), *others]
     length = shape.context - 10
     prompt = [i % shape.vocabulary for i in range(length)]
     stocks, first = Session(CALLS.large), True
@@ -74,13 +77,10 @@ def check(architectures: Sequence[Architecture], shape: ModelShape, reveal: str)
             assert messages == counted.sent_messages + counted.received_messages, name
 
 
-def test_a_few_architectures() -> None:
-    check([parse(name) for name in ("SM2+R", "SM+LN+G", "EReg(SM(t)+ScFuFFN)")], SMALL, "token")
-
-
-def test_a_prompt_looked_up_in_buckets() -> None:
+def test_a_few_architectures_and_a_prompt_looked_up_in_buckets() -> None:
     assert any(isinstance(need, LookUpNeed) for need in answer_needs(parse("SM2+R"), MANY_IDS, 32, 1)[0])
-    check([parse("SM2+R"), parse("SM2+LN+Q")], MANY_IDS, "token")
+    names = ("SM2+R", "SM+LN+G", "EReg(SM(t)+ScFuFFN)")
+    check([parse(name) for name in names], SMALL, "token", [exported("SM2+R", MANY_IDS, spread=SPREAD)[1]])
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from hushlm.architectures import parse
 from hushlm.config import ModelShape
 from hushlm.cost import LAN, WAN
 from hushlm.cost.prepared import price_prepared, price_prepared_passes
+from hushlm.plan.needs import NEEDS_FORMAT
 from hushlm.report.prepared_report import checked_rows, checked_table
 
 ARCHITECTURE = "SM2+LN+R"
@@ -23,9 +24,17 @@ def run() -> list[dict[str, Any]]:
     made = price_prepared(architecture, SHAPE, prompt, NEW_TOKENS, network=LAN, answers=2).offline
     amounts = [("set-up", "loopback", made), ("offline", "loopback", made)]
     for network in (LAN, WAN):
-        passes = price_prepared_passes(architecture, SHAPE, prompt, NEW_TOKENS, network=LAN, forms=network, transfers="ferret")
+        passes = price_prepared_passes(architecture, SHAPE, prompt, NEW_TOKENS, network=LAN, forms=network, transfers="ferret", threads=2)
         amounts += [(f"online, token {index + 1}", network.name, each.total) for index, each in enumerate(passes)]
-    always = {"model": "M", "tokens": TOKENS, "architecture": ARCHITECTURE, "shape": SHAPE.to_dict(), "answers": 2, "load": 0.5}
+    always = {
+        "model": "M",
+        "tokens": TOKENS,
+        "architecture": ARCHITECTURE,
+        "shape": SHAPE.to_dict(),
+        "answers": 2,
+        "load": 0.5,
+        "format": NEEDS_FORMAT,
+    }
     return [
         always | {"phase": phase, "network": name, "bytes": each.bytes, "messages": each.messages, "cpu_seconds": each.cpu_seconds}
         for phase, name, each in amounts
@@ -49,3 +58,4 @@ def test_a_row_that_differs_says_by_how_much_and_a_run_without_an_answer_says_no
     rows[2]["bytes"] *= 2
     assert checked_rows(rows)[1]["error"] == pytest.approx(-0.5)
     assert checked_rows(rows[:2]) == []
+    assert checked_rows([row | {"format": NEEDS_FORMAT - 1} for row in rows]) == [], "of an earlier form nothing is predicted"

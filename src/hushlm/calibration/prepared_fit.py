@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import date
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hushlm.calibration.both_parties import run_both
 from hushlm.calibration.fit import REFITS, SHORTEST_SECONDS, least_squares
+from hushlm.calibration.machine import processor_name
 from hushlm.cost.calls import Call
 from hushlm.cost.constants import Residual, load_constants
 from hushlm.cost.exchange import Exchange
@@ -263,9 +263,7 @@ def _refill(client: CountedCall, server: CountedCall) -> tuple[float, float]:
 
 
 def _machine() -> str:
-    """The processor's name and the number of cores."""
+    """What the seconds were taken on."""
     import os
 
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor() or "unknown")
-    return f"{named}, {os.cpu_count()} cores, Python {platform.python_version()}, numpy {np.__version__}"
+    return f"{processor_name()}, {os.cpu_count()} cores, Python {platform.python_version()}, numpy {np.__version__}"

@@ -69,7 +69,7 @@ class PreparedPrice:
     """The predicted price of an answer from prepared material, and of one without, over two networks.
 
     A prompt of one token less than the context, so that one further token fits. Answers are prepared eight at a time; each network has the
-    forms of its own that are quickest over it, and bytes are of those with the fewest.
+    forms of its own that are quickest over it, and bytes are of those with the fewest. A session's set-up is left out.
 
     Attributes:
         offline_bytes, offline_cpu_seconds: making the material of one answer.
@@ -98,7 +98,8 @@ def prepared_at(architecture: Architecture, shape: ModelShape) -> PreparedPrice:
     """An architecture at given sizes, with the price of its prepared answers."""
     prompt = shape.context - 1
     fewest = price_prepared(architecture, shape, prompt, 2)
-    quickest = partial(price_prepared_passes, architecture, shape, prompt, 2)
+    # From stocks, however long filling them takes: a session's set-up is no part of these prices.
+    quickest = partial(price_prepared_passes, architecture, shape, prompt, 2, transfers="ferret")
     (lan, lan_further), (wan, wan_further) = (
         [report.total.seconds for report in quickest(network=network, forms=network)] for network in (LAN, WAN)
     )

@@ -55,6 +55,7 @@ from hushlm.plan.wiring import server_tensors
 __all__ = [
     "IDENTITY_BYTES",
     "MOST_ELEMENTS",
+    "NEEDS_FORMAT",
     "SEED_BYTES",
     "AttendNeed",
     "CentreNeed",
@@ -74,6 +75,9 @@ __all__ = [
     "operation_needs",
     "pass_needs",
 ]
+
+NEEDS_FORMAT = 3
+"""Another one where the same operations need something else: what was prepared before is of no use then, nor are its counts."""
 
 IDENTITY_BYTES = 16
 """What both halves of an answer's material have in common, and no other material."""

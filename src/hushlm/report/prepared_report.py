@@ -11,6 +11,8 @@ from hushlm.cost.generation import GenerationCost
 from hushlm.cost.network import LAN, WAN
 from hushlm.cost.prepared.price import PreparedCost, price_prepared, price_prepared_passes
 from hushlm.cost.pricing import Amount, CostReport, amounts_together
+from hushlm.plan import ProtocolSettings
+from hushlm.plan.needs import NEEDS_FORMAT
 from hushlm.report.cost_tables import gigabytes, megabytes
 from hushlm.report.table import Column, Table
 
@@ -84,9 +86,11 @@ def phases_table(rows: Sequence[Mapping[str, Any]], prepared: PreparedCost) -> T
 def checked_rows(counted: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Phases of whole runs, as `benchmarks/prepared.py` keeps them, beside what the cost room says of them.
 
-    Seconds are those of CPUs of both parties; of an answer that compiled its programs ("cold") they are not predicted with it.
+    Runs of an earlier `NEEDS_FORMAT` are left out. Seconds are those of CPUs of both parties; of an answer that compiled its programs
+    ("cold") they are not predicted with it.
     """
     found = []
+    counted = [row for row in counted if row["format"] == NEEDS_FORMAT]
     for model in dict.fromkeys((row["model"], row["tokens"]) for row in counted):
         rows = [row for row in counted if (row["model"], row["tokens"]) == model]
         online = [row for row in rows if row["phase"].startswith(ONLINE)]
@@ -99,9 +103,9 @@ def checked_rows(counted: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         made = price_prepared(architecture, shape, prompt, new_tokens, network=LAN, answers=offline["answers"]).offline
         found.append(_checked(offline, made))
         for name in dict.fromkeys(row["network"] for row in online):
-            # The runs make one session for all networks, with stocks of transfers.
-            asked = (architecture, shape, prompt, new_tokens)
-            passes = price_prepared_passes(*asked, network=LAN, forms=FORMS[name], transfers="ferret")
+            # The runs make one session for all networks, with stocks of transfers and all of the engine's threads.
+            asked, threads = (architecture, shape, prompt, new_tokens), ProtocolSettings.threads
+            passes = price_prepared_passes(*asked, network=LAN, forms=FORMS[name], transfers="ferret", threads=threads)
             found += [_checked(row, passes[_token(row) - 1].total) for row in online if row["network"] == name]
     return found
 

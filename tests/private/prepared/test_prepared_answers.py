@@ -76,7 +76,9 @@ def test_prefill_and_further_tokens_equal_the_model_s() -> None:
 
 @pytest.mark.parametrize("network", [None, WAN], ids=["pairs", "wan"])
 def test_online_bytes_and_messages_of_every_operation_are_those_of_the_formula(network: Network | None) -> None:
-    exports = [exported(str(each), deep_enough(each, SMALL))[1] for each in covering_architectures(SMALL)]
+    # Without a network the sums of all of them are held against prices in `test_prepared_counted`.
+    covering = covering_architectures(SMALL)[: 3 if network is None else None]
+    exports = [exported(str(each), deep_enough(each, SMALL))[1] for each in covering]
     exports.append(exported("Llama(SM2(th)+RMS+SwiQ)", GROUPED)[1])
     exports.append(exported("SM2+R", MANY_IDS)[1])
     refilled = 0

@@ -40,7 +40,7 @@ def simulated(architecture: Architecture, weights: dict[str, Any]) -> PrivateGen
     return PrivateGenerator(EngineBackend(Engine(Party.CLIENT, description.engine, None)), description, weights)
 
 
-@pytest.mark.parametrize("name", ["Llama(SM2(th)+RMS+SwiQ)", "Llama(SM3(th)+RMS+SwiQ)", "Llama(SM+RMS+Swi)"])
+@pytest.mark.parametrize("name", ["Llama(SM3(th)+RMS+SwiQ)", "Llama(SM+RMS+Swi)"])
 def test_private_tokens_are_the_models_at_the_predicted_price(name: str) -> None:
     architecture = parse(name)
     model = random_model(architecture, SHAPE, spread=0.15)

@@ -143,6 +143,7 @@ def price_prepared_passes(
     forms: Network | None = None,
     near: bool = False,
     transfers: Transfers | None = None,
+    threads: int | None = None,
 ) -> tuple[CostReport, ...]:
     """The passes of `price_prepared`, each at the length at which a session runs it.
 
@@ -151,11 +152,12 @@ def price_prepared_passes(
         forms: the network for which the forms are chosen; None takes those with the fewest bytes.
         near: whether both parties are on one machine, see `hushlm.cost.prepared.session.session_transfers`.
         transfers: how the session makes oblivious transfers; None takes what is quicker over `forms`, as sessions do.
+        threads: of each party's engine; None takes as many as sessions do.
     """
     plans = answer_plans(architecture, shape, prompt, new_tokens, reveal, rewrites, draft)
     without_guesses = answer_plans(architecture, shape, prompt, new_tokens, reveal, rewrites) if draft else plans
     settings = session_settings(without_guesses, settings or ProtocolSettings(), forms, prepared=True, near=near)
-    settings = replace(settings, transfers=transfers or settings.transfers)
+    settings = replace(settings, transfers=transfers or settings.transfers, threads=threads or settings.threads)
     values, elapsed = _calls(settings)
     prices = dict[tuple[Operation, tuple[Need, ...]], Exchange]()
 

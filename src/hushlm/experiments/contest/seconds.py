@@ -77,7 +77,7 @@ def seconds_table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Ta
     ]
     note = (
         "All predicted (`hushlm cost ARCHITECTURE`), for two cores that both parties share and 127 tokens of prompt. LAN is 1 Gbps and "
-        "0.5 ms, WAN 100 Mbps and 80 ms. Before: the material of one answer, in a batch of eight."
+        "0.5 ms, WAN 100 Mbps and 80 ms. Before: the material of one answer, in a batch of eight. A session's set-up is left out."
     )
     return Table("In seconds", columns, sorted(cells, key=lambda cell: cell["lan"]), note)
 

@@ -21,7 +21,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, V
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from hushlm.plan.needs import Need
+from hushlm.plan.needs import NEEDS_FORMAT, Need
 from hushlm.private.bundles.bundle_errors import BundleError
 from hushlm.private.bundles.private_files import check_file
 from hushlm.private.prepared.masks import MaskSource
@@ -64,13 +64,13 @@ class StoredInfo(BaseModel):
 
     Attributes:
         party, peer: whose half it is, and with whom.
-        format: another one, or other needs of the same operations, is another number.
+        format: `NEEDS_FORMAT`, and another number where the file itself is another one.
         inode: number of the file that it was written to. A copy has another one and is refused; two files cannot both be used.
         more: further attributes of the material.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-    format: Literal[3] = 3
+    format: int = Field(default=NEEDS_FORMAT, ge=NEEDS_FORMAT, le=NEEDS_FORMAT)
     identity: Annotated[str, Field(pattern=f"^{IDENTITY_PATTERN}$")]
     party: Literal["client", "server"]
     peer: str

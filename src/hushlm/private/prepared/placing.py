@@ -33,8 +33,9 @@ def place_ids(ids: Sequence[int], buckets: Buckets) -> dict[int, tuple[int, int,
     places = maximum_bipartite_matching(graph, perm_type="column")
     if (places < 0).any():
         raise PlacementError(
-            f"The prompt's {len(distinct)} different tokens do not fit the {buckets.count} buckets in which prepared answers look them "
-            "up, which happens to one prompt in 2^40 unless it was written to that end: change a word of it, or ask without preparation (`--prepared never`)."
+            f"The prompt's {len(distinct)} different tokens do not fit the {buckets.count} buckets where prepared answers look them "
+            "up, which happens to one prompt in 2^40 unless it was written to that end: change a word of it, or ask without preparation "
+            "(`--prepared never`)."
         )
     members, found = bucket_ids(buckets), {}
     for token, place in zip(distinct.tolist(), places.tolist(), strict=True):
