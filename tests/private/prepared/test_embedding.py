@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hushlm.plan.lookup import Buckets, bucket_ids, bucket_pairs
 from hushlm.plan.needs import LookUpNeed
-from hushlm.private.prepared.embedding import look_up
+from hushlm.private.prepared.forms.embedding import look_up
 from hushlm.private.prepared.masks import MaskSource
 from hushlm.private.prepared.offline import draw_item
 from hushlm.private.prepared.placing import PlacementError, place_ids

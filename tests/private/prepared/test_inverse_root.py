@@ -17,7 +17,7 @@ from hushlm.cost.inverse_root import ENGINE_ROOT, root_calls, root_in_pieces
 from hushlm.plan import ROOT_LIMITS, ROOT_LOW_LIMITS, Normalise
 from hushlm.private.engine.shares import decode, encode
 from hushlm.private.prepared.desk import Desk
-from hushlm.private.prepared.inverse_root import inverse_roots, root_pieces
+from hushlm.private.prepared.forms.inverse_root import inverse_roots, root_pieces
 
 EPSILON = 1e-5
 

@@ -10,7 +10,7 @@ from tests.private.prepared.one_party import BITS, OneParty
 
 from hushlm.private.engine.shares import decode, encode
 from hushlm.private.prepared.desk import Desk
-from hushlm.private.prepared.inverse import reciprocals
+from hushlm.private.prepared.forms.inverse import reciprocals
 
 
 @pytest.mark.parametrize("largest", [1, 2, 3, 32, 128, 1024])

@@ -8,7 +8,7 @@ import pytest
 from hushlm.cost.calls import call_seconds
 from hushlm.cost.network import LAN, WAN
 from hushlm.cost.tournament import BINARY, Tournament, choose_tournament, group_sizes, tournament_calls
-from hushlm.private.prepared.tournament import kept_above, row_winners
+from hushlm.private.prepared.forms.tournament import kept_above, row_winners
 
 FORMS = [
     BINARY,

@@ -12,7 +12,7 @@ from hushlm.private.engine import Party, Traffic
 from hushlm.private.engine.shares import decode
 from hushlm.private.engine.small_ring import SMALL_FRACTION_BITS
 from hushlm.private.prepared.desk import Desk
-from hushlm.private.prepared.online import OnlineForms
+from hushlm.private.prepared.forms.online import OnlineForms
 from hushlm.private.prepared.values import ClientRows, ServerValue, SmallValue
 from hushlm.private.program.steps import Arithmetic
 

@@ -41,17 +41,17 @@ from hushlm.plan import (
 from hushlm.plan.needs import LookUpNeed, Where, is_prepared, operation_needs
 from hushlm.private.engine.shares import Words, encode
 from hushlm.private.engine.small_ring import SMALL_FRACTION_BITS
-from hushlm.private.prepared.activations import activate, activate_gate
-from hushlm.private.prepared.cache import OpenedRows
 from hushlm.private.prepared.desk import Desk
-from hushlm.private.prepared.embedding import look_up, whole_rows
-from hushlm.private.prepared.inverse import reciprocals
-from hushlm.private.prepared.inverse_root import inverse_roots
-from hushlm.private.prepared.kernel import power_of_scores, score_places
+from hushlm.private.prepared.forms.activations import activate, activate_gate
+from hushlm.private.prepared.forms.cache import OpenedRows
+from hushlm.private.prepared.forms.embedding import look_up, whole_rows
+from hushlm.private.prepared.forms.inverse import reciprocals
+from hushlm.private.prepared.forms.inverse_root import inverse_roots
+from hushlm.private.prepared.forms.kernel import power_of_scores, score_places
+from hushlm.private.prepared.forms.products import centred_rows, multiply, project, scale_by_server, scale_rows, square, whole_product
+from hushlm.private.prepared.forms.tournament import row_winners
 from hushlm.private.prepared.material import Material
-from hushlm.private.prepared.products import centred_rows, multiply, project, scale_by_server, scale_rows, square, whole_product
 from hushlm.private.prepared.ring import full_product
-from hushlm.private.prepared.tournament import row_winners
 from hushlm.private.prepared.values import ClientRows, ServerValue, SmallValue
 from hushlm.private.program.generate import CANDIDATES, HEAD_WEIGHT
 from hushlm.private.program.steps import NORM_EPSILON, SMALLEST_EPSILON, Arithmetic, arithmetic

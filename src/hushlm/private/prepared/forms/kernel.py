@@ -10,7 +10,7 @@ from hushlm.cost.tournament import Tournament
 from hushlm.plan import Kernel, PowerKernel, row_lengths
 from hushlm.private.engine.shares import Words
 from hushlm.private.prepared.desk import Desk
-from hushlm.private.prepared.tournament import kept_above
+from hushlm.private.prepared.forms.tournament import kept_above
 from hushlm.private.program.attention_kernel import clip_bound
 
 __all__ = ["SMALL_MASKED_SCORE", "power_of_scores", "score_places"]
