@@ -13,7 +13,7 @@ and the side that encrypts is the one with fewer polynomials.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -39,6 +39,9 @@ fraction bits a product must therefore be below 2^26, and a number that is squar
 
 SPLIT_LIMIT_BYTES = 256 * 1024 * 1024
 """A product is split where the shares of both its matrices take this many bytes together."""
+
+ROUNDING = 1e-6
+"""Prices of tiles that differ by less are equal: they are whole numbers of tenths."""
 
 SHARE_BYTES = 8
 """The memory of a share of one number: a ring element of 64 bits."""
@@ -79,17 +82,25 @@ def _tile(rows: int, inner: int, outer: int, packed: bool) -> tuple[int, int, in
     """The engine's choice of (d0, d1, d2); of equally good ones it is the last that a loop over d0, and inside it over d1, meets.
 
     With a given d1, more blocks of columns are never better for the same number of blocks of rows. Of all d0 with the same number of
-    blocks of rows the first one therefore decides, and only one d0 for each number of blocks is looked at.
+    blocks of rows the first one therefore decides, and only one d0 for each number of blocks is looked at. The most promising d1 come
+    first, and none whose price is above the best one whatever d0 is.
     """
+    whole = min(inner, SLOTS)
     best, chosen = (math.inf, 0, 0), (1, 1, 1)
-    d1 = 1
-    while d1 <= min(inner, SLOTS):
+    for least, d1 in sorted((_least_price(rows, inner, outer, d1, packed), d1) for d1 in _inner_steps(whole, packed)):
+        if least > best[0] + ROUNDING:
+            break
         blocks1, most, d0 = -(-inner // d1), min(rows, SLOTS // d1), 1
         switches = -(-rows * outer // SLOTS) * d1 if packed else 0
         while d0 <= most:
             d2 = min(outer, SLOTS // d0 // d1)
             blocks0, blocks2 = -(-rows // d0), -(-outer // d2)
             following = (rows - 1) // (blocks0 - 1) + 1 if blocks0 > 1 else rows + 1
+            # Of so few blocks, of rows or of columns, a better tile has at most.
+            room = 1 + (best[0] - least + ROUNDING) / (1000.0 * blocks1)
+            if min(blocks0, blocks2) > room:
+                d0 = max(following, -(-rows // int(room)))
+                continue
             ciphertexts = min(blocks0, blocks2) * blocks1 + -(-blocks0 * blocks2 // d1)
             price = 1000.0 * ciphertexts + switches + blocks0 * blocks1 * blocks2 / 10.0
             if price <= best[0]:
@@ -98,8 +109,20 @@ def _tile(rows: int, inner: int, outer: int, packed: bool) -> tuple[int, int, in
                 if (price, -last, -d1) < best:
                     best, chosen = (price, -last, -d1), (last, d1, min(outer, SLOTS // last // d1))
             d0 = following
-        d1 = 2 * d1 if packed else d1 + 1
     return chosen
+
+
+def _inner_steps(whole: int, packed: bool) -> Iterable[int]:
+    """The sizes of tiles along the inner dimension: packed answers need powers of two."""
+    return (2**k for k in range(whole.bit_length())) if packed else range(1, whole + 1)
+
+
+def _least_price(rows: int, inner: int, outer: int, d1: int, packed: bool) -> float:
+    """What no tile of this d1 goes below: one block of rows or of columns is sent, and tiles are as full as they can be."""
+    blocks1, spread = -(-inner // d1), SLOTS // d1
+    switches = -(-rows * outer // SLOTS) * d1 if packed else 0
+    pairs = max(1.0, rows * outer / spread)
+    return 1000.0 * (blocks1 + -(-pairs // d1)) + switches + blocks1 * pairs / 10.0
 
 
 @lru_cache(maxsize=65536)
