@@ -15,7 +15,7 @@ ENGINE_PACKAGES = ("spu", "jax", "jaxlib")
 """The two-party engine and the compiler in front of it."""
 
 EXTRAS: dict[str, tuple[str, ...]] = {
-    "private": (*ENGINE_PACKAGES, "cryptography", "starlette", "uvicorn", "httpx", "jinja2", "prometheus_client", "structlog"),
+    "private": (*ENGINE_PACKAGES, "cryptography", "scipy", "starlette", "uvicorn", "httpx", "jinja2", "prometheus_client", "structlog"),
     "hf": ("transformers", "datasets", "pyarrow", "accelerate", "gguf"),
     "report": ("plotly", "jinja2"),
     "tracking": ("tensorboard",),

@@ -28,6 +28,7 @@ from hushlm.private.client.retries import Retries
 from hushlm.private.engine.traffic import Traffic
 from hushlm.private.program.description import RevealPolicy
 from hushlm.private.program.token_answer import TokenAnswer
+from hushlm.private.session.messages import UnaskableError
 from hushlm.proxy.application import ProxySettings, application
 from hushlm.proxy.assembly import TextAssembler
 from hushlm.proxy.completions.builder import CompletionBuilder
@@ -224,6 +225,18 @@ def test_an_exception_nobody_foresaw_keeps_the_contract_and_the_secret(
         assert response.headers["x-should-retry"] == "false"
     assert "RuntimeError" in caplog.text
     assert SECRET not in caplog.text + response.text
+
+
+def test_a_prompt_that_cannot_be_asked_is_the_callers(export_folder: Path, key_folder: Path) -> None:
+    class Choosy(Client):
+        async def events(self, *_: Any) -> AsyncGenerator[TokenAnswer | Progress, None]:
+            raise UnaskableError("Change a word.")
+            yield
+
+    response = send(Choosy(export_folder / "client", "127.0.0.1:1", key_folder), ProxySettings(), "POST", "/v1/completions", json=body())
+    refused(response, 400, "Change a word.")
+    assert response.json()["error"]["code"] == "unaskable_prompt"
+    assert response.headers["x-should-retry"] == "false"
 
 
 def test_models_are_listed(client: Client) -> None:

@@ -12,25 +12,21 @@ Dietzfelbinger and Weidling ("Balanced allocation and dictionaries with tightly 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import combinations, cycle, islice
-
-import numpy as np
 
 from hushlm.plan.cuts import product_bytes
 from hushlm.plan.engine_tiles import ceil_div
 from hushlm.plan.protocol_settings import SMALL_RING_BITS
 
-__all__ = ["Buckets", "bucket_ids", "bucket_pairs", "choose_buckets", "fewest_buckets"]
+__all__ = ["Buckets", "choose_buckets", "fewest_buckets"]
 
 FAILURE_BITS = 40
 """A prompt that cannot be placed has a probability of less than 2^-40."""
 
-SLOT_CHOICES = (2, 4, 8, 16, 32)
-"""Slots a bucket that are looked at: fewer mean less work, more mean fuller ciphertexts."""
+SLOT_CHOICES = (4, 8, 16, 32)
+"""Slots a bucket that are looked at: more mean more work and fuller ciphertexts. With two there would have to be hundreds of buckets."""
 
 WORD_BYTES = SMALL_RING_BITS // 8
 """The table is looked up in the small ring."""
@@ -59,23 +55,6 @@ class Buckets:
     def places(self) -> int:
         """Slots of all buckets together."""
         return self.count * self.slots
-
-
-@lru_cache(maxsize=16)
-def bucket_pairs(buckets: Buckets) -> np.ndarray:
-    """The two buckets of every id, (vocabulary, 2): ids in the order of their hashes go to one pair of buckets after the other."""
-    vocabulary = buckets.vocabulary
-    order = sorted(range(vocabulary), key=lambda token: hashlib.sha256(b"%d" % token).digest())
-    pairs = np.empty((vocabulary, 2), np.int64)
-    pairs[order] = list(islice(cycle(combinations(range(buckets.count), 2)), vocabulary))
-    return pairs
-
-
-@lru_cache(maxsize=16)
-def bucket_ids(buckets: Buckets) -> tuple[np.ndarray, ...]:
-    """The ids of each bucket, ascending; at most `columns` of them."""
-    pairs = bucket_pairs(buckets)
-    return tuple(np.flatnonzero((pairs == bucket).any(1)) for bucket in range(buckets.count))
 
 
 @lru_cache(maxsize=4096)
@@ -108,11 +87,22 @@ def fewest_buckets(ids: int, slots: int) -> int:
 
 
 def _failure(ids: int, slots: int, count: int) -> float:
-    total = 0.0
+    """The bound; where it is above 2^-40, some part of it that is."""
+    total, most = 0.0, 2.0**-FAILURE_BITS
     for size in range(2, count):
-        inside = math.comb(size, 2) / math.comb(count, 2)
-        least = slots * size + 1
-        if least <= ids:
-            tail = sum(math.comb(ids, n) * inside**n * (1 - inside) ** (ids - n) for n in range(least, ids + 1))
-            total += math.comb(count, size) * tail
+        n, inside = slots * size + 1, math.comb(size, 2) / math.comb(count, 2)
+        if n > ids or total > most:
+            break
+        log_term = _log_choose(count, size) + _log_choose(ids, n) + n * math.log(inside) + (ids - n) * math.log1p(-inside)
+        if log_term > 0.0:
+            return math.inf
+        term = math.exp(log_term)
+        while n <= ids and (n < ids * inside or term > 1e-12 * total):
+            total += term
+            term *= (ids - n) / (n + 1) * inside / (1 - inside)
+            n += 1
     return total
+
+
+def _log_choose(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)

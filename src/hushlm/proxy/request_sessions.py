@@ -14,7 +14,7 @@ from hushlm.private.client.run_session import Question
 from hushlm.private.engine.traffic import Traffic
 from hushlm.private.program.token_answer import TokenAnswer
 from hushlm.private.session.engine_links import OnSent
-from hushlm.private.session.messages import SessionError
+from hushlm.private.session.messages import SessionError, UnaskableError
 from hushlm.proxy.errors import ApiError, internal_error
 
 __all__ = ["RequestSessions", "SessionPool"]
@@ -206,6 +206,8 @@ class RequestSessions:
         if isinstance(error, UnavailableError):
             # Nothing has begun, unless it was for another choice.
             return ApiError(503, str(error), "server_unavailable", retry=None if alone else False, retry_seconds=error.wished_seconds)
+        if isinstance(error, UnaskableError):
+            return ApiError(400, str(error), "unaskable_prompt", retry=False)
         if isinstance(error, SessionError):
             # Shares may have moved: `hushlm.private.client.retries` says why no program repeats such a question.
             return ApiError(502, str(error), "session_failed", retry=False)

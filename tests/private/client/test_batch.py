@@ -22,7 +22,7 @@ from hushlm.files import one_writer
 from hushlm.private.client.batch import BatchOptions, run_batch
 from hushlm.private.client.candidates import candidate_tokens
 from hushlm.private.client.local_answers import PlainModel
-from hushlm.private.session.messages import SessionError
+from hushlm.private.session.messages import SessionError, UnaskableError
 from hushlm.training import Checkpoint
 
 QUESTIONS: list[Any] = [
@@ -194,6 +194,24 @@ def test_mistakes_are_said_in_one_sentence(
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("hushlm: ")]
     assert sentence in line
     assert not Path(places["OUTPUT"]).exists()
+
+
+def test_a_line_that_cannot_be_looked_up_is_an_error_of_its_own(plain: PlainModel, tmp_path: Path) -> None:
+    class Choosy(PlainModel):
+        def __init__(self) -> None:
+            self.__dict__ |= plain.__dict__
+
+        def ask(self, prompt: str, *arguments: Any, **named: Any) -> Any:
+            if prompt == "1 be":
+                raise UnaskableError("Change a word.")
+            return plain.ask(prompt, *arguments, **named)
+
+    source, output = written(tmp_path / "questions.jsonl", [QUESTIONS[7], {"prompt": "3 alpha "}]), tmp_path / "answers.jsonl"
+    *_, report = run_batch(Choosy(), source, output, BatchOptions("plain", 2))
+    refused, answered = answers(output)
+    assert (report.answered, report.errors) == (2, 1)
+    assert refused["error"] == "Change a word."
+    assert answered["text"]
 
 
 def test_a_session_that_breaks_ends_the_batch_and_keeps_what_is_answered(plain: PlainModel, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from hushlm.private.engine.traffic import Traffic
 from hushlm.private.keys.certificates import load_keys, server_context
 from hushlm.private.prepared.placing import PlacementError
 from hushlm.private.program.description import RevealPolicy
-from hushlm.private.session.messages import SessionError
+from hushlm.private.session.messages import SessionError, UnaskableError
 from hushlm.report.question import describe
 
 SOON = Retries(limit=2, first_seconds=0.01)
@@ -135,7 +135,7 @@ def test_a_prompt_that_a_prepared_answer_cannot_look_up_is_refused_before_anybod
         client = client_of(export_folder, key_folder, address)
         monkeypatch.setattr(ClientShelf, "fitting", lambda *_: [info])
         for _ in range(2):  # and what was taken for it is given back
-            with pytest.raises(SessionError, match=r"They do not fit\."):
+            with pytest.raises(UnaskableError, match=r"They do not fit\."):
                 client.ask("a", 1)
         assert client.shelf.take(1, 1) == info
         assert requests == []

@@ -25,7 +25,7 @@ from hushlm.private.client.progress import OnProgress
 from hushlm.private.client.prompts import encode_prompt
 from hushlm.private.program.description import MOST_CANDIDATES, RevealPolicy
 from hushlm.private.program.sampling import Sampling
-from hushlm.private.session.messages import SessionError
+from hushlm.private.session.messages import SessionError, UnaskableError
 
 __all__ = ["Asker", "BatchOptions", "BatchReport", "run_batch"]
 
@@ -229,10 +229,13 @@ def _answer(line: str, asker: Asker, options: BatchOptions, on_progress: OnProgr
             candidate_tokens(asker.tokenizer, question.prompt, candidates)
     except ValueError as error:
         return {**name, "error": str(error)}
-    if candidates is None:
-        answer = asker.ask(question.prompt, new_tokens, options.reveal, options.truncate, on_progress, options.sampling)
-    else:
-        answer = asker.score(question.prompt, candidates, options.truncate, on_progress)
+    try:
+        if candidates is None:
+            answer = asker.ask(question.prompt, new_tokens, options.reveal, options.truncate, on_progress, options.sampling)
+        else:
+            answer = asker.score(question.prompt, candidates, options.truncate, on_progress)
+    except UnaskableError as error:
+        return {**name, "error": str(error)}
     said = answer.text if answer.candidate is None else answer.candidate
     judged = {} if question.expected is None else {"expected": question.expected, "right": said.strip() == question.expected.strip()}
     found = {} if answer.candidate is None else {"candidate": answer.candidate}

@@ -43,7 +43,7 @@ from hushlm.private.program.draft_model import check_draft_model
 from hushlm.private.program.sampling import Sampling
 from hushlm.private.program.token_answer import TokenAnswer
 from hushlm.private.session.engine_links import OnSent
-from hushlm.private.session.messages import BundleProblem, BundleRefusedError, Queued, SessionError
+from hushlm.private.session.messages import BundleProblem, BundleRefusedError, Queued, SessionError, UnaskableError
 
 __all__ = ["Client", "ClientSettings", "PrivateAnswer", "Progress"]
 
@@ -267,7 +267,7 @@ class Client:
                     try:
                         check_placement(question.prompt_tokens, self.description.shape)
                     except PlacementError as error:
-                        raise SessionError(str(error)) from None
+                        raise UnaskableError(str(error)) from None
                 tracker = await asyncio.to_thread(self._tracker, question, start, bundle)
                 if bundle is None and choice != "never" and server_keeps:
                     missing = self._missing(question)

@@ -8,6 +8,7 @@ import numpy as np
 
 from hushlm.cost.network import Network
 from hushlm.plan import bucket_length
+from hushlm.plan.lookup import choose_buckets
 from hushlm.plan.needs import LookUpNeed, ProjectNeed, answer_needs
 from hushlm.plan.protocol_settings import SET_UP_WIDTH
 from hushlm.private.engine import Traffic
@@ -15,6 +16,7 @@ from hushlm.private.engine.shares import Words
 from hushlm.private.prepared.desk import Desk
 from hushlm.private.prepared.material import Material, MaterialError
 from hushlm.private.prepared.offline import OnWork, Preparer
+from hushlm.private.prepared.placing import bucket_ids, place_ids, placed_guesses
 from hushlm.private.prepared.prepared_backend import PreparedBackend
 from hushlm.private.prepared.range_check import check_range
 from hushlm.private.program.description import ProgramDescription, RevealPolicy
@@ -82,6 +84,19 @@ class PreparedGenerator:
         desk.where(bits, words)
         desk.truncate(words)
         return desk.take_traffic()
+
+    def place(self, prompt_tokens: Sequence[int] | None, prompt_length: int) -> None:
+        """What looking the prompt up takes before anything is sent: buckets at both parties, and the client's placement.
+
+        Raises:
+            PlacementError: as `place_ids`.
+        """
+        shape = self._description.shape
+        dealt = choose_buckets(bucket_length(prompt_length, shape.context), shape.vocabulary, shape.width)
+        if dealt is not None:
+            bucket_ids(dealt)
+            if prompt_tokens is not None:
+                place_ids(tuple(prompt_tokens), dealt)
 
     def _warm_words(self) -> Words:
         """Enough numbers for every thread of the engine to start."""
@@ -166,7 +181,9 @@ class PreparedGenerator:
                 f"This was prepared for prompts of {material.prompt_bucket} tokens (rounded up) and {material.new_tokens} new ones, "
                 f"not for {bucket} and {new_tokens}: prepare for these lengths."
             )
-        draft = Draft(material.draft, self._tell_accepted, guess or look_up) if material.draft else None
+        shape = self._description.shape
+        guess = placed_guesses(guess or look_up, shape.vocabulary, shape.width)
+        draft = Draft(material.draft, self._tell_accepted, guess) if material.draft else None
         self._compare(material)
         self._backend.forms.begin(material)
         try:

@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 
 from hushlm.plan.cuts import product_cut
-from hushlm.plan.lookup import bucket_ids
 from hushlm.plan.needs import (
     IDENTITY_BYTES,
     MOST_ELEMENTS,
@@ -48,6 +47,7 @@ from hushlm.private.prepared.desk import Desk
 from hushlm.private.prepared.masks import MaskSource
 from hushlm.private.prepared.material import Item, Material
 from hushlm.private.prepared.material_work import ATTEND_WORK, DOUBLE_WORK, ELEMENT_WORK, material_work
+from hushlm.private.prepared.placing import bucket_ids
 
 __all__ = ["Cross", "OnWork", "Preparer", "draw_item"]
 

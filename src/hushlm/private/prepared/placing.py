@@ -1,24 +1,48 @@
-"""Which slot each token id of a prompt is looked up in: the client's own business, and its secret."""
+"""Which buckets each token id lies in, by a rule that everybody knows, and which slot of them a prompt's id takes, the client's secret."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import combinations, cycle, islice
 
 import numpy as np
 
 from hushlm.config import ModelShape
 from hushlm.plan import bucket_length
-from hushlm.plan.lookup import Buckets, bucket_ids, bucket_pairs, choose_buckets
+from hushlm.plan.lookup import Buckets, choose_buckets
+from hushlm.private.program.drafts import Guess
 
-__all__ = ["PlacementError", "check_placement", "place_ids"]
+__all__ = ["PlacementError", "bucket_ids", "bucket_pairs", "check_placement", "place_ids", "placed_guesses"]
 
 
 class PlacementError(ValueError):
     """A prompt's ids do not fit the buckets in which they are looked up. Nothing that depends on the prompt has been sent."""
 
 
-def place_ids(ids: Sequence[int], buckets: Buckets) -> dict[int, tuple[int, int, int]]:
+@lru_cache(maxsize=16)
+def bucket_pairs(buckets: Buckets) -> np.ndarray:
+    """The two buckets of every id, (vocabulary, 2): ids in the order of their hashes go to one pair of buckets after the other."""
+    vocabulary = buckets.vocabulary
+    order = sorted(range(vocabulary), key=lambda token: hashlib.sha256(b"%d" % token).digest())
+    pairs = np.empty((vocabulary, 2), np.int64)
+    pairs[order] = list(islice(cycle(combinations(range(buckets.count), 2)), vocabulary))
+    return pairs
+
+
+@lru_cache(maxsize=16)
+def bucket_ids(buckets: Buckets) -> tuple[np.ndarray, ...]:
+    """The ids of each bucket, ascending; at most `columns` of them."""
+    pairs = bucket_pairs(buckets)
+    return tuple(np.flatnonzero((pairs == bucket).any(1)) for bucket in range(buckets.count))
+
+
+@lru_cache(maxsize=1)
+def place_ids(ids: tuple[int, ...], buckets: Buckets) -> dict[int, tuple[int, int, int]]:
     """A bucket, a slot of it and a column of it for every id, each id once.
+
+    The last placement is kept: a worker has it made before it tells the peer anything, so that how long it takes cannot be seen.
 
     Raises:
         PlacementError: if they do not fit, which has a probability below 2^-40 for ids that were not chosen to that end.
@@ -34,8 +58,7 @@ def place_ids(ids: Sequence[int], buckets: Buckets) -> dict[int, tuple[int, int,
     if (places < 0).any():
         raise PlacementError(
             f"The prompt's {len(distinct)} different tokens do not fit the {buckets.count} buckets where prepared answers look them "
-            "up, which happens to one prompt in 2^40 unless it was written to that end: change a word of it, or ask without preparation "
-            "(`--prepared never`)."
+            "up, which happens to one prompt in 2^40 unless it was written to that end: change a word of it."
         )
     members, found = bucket_ids(buckets), {}
     for token, place in zip(distinct.tolist(), places.tolist(), strict=True):
@@ -52,4 +75,20 @@ def check_placement(prompt_tokens: Sequence[int], shape: ModelShape) -> None:
     """
     dealt = choose_buckets(bucket_length(len(prompt_tokens), shape.context), shape.vocabulary, shape.width)
     if dealt is not None:
-        place_ids(prompt_tokens, dealt)
+        place_ids.__wrapped__(tuple(prompt_tokens), dealt)  # kept by no process that lives longer than the question
+
+
+def placed_guesses(guess: Guess, vocabulary: int, width: int) -> Guess:
+    """The same guesses, without those that a pass could not look up beside the last known token."""
+
+    def placed(tokens: Sequence[int], count: int) -> list[int]:
+        found, dealt = list(guess(tokens, count)), choose_buckets(count + 1, vocabulary, width)
+        while dealt is not None and found:
+            try:
+                place_ids.__wrapped__((tokens[-1], *found), dealt)
+                break
+            except PlacementError:
+                found.pop()
+        return found
+
+    return placed

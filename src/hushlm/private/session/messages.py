@@ -43,6 +43,7 @@ __all__ = [
     "SessionEvent",
     "SessionKind",
     "SessionRequest",
+    "UnaskableError",
     "printable",
     "read_event",
     "read_request",
@@ -60,6 +61,10 @@ MAXIMUM_COUNT = 10_000_000
 
 class SessionError(ValueError):
     """A session could not be opened, or broke; the message is one sentence for the user."""
+
+
+class UnaskableError(SessionError):
+    """The question itself cannot be asked; no session was opened and nothing was sent."""
 
 
 class BundleProblem(enum.IntEnum):

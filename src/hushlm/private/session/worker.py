@@ -153,6 +153,7 @@ class _Worker:
                 return
             products = multiplies_by_engine(_answer_plans(order, description), network)
             self.emit("ready", traffic=WorkerTraffic.of(generator.set_up_answer(products)))
+            generator.place(prompt, order.prompt_length)
             material = burn_together(order, engine)
         except BundleGoneError as error:
             self.fail("bundle", str(error))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from hushlm.plan.lookup import bucket_ids
 from hushlm.plan.needs import LookUpNeed, ProjectNeed
 from hushlm.plan.protocol_settings import SMALL_RING_BITS
 from hushlm.private.engine.small_ring import SmallWords
 from hushlm.private.prepared.desk import Desk
 from hushlm.private.prepared.material import Material
-from hushlm.private.prepared.placing import place_ids
+from hushlm.private.prepared.placing import bucket_ids, place_ids
 from hushlm.private.prepared.ring import WeightMatrix
 from hushlm.private.prepared.values import ClientRows, ServerValue
 
@@ -43,10 +42,10 @@ def look_up(desk: Desk, material: Material, need: LookUpNeed, one_hot: ClientRow
             assert one_hot.value is not None
             rows, ids = np.nonzero(one_hot.value)
             slots, choice = np.negative(item["mask"]), np.negative(item["choice"])
-            placed = place_ids(ids.tolist(), dealt)
-            for place in placed.values():
-                slots[place] += np.uint32(1)
-            of_row = np.array([placed[token][0] * need.slots + placed[token][1] for token in ids.tolist()], np.int64)
+            placed = place_ids(tuple(ids.tolist()), dealt)
+            bucket, slot, column = np.array([placed[token] for token in ids.tolist()], np.int64).reshape(-1, 3).T
+            slots[bucket, slot, column] = np.uint32(1) - item["mask"][bucket, slot, column]
+            of_row = bucket * need.slots + slot
             choice[rows, of_row] += np.uint32(1)
             desk.link.send(np.concatenate([slots.reshape(-1), choice.reshape(-1)]))
             product = item["chosen"].copy()
