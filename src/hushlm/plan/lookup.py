@@ -18,7 +18,7 @@ from functools import lru_cache
 
 from hushlm.plan.cuts import product_bytes
 from hushlm.plan.engine_tiles import ceil_div
-from hushlm.plan.protocol_settings import SMALL_RING_BITS
+from hushlm.plan.protocol_settings import SMALL_WORD_BYTES
 
 __all__ = ["Buckets", "choose_buckets", "fewest_buckets"]
 
@@ -27,9 +27,6 @@ FAILURE_BITS = 40
 
 SLOT_CHOICES = (4, 8, 16, 32)
 """Slots a bucket that are looked at: more mean more work and fuller ciphertexts. With two there would have to be hundreds of buckets."""
-
-WORD_BYTES = SMALL_RING_BITS // 8
-"""The table is looked up in the small ring."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +57,14 @@ class Buckets:
 @lru_cache(maxsize=4096)
 def choose_buckets(rows: int, vocabulary: int, width: int) -> Buckets | None:
     """The buckets with which preparing and looking up `rows` rows moves the fewest bytes, or None where whole one-hot rows move fewer."""
-    best, least = None, product_bytes(rows, vocabulary, width) + WORD_BYTES * rows * vocabulary
+    best, least = None, product_bytes(rows, vocabulary, width) + SMALL_WORD_BYTES * rows * vocabulary
     for slots in SLOT_CHOICES:
         if slots >= rows:
             break
         buckets = Buckets(vocabulary, fewest_buckets(rows, slots), slots)
         moved = buckets.count * product_bytes(slots, buckets.columns, width)
         moved += product_bytes(rows, buckets.places, width)
-        moved += WORD_BYTES * (buckets.places * (buckets.columns + width + rows))
+        moved += SMALL_WORD_BYTES * (buckets.places * (buckets.columns + width + rows))
         if moved < least:
             best, least = buckets, moved
     return best

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["SET_UP_WIDTH", "SMALL_RING_BITS", "ProtocolSettings", "Transfers"]
+__all__ = ["SET_UP_WIDTH", "SMALL_RING_BITS", "SMALL_WORD_BYTES", "ProtocolSettings", "Transfers"]
 
 Transfers = Literal["ferret", "softspoken"]
 """How oblivious transfers are made: in stocks of ten million, with seconds of set-up and next to no bytes a transfer, or call by call, with
@@ -13,6 +13,8 @@ hardly any set-up and 8 bytes a transfer."""
 
 SMALL_RING_BITS = 32
 """The ring in which prepared answers compare numbers and look up embeddings; everything else is in a ring of 64 bits."""
+
+SMALL_WORD_BYTES = SMALL_RING_BITS // 8
 
 SET_UP_WIDTH = 64
 """Of the rows that a session's first program computes with, see `ProtocolSettings.set_up_rows`."""

@@ -30,7 +30,7 @@ from hushlm.plan.needs import (
     ScaleRowsNeed,
     SquareNeed,
 )
-from hushlm.plan.protocol_settings import SMALL_RING_BITS
+from hushlm.plan.protocol_settings import SMALL_RING_BITS, SMALL_WORD_BYTES
 
 __all__ = ["OfflineKind", "kept_bytes", "material_bytes", "offline_calls", "offline_exchanges"]
 
@@ -172,8 +172,8 @@ def _masks_and_products(need: Need) -> tuple[int, int, int]:
         case ProjectNeed(_, rows, inner, outer, ring_bits):
             return rows * inner * ring_bits // 8, 0, rows * outer * SHARE_BYTES
         case LookUpNeed(rows=rows, width=width):
-            own = SMALL_RING_BITS // 8
-            return own * need.client_words, own * need.server_words, own * (need.dealt.places + rows) * width
+            parts = need.client_words, need.server_words, (need.dealt.places + rows) * width
+            return parts[0] * SMALL_WORD_BYTES, parts[1] * SMALL_WORD_BYTES, parts[2] * SMALL_WORD_BYTES
         case ScaleNeed(heads, rows, width):
             return heads * rows * width * SHARE_BYTES, heads * rows * SHARE_BYTES, heads * rows * width * SHARE_BYTES
         case AttendNeed(_, side, heads, rows, width, _, new):

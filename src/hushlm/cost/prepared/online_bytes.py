@@ -49,7 +49,7 @@ from hushlm.plan.needs import (
     SquareNeed,
     pass_needs,
 )
-from hushlm.plan.protocol_settings import SMALL_RING_BITS
+from hushlm.plan.protocol_settings import SMALL_RING_BITS, SMALL_WORD_BYTES
 
 __all__ = ["OnlineBytes", "engine_bytes", "left_root", "online_bytes", "online_calls", "opened_bytes", "opened_needs"]
 
@@ -57,7 +57,6 @@ SMALL_COMPARISON = CALLS["compare"].bytes
 SMALL_SELECTION = CALLS["select"].bytes
 SELECTION = CALLS["select-64"].bytes
 WORD = 8
-SMALL_WORD = SMALL_RING_BITS // 8
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def opened_bytes(need: Need) -> tuple[int, int]:
         case ProjectNeed(_, rows, inner, ring_bits=ring_bits):
             return rows * inner * ring_bits // 8, 0
         case LookUpNeed():
-            return SMALL_WORD * need.client_words, SMALL_WORD * need.server_words
+            return SMALL_WORD_BYTES * need.client_words, SMALL_WORD_BYTES * need.server_words
         case ScaleNeed(heads, rows, width):
             return WORD * heads * rows * width, WORD * heads * rows
         case AttendNeed(_, side, heads, rows, width, _, new, triangle):

@@ -265,7 +265,7 @@ class Client:
                 if bundle is not None:
                     given_back.callback(self.shelf.give_back, bundle)
                     try:
-                        check_placement(question.prompt_tokens, self.description.shape)
+                        await asyncio.to_thread(check_placement, question.prompt_tokens, self.description.shape)
                     except PlacementError as error:
                         raise UnaskableError(str(error)) from None
                 tracker = await asyncio.to_thread(self._tracker, question, start, bundle)

@@ -8,7 +8,6 @@ import numpy as np
 
 from hushlm.cost.network import Network
 from hushlm.plan import bucket_length
-from hushlm.plan.lookup import choose_buckets
 from hushlm.plan.needs import LookUpNeed, ProjectNeed, answer_needs
 from hushlm.plan.protocol_settings import SET_UP_WIDTH
 from hushlm.private.engine import Traffic
@@ -16,7 +15,7 @@ from hushlm.private.engine.shares import Words
 from hushlm.private.prepared.desk import Desk
 from hushlm.private.prepared.material import Material, MaterialError
 from hushlm.private.prepared.offline import OnWork, Preparer
-from hushlm.private.prepared.placing import bucket_ids, place_ids, placed_guesses
+from hushlm.private.prepared.placing import bucket_ids, kept_places, placed_guesses, prompt_buckets
 from hushlm.private.prepared.prepared_backend import PreparedBackend
 from hushlm.private.prepared.range_check import check_range
 from hushlm.private.program.description import ProgramDescription, RevealPolicy
@@ -91,12 +90,11 @@ class PreparedGenerator:
         Raises:
             PlacementError: as `place_ids`.
         """
-        shape = self._description.shape
-        dealt = choose_buckets(bucket_length(prompt_length, shape.context), shape.vocabulary, shape.width)
+        dealt = prompt_buckets(prompt_length, self._description.shape)
         if dealt is not None:
             bucket_ids(dealt)
             if prompt_tokens is not None:
-                place_ids(tuple(prompt_tokens), dealt)
+                kept_places(tuple(prompt_tokens), dealt)
 
     def _warm_words(self) -> Words:
         """Enough numbers for every thread of the engine to start."""

@@ -210,30 +210,32 @@ class Preparer:
             assert isinstance(item.need, ProjectNeed)
             grouped.setdefault((item.need.weight, item.need.inner, item.need.outer), []).append(item)
         for (name, inner, outer), group in grouped.items():
-            masks = np.concatenate([item.words["mask"].astype(np.uint64) for item in group]) if self._desk.is_client else None
-            rows = sum(item.words["product"].shape[0] for item in group)
-            shares, at = self._whole_product("weights", masks, self._weight(name), (rows, inner, outer)), 0
-            for item in group:
-                product = item.words["product"]
-                product += shares[at : at + len(product)]
-                at += len(product)
+            masks = [item.words["mask"] for item in group] if self._desk.is_client else []
+            self._add_products("weights", masks, self._weight(name), (inner, outer), [item.words["product"] for item in group])
 
     def _weight(self, name: str) -> Words | None:
         return None if self._weights is None else self._weights[name].astype(np.int64).view(np.uint64)
 
-    def _whole_product(self, key: str, left: Words | None, right: Words | None, sizes: tuple[int, int, int]) -> Words:
-        """This party's share of the client's (rows, inner) times the server's (inner, outer), cut as the server's memory allows."""
-        rows, inner, outer = sizes
-        shares, cut = np.zeros((rows, outer), np.uint64), product_cut(rows, inner, outer, self._encoded_bytes)
+    def _add_products(self, key: str, masks: Sequence[Words], weight: Words | None, sizes: tuple[int, int], to: Sequence[Words]) -> None:
+        """Adds this party's shares of several matrices of the client's (`masks`, empty at the server), each times one (inner, outer) of the
+        server's, to as many arrays.
+
+        Their rows are in one product, cut as the server's memory allows.
+        """
+        left = np.concatenate([mask.astype(np.uint64) for mask in masks]) if self._desk.is_client else None
+        (inner, outer), rows = sizes, sum(map(len, to))
+        shares, cut, at = np.zeros((rows, outer), np.uint64), product_cut(rows, inner, outer, self._encoded_bytes), 0
         for top in range(0, rows, cut.rows):
             for low in range(0, inner, cut.columns):
                 across, down = slice(top, min(top + cut.rows, rows)), slice(low, min(low + cut.columns, inner))
                 height, length = across.stop - top, down.stop - low
                 client = (height, length) if left is None else np.ascontiguousarray(left[across, down])
-                server = (length, outer) if right is None else np.ascontiguousarray(right[down])
+                server = (length, outer) if weight is None else np.ascontiguousarray(weight[down])
                 shares[across] += self._private_product(key, client, server, lambda r, w: r @ w)
                 self._did(height * length * outer)
-        return shares
+        for product in to:
+            product += shares[at : at + len(product)].astype(product.dtype)
+            at += len(product)
 
     def _look_up(self, items: list[Item]) -> None:
         """R_b W_b of every bucket, the slots of all answers in one product, and C S of every answer."""
@@ -241,21 +243,18 @@ class Preparer:
         for item in items:
             assert isinstance(item.need, LookUpNeed)
             grouped.setdefault(item.need, []).append(item)
-        client = self._desk.is_client
         for need, group in grouped.items():
             table, slots, columns = self._weight(need.weight), need.slots, need.dealt.columns
             for bucket, ids in enumerate(bucket_ids(need.dealt)):
-                masks = np.concatenate([item.words["mask"][bucket].astype(np.uint64) for item in group]) if client else None
+                masks = [item.words["mask"][bucket] for item in group] if self._desk.is_client else []
                 # A bucket with fewer ids than the fullest one has zeros for the rest.
                 rows = None if table is None else np.pad(table[ids], ((0, columns - len(ids)), (0, 0)))
-                shares = self._whole_product("look up", masks, rows, (len(group) * slots, columns, need.width))
-                for index, item in enumerate(group):
-                    own = shares[index * slots : (index + 1) * slots]
-                    item.words["product"][bucket * slots : (bucket + 1) * slots] += own.astype(np.uint32)
+                products = [item.words["product"][bucket * slots : (bucket + 1) * slots] for item in group]
+                self._add_products("look up", masks, rows, (columns, need.width), products)
             for item in group:
-                left, right = (item.words[name].astype(np.uint64) if name in item.words else None for name in ("choice", "hidden"))
-                shares = self._whole_product("choose", left, right, (need.rows, need.dealt.places, need.width))
-                item.words["chosen"] += shares.astype(np.uint32)
+                masks = [item.words["choice"]] if self._desk.is_client else []
+                hidden = None if self._desk.is_client else item.words["hidden"].astype(np.uint64)
+                self._add_products("choose", masks, hidden, (need.dealt.places, need.width), [item.words["chosen"]])
 
     def _multiply_caches(self, items: list[Item]) -> None:
         """A B^T or A B for every pass of an answer that reads a cache: one product a head for the prompt, and one for all further tokens.

@@ -14,7 +14,16 @@ from hushlm.plan import bucket_length
 from hushlm.plan.lookup import Buckets, choose_buckets
 from hushlm.private.program.drafts import Guess
 
-__all__ = ["PlacementError", "bucket_ids", "bucket_pairs", "check_placement", "place_ids", "placed_guesses"]
+__all__ = [
+    "PlacementError",
+    "bucket_ids",
+    "bucket_pairs",
+    "check_placement",
+    "kept_places",
+    "place_ids",
+    "placed_guesses",
+    "prompt_buckets",
+]
 
 
 class PlacementError(ValueError):
@@ -38,11 +47,8 @@ def bucket_ids(buckets: Buckets) -> tuple[np.ndarray, ...]:
     return tuple(np.flatnonzero((pairs == bucket).any(1)) for bucket in range(buckets.count))
 
 
-@lru_cache(maxsize=1)
 def place_ids(ids: tuple[int, ...], buckets: Buckets) -> dict[int, tuple[int, int, int]]:
     """A bucket, a slot of it and a column of it for every id, each id once.
-
-    The last placement is kept: a worker has it made before it tells the peer anything, so that how long it takes cannot be seen.
 
     Raises:
         PlacementError: if they do not fit, which has a probability below 2^-40 for ids that were not chosen to that end.
@@ -67,15 +73,25 @@ def place_ids(ids: tuple[int, ...], buckets: Buckets) -> dict[int, tuple[int, in
     return found
 
 
+kept_places = lru_cache(maxsize=1)(place_ids)
+"""The same, and the last result is kept: a worker has it made before it tells the peer anything, so that its time cannot be seen. For
+processes that live no longer than the question."""
+
+
+def prompt_buckets(prompt_length: int, shape: ModelShape) -> Buckets | None:
+    """The buckets in which a prompt of this length, rounded up, is looked up; None where it is not."""
+    return choose_buckets(bucket_length(prompt_length, shape.context), shape.vocabulary, shape.width)
+
+
 def check_placement(prompt_tokens: Sequence[int], shape: ModelShape) -> None:
     """Make sure that a prepared answer can look a prompt up, before anything of it is used.
 
     Raises:
         PlacementError: as `place_ids`.
     """
-    dealt = choose_buckets(bucket_length(len(prompt_tokens), shape.context), shape.vocabulary, shape.width)
+    dealt = prompt_buckets(len(prompt_tokens), shape)
     if dealt is not None:
-        place_ids.__wrapped__(tuple(prompt_tokens), dealt)  # kept by no process that lives longer than the question
+        place_ids(tuple(prompt_tokens), dealt)
 
 
 def placed_guesses(guess: Guess, vocabulary: int, width: int) -> Guess:
@@ -85,7 +101,7 @@ def placed_guesses(guess: Guess, vocabulary: int, width: int) -> Guess:
         found, dealt = list(guess(tokens, count)), choose_buckets(count + 1, vocabulary, width)
         while dealt is not None and found:
             try:
-                place_ids.__wrapped__((tokens[-1], *found), dealt)
+                place_ids((tokens[-1], *found), dealt)
                 break
             except PlacementError:
                 found.pop()

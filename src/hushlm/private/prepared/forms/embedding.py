@@ -9,7 +9,7 @@ from hushlm.plan.protocol_settings import SMALL_RING_BITS
 from hushlm.private.engine.small_ring import SmallWords
 from hushlm.private.prepared.desk import Desk
 from hushlm.private.prepared.material import Material
-from hushlm.private.prepared.placing import bucket_ids, place_ids
+from hushlm.private.prepared.placing import bucket_ids, kept_places
 from hushlm.private.prepared.ring import WeightMatrix
 from hushlm.private.prepared.values import ClientRows, ServerValue
 
@@ -42,15 +42,15 @@ def look_up(desk: Desk, material: Material, need: LookUpNeed, one_hot: ClientRow
             assert one_hot.value is not None
             rows, ids = np.nonzero(one_hot.value)
             slots, choice = np.negative(item["mask"]), np.negative(item["choice"])
-            placed = place_ids(tuple(ids.tolist()), dealt)
+            placed = kept_places(tuple(ids.tolist()), dealt)
             bucket, slot, column = np.array([placed[token] for token in ids.tolist()], np.int64).reshape(-1, 3).T
             slots[bucket, slot, column] = np.uint32(1) - item["mask"][bucket, slot, column]
             of_row = bucket * need.slots + slot
             choice[rows, of_row] += np.uint32(1)
             desk.link.send(np.concatenate([slots.reshape(-1), choice.reshape(-1)]))
-            product = item["chosen"].copy()
+            product = item["chosen"].astype(np.uint32)
             product[rows] += (item["product"] + desk.link.receive(wanted, np.uint32))[of_row]
-            return product.astype(np.uint32)
+            return product
         masked = desk.link.receive((need.client_words,), np.uint32)
         slots, choice = masked[: dealt.places * dealt.columns], masked[dealt.places * dealt.columns :]
         found = item["product"].copy()
